@@ -1,0 +1,1 @@
+"""rlprune: adaptive filter pruning of convolutional networks, framed as a Gymnasium environment."""

@@ -1,0 +1,25 @@
+"""Errors a user can act on: one line that names the value, the bound and the remedy."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(ValueError):
+    """A mistake in what the user gave. The command line prints it as one line and exits with status 2."""
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
+    """The error for a name that is not in a registry, with the closest known one as a suggestion."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return UserError(f"unknown {kind} {name!r}; {hint}known: {', '.join(known)}")
+
+
+def check_rate(name: str, value: float) -> float:
+    """Return `value` if it is a fraction in [0, 1], else raise a UserError that says so."""
+    if not 0.0 <= value <= 1.0:  # also false for NaN
+        raise UserError(f"{name} is {value}; it must lie in [0, 1] (a fraction, not a percentage)")
+    return value

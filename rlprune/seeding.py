@@ -1,0 +1,28 @@
+"""Random streams derived from one seed, so that work can stop and go on anywhere without saving generator states."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import torch
+
+
+def derive(seed: int, *purpose: int | str) -> int:
+    """A 63-bit seed for one purpose; equal arguments give equal seeds on every machine and Python version.
+
+    >>> derive(0, "shuffle", 3) == derive(0, "shuffle", 3) != derive(0, "shuffle", 4)
+    True
+    """
+    text = "/".join([str(int(seed)), *map(str, purpose)])
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def torch_generator(seed: int, *purpose: int | str) -> torch.Generator:
+    """A CPU generator for one purpose."""
+    return torch.Generator().manual_seed(derive(seed, *purpose))
+
+
+def numpy_generator(seed: int, *purpose: int | str) -> np.random.Generator:
+    """A NumPy generator for one purpose."""
+    return np.random.default_rng(derive(seed, *purpose))
