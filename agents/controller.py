@@ -1,0 +1,99 @@
+"""What a controller is: anything with Stable-Baselines3's `predict`, a trained agent or a rule."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import gymnasium
+import numpy as np
+import numpy.typing as npt
+
+from rlprune.registry import Registry
+
+Array = npt.NDArray[Any]
+State = tuple[Array, ...] | None
+
+
+class Controller(Protocol):
+    """Sets the pruning rate of one channel group after the other.
+
+    The one method is Stable-Baselines3's own, so a trained agent is a controller and a rule runs wherever an agent
+    does. A rule that needs more than the observation has a `bind` method too (see `Rule`).
+    """
+
+    def predict(
+        self,
+        observation: Any,
+        state: State = None,
+        episode_start: Array | None = None,
+        deterministic: bool = True,
+    ) -> tuple[Array, State]:
+        """The action for an observation, and the state to hand back at the next call."""
+        ...
+
+
+@runtime_checkable
+class Rule(Protocol):
+    """A controller that looks into the environment instead of at the observation alone."""
+
+    def bind(self, env: gymnasium.Env[Any, Any]) -> None:
+        """Use this environment from now on; called once before the first reset."""
+        ...
+
+
+RULES: Registry[Any] = Registry("controller")
+
+
+@dataclass
+class Episode:
+    """What one run of a controller through an environment gave.
+
+    Attributes:
+        rewards: One a step.
+        actions: One a step.
+        info: The last step's, which carries the plan and `is_success`.
+    """
+
+    rewards: list[float] = field(default_factory=list)
+    actions: list[list[float]] = field(default_factory=list)
+    info: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def total_reward(self) -> float:
+        """Sum of the rewards."""
+        return float(sum(self.rewards))
+
+
+def run_episode(
+    env: gymnasium.Env[Any, Any],
+    controller: Controller,
+    *,
+    seed: int | None = None,
+    deterministic: bool = True,
+    options: dict[str, Any] | None = None,
+) -> Episode:
+    """Run one episode.
+
+    Example:
+        >>> import gymnasium, rlprune                                            # doctest: +SKIP
+        >>> from rlprune.agents import make_controller, run_episode
+        >>> env = gymnasium.make("rlprune/IterativePruning-v0", tolerance=0.01)
+        >>> run_episode(env, make_controller("uniform", rate=0.1), seed=0).info["is_success"]
+        True
+    """
+    if isinstance(controller, Rule):
+        controller.bind(env)
+    observation, _ = env.reset(seed=seed, options=options)
+    state: State = None
+    start = np.ones(1, dtype=bool)
+    episode = Episode()
+    while True:
+        action, state = controller.predict(observation, state, start, deterministic)
+        observation, reward, terminated, truncated, info = env.step(action)
+        start = np.zeros(1, dtype=bool)
+        episode.rewards.append(float(reward))
+        episode.actions.append(np.asarray(action, dtype=float).reshape(-1).tolist())
+        if terminated or truncated:
+            episode.info = info
+            return episode

@@ -1,0 +1,217 @@
+"""One network, one task, one data set: everything that pruning needs to know about them, in one object."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from rlprune.channels import ChannelGroups, PruningPlan, remove_channels, trace_channels
+from rlprune.cost import CostModel
+from rlprune.criteria import CriterionContext, get_criterion
+from rlprune.data import DataSplits, load_data
+from rlprune.errors import UserError
+from rlprune.evaluation import Evaluator, Ledger
+from rlprune.models import default_weights, load_weights, resolve_model
+from rlprune.recovery import GramStore
+from rlprune.tasks import Batch, Score, Task, get_task
+
+
+@dataclass(eq=False)
+class PrunedNetwork:
+    """A network on its way down.
+
+    Attributes:
+        model: The network as it is now.
+        groups: Its channel groups, numbered as `model` is now.
+        plan: Everything removed so far, numbered as the base network is.
+    """
+
+    model: nn.Module
+    groups: ChannelGroups
+    plan: PruningPlan = field(default_factory=PruningPlan)
+
+    def remove(self, plan: PruningPlan, base: ChannelGroups) -> PrunedNetwork:
+        """A smaller copy without the channels of `plan` (numbered as `model` is now); `base` are the unpruned groups."""
+        return PrunedNetwork(
+            model=remove_channels(self.model, self.groups, plan),
+            groups=self.groups.after(plan),
+            plan=self.plan.then(plan, base),
+        )
+
+    def copy(self) -> PrunedNetwork:
+        """An independent copy: training it leaves this one alone."""
+        return replace(self, model=copy.deepcopy(self.model))
+
+
+@dataclass(frozen=True)
+class ProblemSpec:
+    """A problem in plain values, so that it can be written down, sent to a worker process and built again.
+
+    Attributes:
+        model: Zoo name, `torchvision:NAME`, `package.module:function` or `file.py:function`.
+        data: `digits`, an `.npz` file, a folder, or `torchvision:NAME`.
+        weights: File with a state dict; None takes the weights that the zoo trains itself (digits/lenet5 only).
+        control_from: `train` or `test`: where the control split is cut from. None chooses: `test` for a weights
+            file that does not say what it was trained on, since it may have seen every training image.
+        keep: Patterns of layer or group names that must not be pruned.
+        min_channels: Smallest width a group may reach.
+        round_to: Widths stay multiples of this.
+    """
+
+    model: str = "lenet5"
+    data: str = "digits"
+    weights: str | None = None
+    root: str | None = None
+    seed: int = 0
+    device: str = "cpu"
+    control_from: str | None = None
+    control_size: int | None = None
+    calibration_size: int | None = None
+    keep: tuple[str, ...] = ()
+    min_channels: int = 2
+    round_to: int = 1
+
+    def build(self) -> PruningProblem:
+        """Load the data and the network; raises UserError for anything that cannot be had."""
+        splits = load_data(
+            self.data,
+            root=self.root,
+            seed=self.seed,
+            control_from=self._control_from(),  # type: ignore[arg-type]
+            control_size=self.control_size,
+            calibration_size=self.calibration_size,
+        )
+        model = load_network(self, splits)
+        return PruningProblem(model, splits, spec=self)
+
+    def _control_from(self) -> str:
+        if self.control_from is not None:
+            return self.control_from
+        return "train" if self.weights is None else "test"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values only."""
+        return {**asdict(self), "keep": list(self.keep)}
+
+
+def load_network(spec: ProblemSpec, splits: DataSplits) -> nn.Module:
+    """The network of `spec`, with its weights, in eval mode on its device."""
+    model = resolve_model(spec.model, num_classes=len(splits.classes), in_channels=splits.input_shape[0])
+    if spec.weights is not None:
+        load_weights(model, spec.weights)
+    else:
+        default_weights(model, spec.model, splits)
+    return model.eval().to(checked_device(spec.device))
+
+
+def checked_device(name: str) -> torch.device:
+    """The device called `name`; raises UserError if this machine does not have it."""
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); try --device cpu") from None
+    return device
+
+
+class PruningProblem:
+    """A base network with its data, its groups, their cost, and the means to score what pruning leaves of it.
+
+    The base network is never changed; `base()` hands out copies.
+
+    Args:
+        model: The trained network. It is copied.
+        data: Its data, split into roles.
+        spec: Where the two came from, for the record.
+        device: Where to compute.
+        task: Defaults to the task the data declares.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: DataSplits,
+        *,
+        spec: ProblemSpec | None = None,
+        device: str | None = None,
+        task: Task | None = None,
+    ) -> None:
+        self.spec = spec or ProblemSpec()
+        self.device = checked_device(device or self.spec.device)
+        self.data = data
+        self.task = task or get_task(data.task)
+        self.model = copy.deepcopy(model).eval().to(self.device)
+        self.ledger = Ledger()
+        self.evaluator = Evaluator(self.task, data, device=str(self.device), ledger=self.ledger)
+        check_finite(self.model)
+        self.groups = trace_channels(
+            self.model,
+            *self.example_inputs,
+            keep=self.spec.keep,
+            min_channels=self.spec.min_channels,
+            round_to=self.spec.round_to,
+        )
+        if not self.groups.prunable:
+            raise UserError("no channel group of this network can be pruned; `rlprune inspect` shows every reason")
+        self.cost = CostModel(self.groups)
+
+    @cached_property
+    def example_inputs(self) -> tuple[Any, ...]:
+        """One example, as the network is called with it."""
+        batch = next(iter(self.data.calibration.batches(1, device=str(self.device))))
+        return self.task.inputs(batch)
+
+    @cached_property
+    def baseline(self) -> Score:
+        """The unpruned network's score on the control split."""
+        return self.evaluator.score(self.model, "control")
+
+    def base(self) -> PrunedNetwork:
+        """A fresh copy of the unpruned network."""
+        return PrunedNetwork(copy.deepcopy(self.model), self.groups)
+
+    def calibration_batches(self, batch_size: int = 256) -> list[Batch]:
+        """The calibration split, in a fixed order."""
+        return list(self.data.calibration.batches(batch_size, device=str(self.device)))
+
+    def scores(
+        self, criterion: str, network: PrunedNetwork, *, seed: int = 0, grams: GramStore | None = None
+    ) -> dict[str, np.ndarray]:
+        """Importance of every filter of `network` by group; higher stays longer."""
+        context = CriterionContext(
+            model=network.model,
+            groups=network.groups,
+            seed=seed,
+            task=self.task,
+            batches=self.calibration_batches,
+            grams=grams,
+        )
+        return get_criterion(criterion).scores(context)
+
+    def macs(self, network: PrunedNetwork) -> int:
+        """Multiply–accumulates of one forward pass of `network` on one example."""
+        return self.cost.macs(removed_counts(network.plan))
+
+    def parameters(self, network: PrunedNetwork) -> int:
+        """Number of parameters of `network`."""
+        return sum(p.numel() for p in network.model.parameters())
+
+
+def removed_counts(plan: PruningPlan) -> dict[str, int]:
+    """How many channels of every group a plan takes out."""
+    return {name: len(indices) for name, indices in plan.removed.items()}
+
+
+def check_finite(model: nn.Module) -> None:
+    """Raise UserError if a parameter or buffer holds NaN or infinity."""
+    tensors: Sequence[tuple[str, torch.Tensor]] = [*model.named_parameters(), *model.named_buffers()]
+    for name, tensor in tensors:
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise UserError(f"weight {name!r} holds NaN or infinity; every weight must be finite: give other weights")
