@@ -13,7 +13,7 @@ _GRID = 4  # side of the feature map that fc1 reads
 
 
 class LeNet5(nn.Module):
-    """LeNet-5 with 20 and 50 filters of 5x5 and a hidden layer of 500 (LeCun et al. 1998; the widths are those of Caffe).
+    """LeNet-5 with 20 and 50 filters of 5x5 and a hidden layer of 500 (LeCun et al. 1998, with Caffe's widths).
 
     The second pooling always ends on a 4x4 map: its stride is the largest that fits and its window covers the rest,
     which is plain 2x2 pooling at 28 pixels and overlapping 4x4 pooling with stride 2 at 32. So one set of weights
