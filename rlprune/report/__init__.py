@@ -1,1 +1,1 @@
-"""TODO: owner writes."""
+"""What people see of a run: the live display, the final table, pictures, TensorBoard."""

@@ -1,0 +1,185 @@
+"""The pruning-rate controller (PRC) with adaptive filter pruning (AFP): a min–max game over the filters.
+
+Singh, Kadi, Verma, Namboodiri, *Acceleration of deep convolutional neural networks using adaptive filter pruning*,
+2020 (and *Play and Prune*, 2019). AFP minimises the number of filters, PRC maximises the accuracy and sets the
+pressure; the user gives an error tolerance, not a rate. The game, the error tolerance and the linear pressure are the
+paper's; the constants and the steps below are reconstructed and every one of them is a parameter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import gymnasium
+import numpy as np
+
+from rlprune.agents.controller import RULES, Array, State
+from rlprune.criteria import lowest
+from rlprune.errors import UserError, check_rate
+from rlprune.recovery import FilterL1, Orthogonality, TrainSettings
+
+if TYPE_CHECKING:
+    from rlprune.envs import FilterPruningEnv
+
+
+@dataclass(frozen=True)
+class PRCSettings:
+    """Constants of AFP and PRC, with METHODS' symbols.
+
+    Attributes:
+        alpha: Share of each layer's filters that a round may prune (the set U), in (0, 1].
+        penalty: λ, weight of the L1 norm of the filters in U at full pressure.
+        delta: δ_w, scale of the pruning threshold.
+        afp_epochs: Epochs of penalised training before a round's removal; may be a fraction, 0 leaves it out.
+        lr: Learning rate of that training.
+        orthogonality: λ_o, weight of ||M Mᵀ − I||² during it.
+        rebisect: Find W_0 anew each round; False keeps the first round's, as the paper does.
+        per_weight: Compare filters of different layers by mean |w| rather than by the sum, which favours pruning
+            layers with few weights a filter.
+    """
+
+    alpha: float = 0.1
+    penalty: float = 5e-4
+    delta: float = 1.0
+    afp_epochs: float = 1.0
+    lr: float = 0.01
+    orthogonality: float = 1e-4
+    rebisect: bool = True
+    per_weight: bool = True
+
+    def __post_init__(self) -> None:
+        check_rate("alpha", self.alpha)
+        for name in ("penalty", "delta", "afp_epochs", "lr", "orthogonality"):
+            value = getattr(self, name)
+            if not 0 <= value < float("inf"):
+                raise UserError(f"{name} is {value}; it must be a finite number >= 0")
+
+
+def pressure(accuracy: float, baseline: float, tolerance: float) -> float:
+    """T / ε with T = max(a − (E − ε), 0): 1 at the baseline, falling linearly to 0 at the tolerance's edge.
+
+    Never negative; above 1 where the network got better than the baseline. A tolerance of 0 has no edge to approach:
+    the pressure is 1 at or above the baseline and 0 below it.
+    """
+    if tolerance == 0:
+        return float(accuracy >= baseline)
+    return max(accuracy - (baseline - tolerance), 0.0) / tolerance
+
+
+def largest_harmless(count: int, drop: Callable[[int], float], tolerance: float) -> int:
+    """The largest k <= count with drop(k) <= tolerance, by bisection; `drop` is taken to be monotone, drop(0) to be 0.
+
+    Calls `drop` at most ceil(log2(count + 1)) times.
+    """
+    good, bad = 0, count + 1
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        if drop(middle) <= tolerance:
+            good = middle
+        else:
+            bad = middle
+    return good
+
+
+@RULES.register("prc")
+@dataclass
+class PRC:
+    """The min–max pruning-rate controller.
+
+    At the first group of a round it plays AFP's side for all groups: it picks U, trains with the L1 pressure on U,
+    finds the threshold W_0, and fixes how many filters every group loses; then it hands out those counts as rates.
+    The environment plays PRC's recovery: it repairs, and rolls back what leaves the tolerance.
+    """
+
+    settings: PRCSettings = field(default_factory=PRCSettings)
+    threshold: float | None = None
+    """W_0, once it is known."""
+
+    def bind(self, env: gymnasium.Env[Any, Any]) -> None:
+        """Play in this environment."""
+        self._env: FilterPruningEnv = env.unwrapped  # type: ignore[assignment]
+        self._counts: dict[str, int] = {}
+        self.threshold = None
+
+    def predict(
+        self,
+        observation: Any,
+        state: State = None,
+        episode_start: Array | None = None,
+        deterministic: bool = True,
+    ) -> tuple[Array, State]:
+        """The action that removes from the current group what the round's threshold says."""
+        if self._env.visit == 0:
+            self._counts = self._plan_round()
+        return self._env.action_for(self._counts[self._env.group.name]), state
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next round needs to know of the rounds before."""
+        return {"threshold": self.threshold}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict`'s result."""
+        self.threshold = state["threshold"]
+
+    def _plan_round(self) -> dict[str, int]:
+        env, settings = self._env, self.settings
+        candidates = self._weakest()
+        before = pressure(env.score.value, env.baseline.value, env.tolerance)
+        if settings.afp_epochs > 0:
+            env.train(
+                TrainSettings(epochs=settings.afp_epochs, lr=settings.lr, schedule="constant"),
+                penalties=[
+                    FilterL1(env.network.groups, candidates, weight=settings.penalty * before),
+                    Orthogonality(settings.orthogonality),
+                ],
+                tag="afp",
+            )
+            candidates = self._weakest()
+        now = pressure(env.score.value, env.baseline.value, env.tolerance)
+        order = self._ranked(candidates)
+        if self.threshold is None or settings.rebisect:
+            self.threshold = self._bisect(order)
+        limit = settings.delta * now * self.threshold
+        counts = dict.fromkeys((group.name for group in env.prunable), 0)
+        for score, name in order:
+            if score < limit:
+                counts[name] += 1
+        return counts
+
+    def _weakest(self) -> dict[str, tuple[int, ...]]:
+        """U: the α share of lowest score in every group; at least one filter where one may go at all."""
+        chosen = {}
+        for group in self._env.prunable:
+            count = min(max(int(self.settings.alpha * group.size), 1), group.max_removable)
+            chosen[group.name] = lowest(self._env.scores[group.name], count)
+        return chosen
+
+    def _ranked(self, candidates: Mapping[str, tuple[int, ...]]) -> list[tuple[float, str]]:
+        """All of U as (norm, group), weakest first."""
+        pairs = []
+        for name, indices in candidates.items():
+            scores = self._env.scores[name]
+            if self.settings.per_weight:
+                scores = scores / self._weights_per_filter(name)
+            pairs += [(float(scores[i]), name) for i in indices]
+        return sorted(pairs)
+
+    def _weights_per_filter(self, name: str) -> float:
+        groups = self._env.network.groups
+        layers = [groups.layers[layer] for layer in groups[name].producers]
+        return float(np.mean([np.prod(layer.shape) / max(groups[name].size, 1) for layer in layers]))
+
+    def _bisect(self, order: list[tuple[float, str]]) -> float:
+        """W_0: just above the k-th weakest norm, k the most that can go at an immediate drop within the tolerance."""
+        env = self._env
+
+        def drop(count: int) -> float:
+            counts: dict[str, int] = {}
+            for _, name in order[:count]:
+                counts[name] = counts.get(name, 0) + 1
+            return env.score.value - env.probe(counts).value
+
+        count = largest_harmless(len(order), drop, env.tolerance)
+        return float(np.nextafter(order[count - 1][0], np.inf)) if count else 0.0

@@ -1,0 +1,102 @@
+"""The run folder: what was asked, what was done, and what came of it."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from rlprune.errors import UserError
+from rlprune.files import read_json, read_tensors, write_json, write_tensors, write_text
+
+TIME_KEYS = frozenset({"time", "latency", "versions", "command", "out"})
+"""Keys of a record that two runs of one experiment may differ in."""
+
+
+class RunFolder:
+    """The files of one run.
+
+    `record.json` says everything about the run; `metrics.jsonl` has a line for each round; `model.pt` is the pruned
+    network; `checkpoint.pt` lets a killed run go on and is gone once the run is finished.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @property
+    def record_file(self) -> Path:
+        """The record."""
+        return self.path / "record.json"
+
+    @property
+    def model_file(self) -> Path:
+        """The pruned network."""
+        return self.path / "model.pt"
+
+    @property
+    def checkpoint_file(self) -> Path:
+        """State from which an unfinished run goes on."""
+        return self.path / "checkpoint.pt"
+
+    def exists(self) -> bool:
+        """Whether a run was started here."""
+        return self.record_file.exists()
+
+    def read(self) -> dict[str, Any]:
+        """The record; raises UserError if there is none or it is damaged."""
+        if not self.record_file.exists():
+            raise UserError(f"no run in {self.path}: it has no record.json; `rlprune prune` writes one")
+        record = read_json(self.record_file)
+        if not isinstance(record, dict) or "status" not in record:
+            raise UserError(f"{self.record_file} is not a record of a run: it has no 'status'")
+        return record
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Write the record, and `metrics.jsonl` with one line for each of its rounds."""
+        lines = "".join(json.dumps(line, allow_nan=False) + "\n" for line in record.get("rounds", []))
+        write_text(self.path / "metrics.jsonl", lines)
+        write_json(self.record_file, record)
+
+    def save_checkpoint(self, state: dict[str, Any]) -> None:
+        """Write the state from which `load_checkpoint` goes on."""
+        write_tensors(self.checkpoint_file, state)
+
+    def load_checkpoint(self, device: str = "cpu") -> dict[str, Any] | None:
+        """The last state saved, or None if the run had not got that far."""
+        return read_tensors(self.checkpoint_file, device) if self.checkpoint_file.exists() else None
+
+    def drop_checkpoint(self) -> None:
+        """Remove the checkpoint of a finished run."""
+        self.checkpoint_file.unlink(missing_ok=True)
+
+
+def free_folder(parent: str | Path, name: str) -> Path:
+    """`parent/name`, or the first of `parent/name-2`, `-3` ... that does not exist."""
+    path, number = Path(parent) / name, 1
+    while path.exists():
+        number += 1
+        path = Path(parent) / f"{name}-{number}"
+    return path
+
+
+def comparable(record: Any) -> Any:
+    """A record without the times in it: equal for two runs of one experiment."""
+    if isinstance(record, dict):
+        return {key: comparable(value) for key, value in record.items() if key not in TIME_KEYS}
+    if isinstance(record, list):
+        return [comparable(value) for value in record]
+    return record
+
+
+def versions(packages: Iterable[str] = ("rlprune", "torch", "torchvision", "numpy", "gymnasium", "stable-baselines3")) -> dict[str, str]:
+    """Versions of what a run depends on."""
+    found = {"python": platform.python_version()}
+    for name in packages:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

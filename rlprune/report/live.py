@@ -1,0 +1,78 @@
+"""The live display of a run: a line that moves on a terminal, a line per round elsewhere."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+
+class LiveRun:
+    """Shows the round, the drop against the tolerance, the MACs left, and an estimate of the time left.
+
+    The estimate is the mean time of a round times the rounds still expected. Until the first round has ended, or when
+    nobody can know how many rounds there will be, it says so by showing none.
+
+    Args:
+        tolerance: The drop allowed.
+        console: Where to print.
+        quiet: Show nothing.
+    """
+
+    def __init__(self, tolerance: float, console: Console, *, quiet: bool = False) -> None:
+        self.tolerance = tolerance
+        self.console = console
+        self.quiet = quiet
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=quiet or not console.is_terminal,
+        )
+        self._task = self._progress.add_task("starting", total=1.0, note="")
+        self._started = time.monotonic()
+
+    def __enter__(self) -> LiveRun:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def work(self, what: str, done: float = 0.0, total: float = 1.0) -> None:
+        """Say what is going on inside a round, such as a training epoch, and how far it is."""
+        self._progress.update(self._task, description=what, completed=done, total=total)
+
+    def round(self, line: dict[str, Any], base_macs: int, rounds_left: float | None) -> None:
+        """Say how a round ended.
+
+        Args:
+            line: The round's record.
+            base_macs: MACs of the unpruned network.
+            rounds_left: Rounds still expected, or None if nobody can know.
+        """
+        if self.quiet:
+            return
+        spent = time.monotonic() - self._started
+        eta = "" if rounds_left is None else f", about {_duration(spent / max(line['round'], 1) * rounds_left)} left"
+        verdict = "" if line["accepted"] else " (rolled back)"
+        text = (
+            f"round {line['round']:>3}  drop {100 * line['drop']:+.2f} of {100 * self.tolerance:.2f} points  "
+            f"MACs {100 * line['macs'] / base_macs:5.1f} %{verdict}{eta}"
+        )
+        self.console.print(text, highlight=False)
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds:02d}s"
