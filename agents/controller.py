@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any, Protocol, runtime_checkable
 
 import gymnasium
 import numpy as np
 import numpy.typing as npt
 
+from rlprune.errors import unknown_name
 from rlprune.registry import Registry
 
 Array = npt.NDArray[Any]
@@ -43,6 +45,22 @@ class Rule(Protocol):
 
 
 RULES: Registry[Any] = Registry("controller")
+
+
+def make_controller(name: str, options: Mapping[str, Any] | None = None) -> Controller:
+    """The rule called `name`, with the settings in `options` by field name.
+
+    Raises:
+        UserError: For an unknown rule or option.
+    """
+    rule = RULES.get(name)
+    settings = {f.name: f for f in fields(rule)}
+    options = dict(options or {})
+    for key in options:
+        if key not in settings:
+            raise unknown_name(f"option of controller {name!r}", key, settings)
+    controller: Controller = rule(**options)
+    return controller
 
 
 @dataclass

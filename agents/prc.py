@@ -9,52 +9,19 @@ paper's; the constants and the steps below are reconstructed and every one of th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
 import numpy as np
 
 from rlprune.agents.controller import RULES, Array, State
-from rlprune.criteria import lowest
+from rlprune.criteria import lowest, plan_from_counts
 from rlprune.errors import UserError, check_rate
-from rlprune.recovery import FilterL1, Orthogonality, TrainSettings
+from rlprune.recovery import FilterL1, Orthogonality, TrainSettings, make_recovery
 
 if TYPE_CHECKING:
     from rlprune.envs import FilterPruningEnv
-
-
-@dataclass(frozen=True)
-class PRCSettings:
-    """Constants of AFP and PRC, with METHODS' symbols.
-
-    Attributes:
-        alpha: Share of each layer's filters that a round may prune (the set U), in (0, 1].
-        penalty: λ, weight of the L1 norm of the filters in U at full pressure.
-        delta: δ_w, scale of the pruning threshold.
-        afp_epochs: Epochs of penalised training before a round's removal; may be a fraction, 0 leaves it out.
-        lr: Learning rate of that training.
-        orthogonality: λ_o, weight of ||M Mᵀ − I||² during it.
-        rebisect: Find W_0 anew each round; False keeps the first round's, as the paper does.
-        per_weight: Compare filters of different layers by mean |w| rather than by the sum, which favours pruning
-            layers with few weights a filter.
-    """
-
-    alpha: float = 0.1
-    penalty: float = 5e-4
-    delta: float = 1.0
-    afp_epochs: float = 1.0
-    lr: float = 0.01
-    orthogonality: float = 1e-4
-    rebisect: bool = True
-    per_weight: bool = True
-
-    def __post_init__(self) -> None:
-        check_rate("alpha", self.alpha)
-        for name in ("penalty", "delta", "afp_epochs", "lr", "orthogonality"):
-            value = getattr(self, name)
-            if not 0 <= value < float("inf"):
-                raise UserError(f"{name} is {value}; it must be a finite number >= 0")
 
 
 def pressure(accuracy: float, baseline: float, tolerance: float) -> float:
@@ -91,11 +58,38 @@ class PRC:
     At the first group of a round it plays AFP's side for all groups: it picks U, trains with the L1 pressure on U,
     finds the threshold W_0, and fixes how many filters every group loses; then it hands out those counts as rates.
     The environment plays PRC's recovery: it repairs, and rolls back what leaves the tolerance.
+
+    Attributes:
+        alpha: Share of each layer's filters that a round may prune (the set U), in (0, 1].
+        penalty: λ, weight of the L1 norm of the filters in U at full pressure.
+        delta: δ_w, scale of the pruning threshold.
+        afp_epochs: Epochs of penalised training before a round's removal; may be a fraction, 0 leaves it out.
+        lr: Learning rate of that training.
+        orthogonality: λ_o, weight of ||M Mᵀ − I||² during it.
+        rebisect: Find W_0 anew each round; False keeps the first round's.
+        probe_recovery: Repairs applied before the drop of a trial removal is measured; `none` measures it as it is.
+        per_weight: Compare filters of different layers by mean |w| rather than by the sum, which favours pruning
+            layers with few weights a filter.
     """
 
-    settings: PRCSettings = field(default_factory=PRCSettings)
-    threshold: float | None = None
-    """W_0, once it is known."""
+    alpha: float = 0.1
+    penalty: float = 5e-4
+    delta: float = 1.0
+    afp_epochs: float = 1.0
+    lr: float = 0.01
+    orthogonality: float = 1e-4
+    rebisect: bool = True
+    probe_recovery: str = "lsq+bn"
+    per_weight: bool = True
+
+    def __post_init__(self) -> None:
+        check_rate("alpha", self.alpha)
+        for name in ("penalty", "delta", "afp_epochs", "lr", "orthogonality"):
+            value = getattr(self, name)
+            if not 0 <= value < float("inf"):
+                raise UserError(f"{name} is {value}; it must be a finite number >= 0")
+        self.threshold: float | None = None  # W_0, once it is known
+        self._repair = make_recovery(self.probe_recovery, TrainSettings())
 
     def bind(self, env: gymnasium.Env[Any, Any]) -> None:
         """Play in this environment."""
@@ -124,24 +118,24 @@ class PRC:
         self.threshold = state["threshold"]
 
     def _plan_round(self) -> dict[str, int]:
-        env, settings = self._env, self.settings
+        env = self._env
         candidates = self._weakest()
         before = pressure(env.score.value, env.baseline.value, env.tolerance)
-        if settings.afp_epochs > 0:
+        if self.afp_epochs > 0:
             env.train(
-                TrainSettings(epochs=settings.afp_epochs, lr=settings.lr, schedule="constant"),
+                TrainSettings(epochs=self.afp_epochs, lr=self.lr, schedule="constant"),
                 penalties=[
-                    FilterL1(env.network.groups, candidates, weight=settings.penalty * before),
-                    Orthogonality(settings.orthogonality),
+                    FilterL1(env.network.groups, candidates, weight=self.penalty * before),
+                    Orthogonality(self.orthogonality),
                 ],
                 tag="afp",
             )
             candidates = self._weakest()
         now = pressure(env.score.value, env.baseline.value, env.tolerance)
         order = self._ranked(candidates)
-        if self.threshold is None or settings.rebisect:
+        if self.threshold is None or self.rebisect:
             self.threshold = self._bisect(order)
-        limit = settings.delta * now * self.threshold
+        limit = self.delta * now * self.threshold
         counts = dict.fromkeys((group.name for group in env.prunable), 0)
         for score, name in order:
             if score < limit:
@@ -152,7 +146,7 @@ class PRC:
         """U: the α share of lowest score in every group; at least one filter where one may go at all."""
         chosen = {}
         for group in self._env.prunable:
-            count = min(max(int(self.settings.alpha * group.size), 1), group.max_removable)
+            count = min(max(int(self.alpha * group.size), 1), group.max_removable)
             chosen[group.name] = lowest(self._env.scores[group.name], count)
         return chosen
 
@@ -161,7 +155,7 @@ class PRC:
         pairs = []
         for name, indices in candidates.items():
             scores = self._env.scores[name]
-            if self.settings.per_weight:
+            if self.per_weight:
                 scores = scores / self._weights_per_filter(name)
             pairs += [(float(scores[i]), name) for i in indices]
         return sorted(pairs)
@@ -179,7 +173,10 @@ class PRC:
             counts: dict[str, int] = {}
             for _, name in order[:count]:
                 counts[name] = counts.get(name, 0) + 1
-            return env.score.value - env.probe(counts).value
+            plan = plan_from_counts(env.network.groups, env.scores, counts)
+            trial = env.network.remove(plan, env.problem.groups)
+            self._repair.apply(env.network, trial, plan, env.problem, env.settings.seed)
+            return env.score.value - env.problem.evaluator.score(trial.model, "control").value
 
         count = largest_harmless(len(order), drop, env.tolerance)
         return float(np.nextafter(order[count - 1][0], np.inf)) if count else 0.0

@@ -41,6 +41,11 @@ class RunFolder:
         """State from which an unfinished run goes on."""
         return self.path / "checkpoint.pt"
 
+    def clear_remains(self) -> None:
+        """Remove the half-written files of a process that was killed."""
+        for remains in self.path.glob(".*.part"):
+            remains.unlink(missing_ok=True)
+
     def exists(self) -> bool:
         """Whether a run was started here."""
         return self.record_file.exists()
@@ -58,6 +63,7 @@ class RunFolder:
         """Write the record, and `metrics.jsonl` with one line for each of its rounds."""
         lines = "".join(json.dumps(line, allow_nan=False) + "\n" for line in record.get("rounds", []))
         write_text(self.path / "metrics.jsonl", lines)
+        write_text(self.path / "command.txt", record["command"] + "\n")
         write_json(self.record_file, record)
 
     def save_checkpoint(self, state: dict[str, Any]) -> None:
@@ -80,6 +86,12 @@ def free_folder(parent: str | Path, name: str) -> Path:
         number += 1
         path = Path(parent) / f"{name}-{number}"
     return path
+
+
+def newest_unfinished(parent: Path) -> Path | None:
+    """The run folder in `parent` that was written to last and is not finished, or None."""
+    records = sorted(parent.glob("*/record.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+    return next((path.parent for path in records if read_json(path).get("status") != "finished"), None)
 
 
 def comparable(record: Any) -> Any:

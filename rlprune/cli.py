@@ -1,0 +1,308 @@
+"""The command line: `rlprune prune`, `evaluate`, `inspect`, `replay`, `export`.
+
+A user's mistake is one line on the error stream and exit status 2. Results go to standard output, progress to the
+error stream, so that `--json` can be piped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from rlprune.errors import UserError
+
+if TYPE_CHECKING:
+    from rlprune.problem import ProblemSpec, PruningProblem
+
+
+class _Parser(argparse.ArgumentParser):
+    """Reports a mistake in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+@dataclass(frozen=True)
+class Command:
+    """A subcommand: a line of help, the options it takes, and what it does."""
+
+    summary: str
+    examples: str
+    configure: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = _Parser(prog="rlprune", description="Adaptive filter pruning of convolutional networks.")
+    parser.add_argument("--version", action="version", version=_version())
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, command in COMMANDS.items():
+        sub = subparsers.add_parser(
+            name,
+            help=command.summary,
+            description=command.summary,
+            epilog=f"examples:\n{command.examples}",
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            argument_default=argparse.SUPPRESS,
+        )
+        if name in argv[:1]:  # the options of the others need imports that nobody is waiting for
+            command.configure(sub)
+    args = parser.parse_args(argv)
+    try:
+        return COMMANDS[args.command].run(args)
+    except UserError as error:
+        print(f"rlprune {args.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"rlprune {args.command}: interrupted; add --resume to go on where it is resumable", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 141
+
+
+def _version() -> str:
+    from rlprune.record import versions
+
+    return f"rlprune {versions(['rlprune']).get('rlprune', 'unknown')}"
+
+
+def _console(*, stderr: bool = False) -> Any:
+    from rich.console import Console
+
+    return Console(stderr=stderr)
+
+
+def _field_options(group: argparse._ArgumentGroup, cls: Any, prefix: str = "", skip: Sequence[str] = ()) -> None:
+    """An option for every field of a dataclass; its docstring is the help."""
+    assert is_dataclass(cls)
+    notes = _field_notes(cls)
+    for field in fields(cls):
+        if field.name in skip:
+            continue
+        flag = f"--{prefix}{field.name}".replace("_", "-")
+        dest = f"{prefix}{field.name}".replace("-", "_")
+        kind = str(field.type)
+        text = f"{notes.get(field.name, '')} (default: {field.default})".replace("%", "%%")
+        if kind == "bool":
+            group.add_argument(flag, dest=dest, action=argparse.BooleanOptionalAction, help=text)
+        else:
+            number = int if kind.startswith("int") else float if kind.startswith("float") else str
+            metavar = {int: "N", float: "X", str: "NAME"}[number]
+            group.add_argument(flag, dest=dest, type=number, metavar=metavar, help=text)
+
+
+def _field_notes(cls: Any) -> dict[str, str]:
+    """Field name -> its text in the class docstring's `Attributes` section."""
+    notes: dict[str, str] = {}
+    name = None
+    for line in (cls.__doc__ or "").partition("Attributes:")[2].splitlines():
+        head, colon, rest = line.strip().partition(": ")
+        if colon and head.isidentifier() and line.startswith(" " * 8) and not line.startswith(" " * 9):
+            name, notes[head] = head, rest
+        elif name and line.strip():
+            notes[name] += f" {line.strip()}"
+    return notes
+
+
+# --- the network and its data ---------------------------------------------------------------------------------------
+
+
+def _problem_options(parser: argparse.ArgumentParser) -> None:
+    from rlprune.problem import ProblemSpec
+
+    group = parser.add_argument_group("network and data")
+    _field_options(group, ProblemSpec, skip=("keep", "seed"))
+    group.add_argument("--keep", action="append", metavar="PATTERN", help="never prune layers of this name; repeatable")
+    group.add_argument("--seed", type=int, metavar="N", help="seed of everything random (default: 0)")
+
+
+def _problem_spec(args: argparse.Namespace, start: ProblemSpec | None = None) -> ProblemSpec:
+    from rlprune.problem import ProblemSpec
+
+    given = {field.name: getattr(args, field.name) for field in fields(ProblemSpec) if hasattr(args, field.name)}
+    if "keep" in given:
+        given["keep"] = tuple(given["keep"])
+    return replace(start or ProblemSpec(), **given)
+
+
+# --- prune ----------------------------------------------------------------------------------------------------------
+
+
+def _configure_prune(parser: argparse.ArgumentParser) -> None:
+    from rlprune.agents import RULES, PruneSettings
+
+    _problem_options(parser)
+    group = parser.add_argument_group("pruning")
+    _field_options(group, PruneSettings, skip=("problem", "controller_options"))
+    group = parser.add_argument_group("run")
+    group.add_argument("--out", metavar="DIR", help="run folder (default: a new one under runs/)")
+    group.add_argument("--resume", action="store_true", help="go on with the run in --out, or the newest unfinished one")
+    group.add_argument("--quiet", action="store_true", help="no progress, no table")
+    group.add_argument("--json", action="store_true", help="print the record as JSON")
+    for name in RULES.names():
+        group = parser.add_argument_group(f"controller {name}")
+        _field_options(group, RULES.get(name), prefix=f"{name}-")
+
+
+def _run_prune(args: argparse.Namespace) -> int:
+    from rlprune.agents import RULES, PruneSettings, prune
+    from rlprune.record import RunFolder, free_folder, newest_unfinished
+    from rlprune.report.live import LiveRun
+    from rlprune.report.summary import print_summary
+
+    resume, as_json = hasattr(args, "resume"), hasattr(args, "json")
+    out = Path(args.out) if hasattr(args, "out") else newest_unfinished(Path("runs")) if resume else None
+    start = PruneSettings()
+    if resume and out is not None and RunFolder(out).exists():
+        start = PruneSettings.from_json(RunFolder(out).read()["settings"])
+    given = {field.name: getattr(args, field.name) for field in fields(PruneSettings) if hasattr(args, field.name)}
+    controller = given.get("controller", start.controller)
+    options = dict(start.controller_options)
+    for field in fields(RULES.get(controller)):
+        dest = f"{controller}_{field.name}".replace("-", "_")
+        if hasattr(args, dest):
+            options[field.name] = getattr(args, dest)
+    settings = replace(start, **given, problem=_problem_spec(args, start.problem), controller_options=options)
+    folder = RunFolder(out or free_folder("runs", settings.name))
+    console = _console(stderr=True)
+    quiet = hasattr(args, "quiet")
+    with LiveRun(settings.tolerance, console, quiet=quiet) as live:
+        record = prune(settings, folder, command=shlex.join(["rlprune", *sys.argv[1:]]), resume=resume, watcher=live)
+    if as_json:
+        print(json.dumps(record, indent=2))
+    elif not quiet:
+        print_summary(record, _console())
+        print(f"Written to {folder.path}")
+    return 0
+
+
+# --- evaluate, inspect ----------------------------------------------------------------------------------------------
+
+
+def _configure_evaluate(parser: argparse.ArgumentParser) -> None:
+    _problem_options(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _run_evaluate(args: argparse.Namespace) -> int:
+    problem = _problem_spec(args).build()
+    control = problem.evaluator.score(problem.model, "control")
+    test = problem.evaluator.score(problem.model, "whole_test")
+    found = {
+        "metric": test.metric,
+        "test_score": test.value,
+        "test_interval": list(test.interval()),
+        "test_size": test.n,
+        "control_score": control.value,
+        "control_interval": list(control.interval()),
+        "control_size": control.n,
+        "macs": problem.cost.macs(),
+        "parameters": problem.parameters(problem.base()),
+    }
+    if hasattr(args, "json"):
+        print(json.dumps(found, indent=2))
+    else:
+        for key in ("test", "control"):
+            low, high = found[f"{key}_interval"]
+            print(f"{key:8} {100 * found[f'{key}_score']:.2f} % [{100 * low:.2f}, {100 * high:.2f}], {found[f'{key}_size']} examples")
+        print(f"MACs     {found['macs']:,}\nparameters {found['parameters']:,}")
+    return 0
+
+
+def _run_inspect(args: argparse.Namespace) -> int:
+    from rlprune.report.groups import describe_groups, print_groups
+
+    problem: PruningProblem = _problem_spec(args).build()
+    if hasattr(args, "json"):
+        print(json.dumps(describe_groups(problem.groups, problem.cost), indent=2))
+    else:
+        print_groups(problem.groups, problem.cost, _console())
+    return 0
+
+
+# --- replay, export -------------------------------------------------------------------------------------------------
+
+
+def _configure_replay(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_folder", metavar="RUN", help="a run folder written by `rlprune prune`")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _run_replay(args: argparse.Namespace) -> int:
+    from rlprune.agents import replay
+
+    found = replay(Path(args.run_folder))
+    if hasattr(args, "json"):
+        print(json.dumps(found, indent=2))
+    else:
+        for line in found["checks"]:
+            print(f"{line['name']:16} recorded {line['recorded']}, replayed {line['replayed']}")
+        print("The record holds.")
+    return 0
+
+
+def _configure_export(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_folder", metavar="RUN", help="a run folder written by `rlprune prune`")
+    parser.add_argument("--format", required=True, metavar="FORMAT", help="pt2 or onnx")
+    parser.add_argument("--out", metavar="FILE", help="default: RUN/model.FORMAT")
+
+
+def _run_export(args: argparse.Namespace) -> int:
+    from rlprune.agents import rebuild
+    from rlprune.artifact import export
+
+    folder = Path(args.run_folder)
+    problem, network = rebuild(folder)
+    path = Path(args.out) if hasattr(args, "out") else folder / f"model.{args.format}"
+    difference = export(network.model, problem.export_inputs, path, args.format)
+    print(f"{path}: same outputs as the network (relative difference {difference:.1e})")
+    return 0
+
+
+COMMANDS = {
+    "prune": Command(
+        "prune a network to an error tolerance",
+        "  rlprune prune\n"
+        "  rlprune prune --model resnet20 --weights resnet20.pt --data cifar10.npz --tolerance 0.02\n"
+        "  rlprune prune --model mynet.py:build --weights mine.pt --data photos/ --controller uniform --uniform-rate 0.1\n"
+        "  rlprune prune --out runs/mine --resume",
+        _configure_prune,
+        _run_prune,
+    ),
+    "evaluate": Command(
+        "score a network on its test and control splits, and count its cost",
+        "  rlprune evaluate --model resnet56 --weights resnet56.pt --data cifar10.npz --json",
+        _configure_evaluate,
+        _run_evaluate,
+    ),
+    "inspect": Command(
+        "show the channel groups of a network, what couples them, and why some are locked",
+        "  rlprune inspect --model resnet20 --weights resnet20.pt --data cifar10.npz",
+        _configure_evaluate,
+        _run_inspect,
+    ),
+    "replay": Command(
+        "rebuild a run's network from its record and check score and cost",
+        "  rlprune replay runs/lenet5-digits-prc",
+        _configure_replay,
+        _run_replay,
+    ),
+    "export": Command(
+        "export a run's network, checked against it",
+        "  rlprune export runs/lenet5-digits-prc --format pt2\n  rlprune export runs/lenet5-digits-prc --format onnx",
+        _configure_export,
+        _run_export,
+    ),
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

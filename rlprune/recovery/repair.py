@@ -1,0 +1,63 @@
+"""Train a pruned network until it is back inside the tolerance, and no longer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from rlprune.recovery.training import TrainSettings, train
+from rlprune.seeding import derive
+
+if TYPE_CHECKING:
+    from rlprune.channels import PruningPlan
+    from rlprune.problem import PrunedNetwork, PruningProblem
+    from rlprune.recovery import Recovery
+
+
+@dataclass(frozen=True, eq=False)
+class RepairUntil:
+    """A recovery that trains only where the cheap ones are not enough (AFP/PRC, Singh et al. 2020; reconstructed).
+
+    After `first`, the network is scored on the control split; while its drop is above the tolerance it is trained, an
+    epoch at a time, each with a cosine of its own so that every epoch ends where it can be judged.
+
+    Attributes:
+        first: The recovery applied before any training.
+        settings: How to train; its `epochs` is ignored.
+        tolerance: The drop to come back to.
+        epochs: Most epochs to spend on one removal.
+        progress: Told what goes on, with what is done and what there is to do.
+    """
+
+    first: Recovery
+    settings: TrainSettings
+    tolerance: float
+    epochs: float
+    progress: Callable[[str, float, float], None] | None = None
+
+    def apply(
+        self, before: PrunedNetwork, after: PrunedNetwork, plan: PruningPlan, problem: PruningProblem, seed: int
+    ) -> None:
+        """Repair `after.model` in place."""
+        self.first.apply(before, after, plan, problem, seed)
+        floor, left, number = problem.baseline.value - self.tolerance, self.epochs, 0
+        while left > 0 and problem.evaluator.score(after.model, "control").value < floor:
+            number += 1
+            share = min(1.0, left)
+
+            def show(done: float, number: int = number) -> None:
+                if self.progress is not None:
+                    self.progress(f"repair, epoch {number} of at most {self.epochs:g}", done, 1.0)
+
+            train(
+                after.model,
+                problem.task,
+                problem.data.train,
+                replace(self.settings, epochs=share, schedule="cosine"),
+                seed=derive(seed, "repair", number),
+                device=str(problem.device),
+                ledger=problem.ledger,
+                on_step=show,
+            )
+            left -= share
