@@ -1,1 +1,28 @@
-"""TODO: owner writes."""
+"""What repairs a pruned network: batch-norm recalibration, least squares from Gram matrices, training."""
+
+from rlprune.recovery.batchnorm import recalibrate_bn
+from rlprune.recovery.grams import GramStore, LayerGram
+from rlprune.recovery.least_squares import least_squares
+from rlprune.recovery.penalties import FilterL1, Orthogonality
+from rlprune.recovery.settings import TrainSettings
+from rlprune.recovery.steps import RECOVERY, Recovery, Repair, clear_grams, grams_of, list_recoveries, make_recovery
+from rlprune.recovery.training import TrainReport, train
+
+__all__ = [
+    "RECOVERY",
+    "FilterL1",
+    "GramStore",
+    "LayerGram",
+    "Orthogonality",
+    "Recovery",
+    "Repair",
+    "TrainReport",
+    "TrainSettings",
+    "clear_grams",
+    "grams_of",
+    "least_squares",
+    "list_recoveries",
+    "make_recovery",
+    "recalibrate_bn",
+    "train",
+]

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from rlprune.recovery.training import TrainSettings, train
+from rlprune.recovery.settings import TrainSettings
+from rlprune.recovery.training import train
 from rlprune.seeding import derive
 
 if TYPE_CHECKING:

@@ -1,0 +1,84 @@
+"""Criteria that need the weights alone: the filters' L1 and L2 norms, and chance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from rlprune.criteria.base import CRITERIA, CriterionContext, Scores
+from rlprune.criteria.combining import COMBINE, as_scores, combine_layers, unit_rows, weight_slots
+from rlprune.seeding import numpy_generator
+
+if TYPE_CHECKING:
+    from rlprune.channels import ChannelGroup
+
+NOTHING: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class _Norm:
+    """A norm of the filter weights (bias left out).
+
+    Attributes:
+        combine: How the layers of a group are combined: see `COMBINE`.
+    """
+
+    combine: str = "mean"
+
+    name = "norm"
+    needs = NOTHING
+
+    def __post_init__(self) -> None:
+        COMBINE.get(self.combine)
+
+    def _norm(self, rows: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def scores(self, context: CriterionContext) -> dict[str, Scores]:
+        """The norm of every filter; a unit with several copies in a layer counts all of them as one filter."""
+        return {group.name: self._group(context, group) for group in context.groups.prunable}
+
+    def _group(self, context: CriterionContext, group: ChannelGroup) -> Scores:
+        slots = weight_slots(context.groups, group, "out")
+        layers = [as_scores(self._norm(unit_rows(context.model, slot))) for _, slot in slots]
+        return combine_layers(self.combine, layers, group.size)
+
+
+@CRITERIA.register("l1")
+@dataclass(frozen=True)
+class L1(_Norm):
+    """|F_j|_1: the sum of the filter's absolute weights (Li et al. 2016, *Pruning Filters for Efficient ConvNets*)."""
+
+    name = "l1"
+
+    def _norm(self, rows: Tensor) -> Tensor:
+        return rows.abs().sum(1)
+
+
+@CRITERIA.register("l2")
+@dataclass(frozen=True)
+class L2(_Norm):
+    """|F_j|_2: the Euclidean norm of the filter (He et al. 2018, *Soft filter pruning*, with p = 2)."""
+
+    name = "l2"
+
+    def _norm(self, rows: Tensor) -> Tensor:
+        return rows.square().sum(1).sqrt()
+
+
+@CRITERIA.register("random")
+@dataclass(frozen=True)
+class Random:
+    """Chance, the control of every criterion: uniform scores that depend on the seed and the group's name alone."""
+
+    name = "random"
+    needs = NOTHING
+
+    def scores(self, context: CriterionContext) -> dict[str, Scores]:
+        """Uniform in [0, 1)."""
+        return {
+            group.name: numpy_generator(context.seed, "criterion", "random", group.name).random(group.size)
+            for group in context.groups.prunable
+        }

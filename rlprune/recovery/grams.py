@@ -1,0 +1,203 @@
+"""Gram matrices of what the layers read: all that least squares needs to know of the data, for any plan.
+
+The inputs of a consumer layer, unfolded, are the rows of a matrix A. Its second moments ``E[a a^T]`` and means
+``E[a]`` are collected in one pass over a few hundred calibration images; afterwards the best weights for any subset
+of its inputs cost one small factorisation and no further look at the data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from rlprune.errors import UserError
+from rlprune.evaluation import evaluating
+from rlprune.recovery.unfolding import UNFOLDABLE, Unfoldable, Unfolding, sampled_rows
+from rlprune.seeding import torch_generator
+
+if TYPE_CHECKING:
+    from rlprune.channels import ChannelGroups
+
+
+@dataclass(frozen=True, eq=False)
+class LayerGram:
+    """Second moments of one layer's unfolded inputs (float64; see `Unfolding` for the order of the columns).
+
+    Attributes:
+        unfolding: How the layer reads its input.
+        gram: (groups, columns, columns), mean of a a^T over the sampled rows.
+        mean: (groups, columns), mean of a.
+        cross: (groups, columns, outputs per group), gram times the layer's weight: what every output correlates with.
+        matrix: (groups, outputs per group, columns), the layer's weight.
+        rows: How many rows were sampled.
+        norm: Name of the batch norm that reads this layer's output, if one does.
+    """
+
+    unfolding: Unfolding
+    gram: Tensor
+    mean: Tensor
+    cross: Tensor
+    matrix: Tensor
+    rows: int
+    norm: str | None
+
+
+class GramStore(Mapping[str, LayerGram]):
+    """The Gram matrix of every consumer layer of one network, by layer name.
+
+    They describe the network they were collected on: after a removal or a training step, collect again.
+    """
+
+    def __init__(self, layers: dict[str, LayerGram]) -> None:
+        self._layers = layers
+
+    def __getitem__(self, name: str) -> LayerGram:
+        return self._layers[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._layers)
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    @property
+    def bytes(self) -> int:
+        """Memory held."""
+        return sum(t.numel() * t.element_size() for g in self.values() for t in (g.gram, g.mean, g.cross, g.matrix))
+
+    @classmethod
+    def collect(
+        cls,
+        model: nn.Module,
+        groups: ChannelGroups,
+        calls: Iterable[tuple[Any, ...]],
+        *,
+        positions_per_image: int = 16,
+        rows_per_column: float = 8.0,
+        seed: int = 0,
+    ) -> GramStore:
+        """Run `model` on calibration inputs and sample what its consumer layers read.
+
+        Args:
+            model: The network, before anything is removed. It is left as it was.
+            groups: Its channel groups; every conv, transposed conv and linear module that reads a prunable group
+                takes part. Layers that are called as functions do not, and least squares leaves them alone.
+            calls: The model's positional arguments, a tuple a batch.
+            positions_per_image: Output positions sampled in every image, all where there are fewer.
+            rows_per_column: A layer is done once it has this many rows for every column of its Gram matrix (at
+                least 2,048 rows); the run stops as soon as all layers are.
+            seed: Which positions.
+
+        Raises:
+            UserError: if `calls` is empty or the inputs make a layer see NaN.
+        """
+        modules = dict(model.named_modules())
+        names = dict.fromkeys(name for group in groups.prunable for name in group.consumers)
+        layers = {name: m for name in names if isinstance(m := modules.get(name), UNFOLDABLE)}
+        sums = {name: _Sum(layer, rows_per_column) for name, layer in layers.items()}
+        norms: dict[str, str] = {}
+        batch = 0
+
+        def sample(name: str, inputs: Tensor) -> None:
+            if not sums[name].full:
+                generator = torch_generator(seed, "gram", name, batch)
+                sums[name].add(sampled_rows(layers[name], inputs, positions_per_image, generator))
+
+        with _watching(model, layers, sample, norms):
+            for batch, arguments in enumerate(calls):  # noqa: B007 (read by `sample`)
+                model(*arguments)
+                if all(s.full for s in sums.values()):
+                    break
+        for name, s in sums.items():
+            if s.rows == 0:
+                raise UserError(f"layer {name!r} saw no calibration data; give at least one calibration image")
+            if not bool(torch.isfinite(s.total).all()):
+                raise UserError(f"layer {name!r} reads NaN or infinity on the calibration images; check the weights")
+        return cls({name: s.finish(layers[name], norms.get(name)) for name, s in sums.items()})
+
+
+class _Sum:
+    """Running sums of one layer."""
+
+    def __init__(self, layer: Unfoldable, rows_per_column: float) -> None:
+        self.unfolding = Unfolding.of(layer)
+        groups, _, columns = self.unfolding.matrix(layer.weight).shape
+        device = layer.weight.device
+        # Beyond a few thousand columns float64 would fill the memory and gain nothing over the sampling noise.
+        self.dtype = torch.float64 if columns <= 2048 else torch.float32
+        self.gram = torch.zeros(groups, columns, columns, dtype=self.dtype, device=device)
+        self.total = torch.zeros(groups, columns, dtype=torch.float64, device=device)
+        self.rows = 0
+        self.wanted = max(2048.0, rows_per_column * columns)
+
+    @property
+    def full(self) -> bool:
+        return self.rows >= self.wanted
+
+    def add(self, rows: Tensor) -> None:
+        rows = rows.float()
+        self.gram += rows.transpose(1, 2) @ rows
+        self.total += rows.sum(1, dtype=torch.float64)
+        self.rows += rows.shape[1]
+
+    def finish(self, layer: Unfoldable, norm: str | None) -> LayerGram:
+        matrix = self.unfolding.matrix(layer.weight.detach()).to(self.dtype)
+        gram = self.gram.div_(self.rows)
+        cross = gram @ matrix.transpose(1, 2)
+        return LayerGram(self.unfolding, gram, self.total / self.rows, cross.double(), matrix.double(), self.rows, norm)
+
+
+@contextmanager
+def _watching(
+    model: nn.Module,
+    layers: Mapping[str, nn.Module],
+    sample: Callable[[str, Tensor], None],
+    norms: dict[str, str],
+) -> Iterator[None]:
+    """While the model runs, in eval mode: sample every layer's input, and note which batch norm reads its output."""
+    made: dict[int, tuple[str, Tensor]] = {}  # holds on to the tensors: a freed one's id would be used again
+
+    def reads(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def hook(_: nn.Module, arguments: tuple[Any, ...]) -> None:
+            if arguments:
+                sample(name, arguments[0])  # at once: a later in-place operator may change it
+
+        return hook
+
+    def makes(name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
+        def hook(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+            made[id(output)] = (name, output)
+
+        return hook
+
+    def normalises(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        def hook(_: nn.Module, arguments: tuple[Any, ...]) -> None:
+            if arguments and id(arguments[0]) in made:
+                norms[made[id(arguments[0])][0]] = name
+
+        return hook
+
+    def start(*_: Any) -> None:
+        made.clear()
+
+    handles = [model.register_forward_pre_hook(start)]
+    handles += [layer.register_forward_pre_hook(reads(name)) for name, layer in layers.items()]
+    handles += [layer.register_forward_hook(makes(name)) for name, layer in layers.items()]
+    handles += [
+        module.register_forward_pre_hook(normalises(name))
+        for name, module in model.named_modules()
+        if isinstance(module, _BatchNorm) and module.track_running_stats
+    ]
+    try:
+        with evaluating(model), torch.no_grad():
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        made.clear()

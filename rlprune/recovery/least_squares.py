@@ -1,0 +1,138 @@
+"""Least squares: fit what reads a pruned layer to what it used to put out, from Gram matrices alone.
+
+For kept inputs S and a layer with weight W, the fit that minimises ``E |W a - W' a_S|^2`` is
+``W'^T = solve(G[S,S] + ridge, G[S,:] W^T)``; the refit after channel selection of He et al. 2017 (*Channel pruning
+for accelerating very deep neural networks*, eq. 5), with the features replaced by their Gram matrix.
+
+The fit is made on centred inputs, and the shift of the mean that remains goes where it costs nothing: into the layer's
+bias, or into the running mean of the batch norm behind it. Only where there is neither is the fit not centred.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from rlprune.errors import UserError
+from rlprune.recovery.unfolding import UNFOLDABLE
+
+if TYPE_CHECKING:
+    from rlprune.channels import ChannelGroups, PruningPlan
+    from rlprune.recovery.grams import GramStore, LayerGram
+
+Positions = npt.NDArray[np.int64]
+
+
+def _rest(size: int, removed: Positions | None) -> Positions:
+    """What is left of 0 .. size - 1."""
+    kept = np.ones(size, dtype=bool)
+    if removed is not None:
+        kept[removed] = False
+    return np.flatnonzero(kept)
+
+
+@torch.no_grad()
+def least_squares(
+    pruned_model: nn.Module,
+    original_model: nn.Module,
+    groups: ChannelGroups,
+    plan: PruningPlan,
+    grams: GramStore,
+    *,
+    ridge: float = 1e-3,
+) -> None:
+    """Refit, in place, every layer of `pruned_model` that lost inputs.
+
+    Args:
+        pruned_model: `remove_channels(original_model, groups, plan)`.
+        original_model: The network before the removal, on which `grams` were collected.
+        groups: Its channel groups.
+        plan: What was removed, numbered in `groups`.
+        grams: Its Gram matrices. Layers without one are left alone.
+        ridge: Pull towards the weights as they were, as a fraction of the inputs' mean variance. It decides what
+            happens to inputs that the calibration images say nothing about.
+
+    Raises:
+        UserError: if `grams` are of another network.
+    """
+    originals, layers = dict(original_model.named_modules()), dict(pruned_model.named_modules())
+    removed: dict[str, dict[int, Positions]] = {}
+    for (tensor, dim), positions in groups.removed_positions(plan).items():
+        removed.setdefault(tensor, {})[dim] = positions
+    for tensor, axes in removed.items():
+        name, _, leaf = tensor.rpartition(".")
+        layer, original = layers.get(name), originals.get(name)
+        if leaf != "weight" or name not in grams or not isinstance(layer, UNFOLDABLE):
+            continue
+        assert isinstance(original, UNFOLDABLE)
+        gram = grams[name]
+        in_dim = 0 if gram.unfolding.transposed else 1
+        if in_dim not in axes:
+            continue  # it lost outputs only
+        if gram.matrix.numel() != original.weight.numel():
+            raise UserError(f"the Gram matrix of {name!r} is of another network; collect Gram matrices again")
+        kept_in = _rest(original.weight.shape[in_dim], axes[in_dim])
+        kept_out = _rest(original.weight.shape[1 - in_dim], axes.get(1 - in_dim))
+        norm = layers.get(gram.norm) if gram.norm is not None else None
+        centred = layer.bias is not None or isinstance(norm, _BatchNorm)
+        weight, shift = _refit(gram, kept_in, kept_out, ridge, centred)
+        layer.weight.copy_(weight.reshape(layer.weight.shape))
+        if layer.bias is not None:
+            assert original.bias is not None
+            layer.bias.add_(shift.to(layer.bias.dtype))
+        elif isinstance(norm, _BatchNorm) and norm.running_mean is not None:
+            norm.running_mean.sub_(shift.to(norm.running_mean.dtype))
+
+
+def _refit(
+    gram: LayerGram, kept_in: Positions, kept_out: Positions, ridge: float, centred: bool
+) -> tuple[Tensor, Tensor]:
+    """New weight (in the layer's own axis order, flattened) and the mean each kept output lost, (kept outputs,)."""
+    unfolding, (blocks, outputs, columns) = gram.unfolding, gram.matrix.shape
+    inputs = columns // unfolding.taps
+    weights, shifts = [], []
+    for block in range(blocks):
+        if unfolding.transposed:
+            ins, outs = kept_in[kept_in // inputs == block] - block * inputs, kept_out
+        else:
+            ins, outs = kept_in, kept_out[kept_out // outputs == block] - block * outputs
+        if not len(ins) or not len(outs):
+            continue  # the whole conv group went
+        device = gram.gram.device
+        s = unfolding.columns(torch.from_numpy(ins).to(device))
+        r = torch.from_numpy(outs).to(device)
+        old, mean = gram.matrix[block][r], gram.mean[block]
+        a = gram.gram[block].index_select(0, s).index_select(1, s).double()
+        b = gram.cross[block].index_select(0, s).index_select(1, r)
+        if centred:
+            a.addr_(mean[s], mean[s], alpha=-1)
+            b.addr_(mean[s], old @ mean, alpha=-1)
+        new = ridge_solve(a, b, old[:, s].T, ridge).T
+        weights.append(new.reshape(len(outs), len(ins), -1).transpose(0, 1) if unfolding.transposed else new)
+        shifts.append(old @ mean - new @ mean[s] if centred else torch.zeros(len(outs), dtype=mean.dtype))
+    return torch.cat(weights), torch.cat(shifts)
+
+
+def ridge_solve(a: Tensor, b: Tensor, prior: Tensor, ridge: float) -> Tensor:
+    """Solve ``(a + r) x = b + r prior`` for symmetric `a`, r being `ridge` times its mean diagonal.
+
+    Raises the ridge tenfold until the factorisation succeeds (calibration images may leave `a` singular).
+    """
+    diagonal = a.diagonal()
+    size = float(diagonal.mean())
+    if size <= 0.0:  # dead inputs: nothing to fit
+        return prior
+    added = 0.0
+    while True:
+        r = ridge * size
+        diagonal += r - added
+        added = r
+        factor, info = torch.linalg.cholesky_ex(a)
+        if int(info) == 0:
+            return torch.cholesky_solve(b + r * prior, factor)
+        ridge = max(10 * ridge, 1e-9)

@@ -1,0 +1,145 @@
+"""How to train: settings, the learning-rate schedule, the optimizer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from rlprune.errors import UserError, check_rate
+from rlprune.registry import Registry
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Settings of one training run.
+
+    Attributes:
+        epochs: Passes over the data; may be a fraction, 0 does nothing.
+        lr: Learning rate at the top of the schedule, > 0.
+        momentum: Of SGD, in [0, 1).
+        weight_decay: L2 penalty (SGD) or decoupled decay (AdamW), >= 0.
+        batch_size: Images a step, over all processes.
+        optimizer: "sgd" or "adamw".
+        nesterov: Nesterov momentum (SGD).
+        schedule: "cosine" to 0, "step" (times `gamma` at each of `milestones`), or "constant".
+        milestones: Epochs at which "step" steps.
+        gamma: Its factor.
+        warmup_epochs: Linear rise from 0 to `lr` at the start; may be a fraction.
+        augment: Random shifts and mirror images, as the data allow.
+        label_smoothing: Share of the target spread over all classes, in [0, 1]; classification and segmentation.
+        orthogonality: Weight of the orthogonality penalty (see `Orthogonality`), >= 0.
+        clip_norm: Largest norm of the whole gradient; 0 does not clip.
+        ema: Decay of an exponential moving average of the weights, which is what comes out, in [0, 1); 0 for none.
+        distillation: Share of the loss that imitates the teacher, in [0, 1]; needs a teacher.
+        temperature: Of the imitation (Hinton et al. 2015).
+        amp: Mixed precision (bfloat16).
+        patience: Stop after this many epochs without a better score on the control split; 0 never stops early. Needs
+            a monitor, see `train`.
+    """
+
+    epochs: float = 10.0
+    lr: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    batch_size: int = 128
+    optimizer: str = "sgd"
+    nesterov: bool = False
+    schedule: str = "cosine"
+    milestones: tuple[float, ...] = ()
+    gamma: float = 0.1
+    warmup_epochs: float = 0.0
+    augment: bool = True
+    label_smoothing: float = 0.0
+    orthogonality: float = 0.0
+    clip_norm: float = 0.0
+    ema: float = 0.0
+    distillation: float = 0.0
+    temperature: float = 4.0
+    amp: bool = False
+    patience: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "weight_decay", "warmup_epochs", "orthogonality", "clip_norm", "gamma", "patience"):
+            _check(name, getattr(self, name), 0.0, "a finite number >= 0")
+        for name in ("lr", "temperature"):
+            _check(name, getattr(self, name), math.ulp(0.0), "a finite number > 0")
+        for name in ("label_smoothing", "distillation"):
+            check_rate(name, getattr(self, name))
+        for name in ("momentum", "ema"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; it must lie in [0, 1)")
+        if self.batch_size < 1:
+            raise UserError(f"batch_size is {self.batch_size}; it must be at least 1")
+        if self.nesterov and self.momentum == 0:
+            raise UserError("nesterov needs a momentum > 0; it is 0")
+        SCHEDULES.get(self.schedule)
+        OPTIMIZERS.get(self.optimizer)
+
+
+def _check(name: str, value: float, least: float, what: str) -> None:
+    if not least <= value < math.inf:
+        raise UserError(f"{name} is {value}; it must be {what}")
+
+
+SCHEDULES: Registry[Callable[[TrainSettings, float], float]] = Registry("schedule")
+"""Factor on the learning rate, given the settings and the epochs done so far (a fraction within an epoch)."""
+
+
+@SCHEDULES.register("constant")
+def _constant(settings: TrainSettings, epoch: float) -> float:
+    return 1.0
+
+
+@SCHEDULES.register("step")
+def _step(settings: TrainSettings, epoch: float) -> float:
+    return settings.gamma ** sum(epoch >= milestone for milestone in settings.milestones)
+
+
+@SCHEDULES.register("cosine")
+def _cosine(settings: TrainSettings, epoch: float) -> float:
+    length = settings.epochs - settings.warmup_epochs
+    done = (epoch - settings.warmup_epochs) / length if length > 0 else 1.0
+    return 0.5 * (1.0 + math.cos(math.pi * min(max(done, 0.0), 1.0)))
+
+
+def learning_rate(settings: TrainSettings, step: int, steps_per_epoch: int) -> float:
+    """Learning rate of a step (from 0): the schedule, times a linear warm-up.
+
+    >>> [round(learning_rate(TrainSettings(epochs=2, lr=1.0), s, 2), 2) for s in range(4)]
+    [1.0, 0.85, 0.5, 0.15]
+    """
+    epoch = step / steps_per_epoch
+    rate = settings.lr * SCHEDULES.get(settings.schedule)(settings, epoch)
+    warmup = settings.warmup_epochs * steps_per_epoch
+    return rate * min(1.0, (step + 1) / warmup) if warmup > 0 else rate
+
+
+OPTIMIZERS: Registry[Callable[[Iterable[nn.Parameter], TrainSettings], torch.optim.Optimizer]] = Registry("optimizer")
+
+
+@OPTIMIZERS.register("sgd")
+def _sgd(parameters: Iterable[nn.Parameter], settings: TrainSettings) -> torch.optim.Optimizer:
+    return torch.optim.SGD(
+        parameters,
+        lr=settings.lr,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+        nesterov=settings.nesterov,
+    )
+
+
+@OPTIMIZERS.register("adamw")
+def _adamw(parameters: Iterable[nn.Parameter], settings: TrainSettings) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
+
+
+def make_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
+    """The optimizer of the settings over all parameters that want a gradient; raises UserError if none does."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if not parameters:
+        raise UserError("no parameter of this network wants a gradient; set requires_grad on those to train")
+    return OPTIMIZERS.get(settings.optimizer)(parameters, settings)

@@ -1,0 +1,199 @@
+"""Recovery by name: `"lsq+bn"` is two steps, done in that order."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import nn
+
+from rlprune.errors import UserError
+from rlprune.recovery.batchnorm import recalibrate_bn
+from rlprune.recovery.grams import GramStore
+from rlprune.recovery.least_squares import least_squares
+from rlprune.recovery.settings import TrainSettings
+from rlprune.recovery.training import OnStep, train
+from rlprune.registry import Registry
+
+if TYPE_CHECKING:
+    from rlprune.channels import PruningPlan
+    from rlprune.problem import PrunedNetwork, PruningProblem
+
+BN_IMAGES = 512
+BN_BATCH = 128
+GRAM_BATCH = 64
+CACHED_BYTES = 2 * 2**30
+
+
+@dataclass(frozen=True, eq=False)
+class Repair:
+    """What a recovery step works on.
+
+    Attributes:
+        before: The network before the removal.
+        after: The network after it; a step changes its model in place.
+        plan: What was removed, numbered in `before.groups`.
+        problem: Data and task.
+        seed: Of anything random.
+        settings: How to train.
+        on_step: Told of the progress of training.
+    """
+
+    before: PrunedNetwork
+    after: PrunedNetwork
+    plan: PruningPlan
+    problem: PruningProblem
+    seed: int
+    settings: TrainSettings
+    on_step: OnStep | None = None
+
+
+class Step(Protocol):
+    """One thing that repairs a pruned network."""
+
+    def __call__(self, repair: Repair) -> None:
+        """Change `repair.after.model` in place."""
+        ...
+
+
+RECOVERY: Registry[Step] = Registry("recovery step")
+
+
+@RECOVERY.register("none")
+def _none(repair: Repair) -> None:
+    """Leave the network as it is."""
+
+
+@RECOVERY.register("lsq")
+def _lsq(repair: Repair) -> None:
+    """Least squares from the Gram matrices of the network before."""
+    if repair.plan:
+        before = repair.before
+        grams = grams_of(before, repair.problem)
+        least_squares(repair.after.model, before.model, before.groups, repair.plan, grams)
+
+
+@RECOVERY.register("bn")
+def _bn(repair: Repair) -> None:
+    """Batch-norm statistics re-estimated on calibration images."""
+    problem = repair.problem
+    images = problem.data.calibration.first(BN_IMAGES)
+    batches = images.batches(BN_BATCH, device=problem.device)
+    recalibrate_bn(repair.after.model, (problem.task.inputs(batch) for batch in batches))
+
+
+@RECOVERY.register("finetune")
+def _finetune(repair: Repair) -> None:
+    """Training; the teacher, where the settings want one, is the unpruned network."""
+    problem = repair.problem
+    train(
+        repair.after.model,
+        problem.task,
+        problem.data.train,
+        repair.settings,
+        seed=repair.seed,
+        teacher=problem.model if repair.settings.distillation else None,
+        on_step=repair.on_step,
+        device=problem.device,
+        ledger=problem.ledger,
+    )
+
+
+def list_recoveries() -> list[str]:
+    """Names of the steps that `make_recovery` joins."""
+    return RECOVERY.names()
+
+
+class Recovery:
+    """Steps done one after the other.
+
+    Args:
+        names: Names of the steps.
+        settings: For the steps that train.
+        on_step: Told of the progress of training.
+    """
+
+    def __init__(self, names: Sequence[str], settings: TrainSettings, on_step: OnStep | None = None) -> None:
+        self.names = tuple(names)
+        self.settings = settings
+        self.on_step = on_step
+        self._steps = [RECOVERY.get(name) for name in names]
+
+    @property
+    def name(self) -> str:
+        """As `make_recovery` reads it."""
+        return "+".join(self.names)
+
+    def __repr__(self) -> str:
+        return f"Recovery({self.name!r})"
+
+    def apply(
+        self, before: PrunedNetwork, after: PrunedNetwork, plan: PruningPlan, problem: PruningProblem, seed: int
+    ) -> None:
+        """Repair `after.model` in place; `before` and the problem stay as they are.
+
+        Args:
+            before: The network before the removal.
+            after: The network after it.
+            plan: What was removed, numbered in `before.groups`.
+            problem: Data, task and device.
+            seed: Of anything random.
+        """
+        repair = Repair(before, after, plan, problem, seed, self.settings, self.on_step)
+        for step in self._steps:
+            step(repair)
+
+
+def make_recovery(spec: str, settings: TrainSettings | None = None, on_step: OnStep | None = None) -> Recovery:
+    """A recovery from step names joined by `+`.
+
+    >>> make_recovery("lsq+bn").names
+    ('lsq', 'bn')
+
+    Raises:
+        UserError: an unknown step, or one named twice.
+    """
+    names = [name.strip() for name in spec.split("+")]
+    if len(set(names)) != len(names):
+        raise UserError(f"recovery {spec!r} names a step twice; name each once")
+    return Recovery(names, settings or TrainSettings(), on_step)
+
+
+_cache: OrderedDict[str, GramStore] = OrderedDict()
+
+
+def grams_of(network: PrunedNetwork, problem: PruningProblem) -> GramStore:
+    """Gram matrices of a network on the problem's calibration images, collected once per content of the network.
+
+    The key is a hash of the weights, so a fresh copy of the base network finds them again and a trained one does
+    not. The least recently used are dropped beyond two gigabytes.
+    """
+    calibration = problem.data.calibration
+    key = f"{_fingerprint(network.model)}/{calibration.fingerprint()}/{len(network.groups.prunable)}/{problem.device}"
+    found = _cache.get(key)
+    if found is None:
+        batches = calibration.batches(GRAM_BATCH, device=problem.device)
+        calls = (problem.task.inputs(batch) for batch in batches)
+        found = GramStore.collect(network.model, network.groups, calls, seed=problem.spec.seed)
+        _cache[key] = found
+        while len(_cache) > 1 and sum(store.bytes for store in _cache.values()) > CACHED_BYTES:
+            _cache.popitem(last=False)
+    _cache.move_to_end(key)
+    return found
+
+
+def _fingerprint(model: nn.Module) -> str:
+    digest = hashlib.blake2b(type(model).__qualname__.encode(), digest_size=16)
+    for name, tensor in model.state_dict().items():
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def clear_grams() -> None:
+    """Forget all collected Gram matrices."""
+    _cache.clear()
