@@ -1,4 +1,46 @@
-"""rlprune.envs."""
+"""Filter pruning as Gymnasium environments: `rlprune/IterativePruning-v0` and `rlprune/LayerwisePruning-v0`."""
 
 if __name__ == "envs":
     raise ImportError("this folder is the package rlprune.envs: write `import rlprune.envs`, not `import envs`")
+
+from typing import TYPE_CHECKING, Any
+
+from rlprune.envs.registration import ITERATIVE, LAYERWISE, register
+
+if TYPE_CHECKING:
+    from rlprune.envs.filter_pruning import FilterPruningEnv
+    from rlprune.envs.rewards import list_rewards, make_reward
+    from rlprune.envs.settings import EnvSettings
+    from rlprune.envs.wrappers import DiscreteRates, RecordEpisode, WholeNetworkAction
+
+__all__ = [
+    "ITERATIVE",
+    "LAYERWISE",
+    "DiscreteRates",
+    "EnvSettings",
+    "FilterPruningEnv",
+    "RecordEpisode",
+    "WholeNetworkAction",
+    "list_rewards",
+    "make_reward",
+    "register",
+]
+
+_HOMES = {
+    "DiscreteRates": "wrappers",
+    "EnvSettings": "settings",
+    "FilterPruningEnv": "filter_pruning",
+    "RecordEpisode": "wrappers",
+    "WholeNetworkAction": "wrappers",
+    "list_rewards": "rewards",
+    "make_reward": "rewards",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Registering must not load torchvision and the data sets: the classes come when they are asked for.
+    if name in _HOMES:
+        from importlib import import_module
+
+        return getattr(import_module(f"rlprune.envs.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,248 @@
+"""What a controller sees: numbers in [-1, 1] that mean the same for every network.
+
+The vector has one length whatever the network, and nothing in it is scaled by another layer or network: widths are
+logarithms, shares are fractions of the whole, score profiles are fractions within the group. Bounded by construction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlprune.envs.budget import Window
+
+if TYPE_CHECKING:
+    from rlprune.channels import ChannelGroups
+
+KINDS = ("depthwise", "grouped", "residual", "concatenated", "transposed", "linear")
+QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
+
+GROUP_FEATURES = (
+    "width",  # log2 of the filters in the group now
+    "width_base",  # ... and in the unpruned network
+    "left",  # fraction of the unpruned width
+    "inputs",  # log2 of what the first producer reads
+    "outputs",  # log2 of what the first consumer writes
+    "expansion",  # width against inputs, log scale
+    "kernel",
+    "stride",
+    "extent",  # log2 of the output positions
+    "macs_share",  # square root of the share of the present MACs that goes with the group
+    "parameters_share",
+    "intensity",  # MACs share against parameters share
+    *(f"is_{kind}" for kind in KINDS),
+    "depth",
+    "is_first",
+    "is_last",
+    "producers",
+    "consumers",
+    *(f"score_q{int(100 * q)}" for q in QUANTILES),
+    "score_gini",
+)
+
+PROGRESS_FEATURES = (
+    "lo",
+    "hi",
+    "uniform",  # the rate that action 0 stands for
+    "share_lost_lo",  # share of the group's score that goes at the window's ends and at the uniform rate
+    "share_lost_uniform",
+    "share_lost_hi",
+    "removed",  # MACs gone so far
+    "removed_round",
+    "reachable",  # MACs that can still go in this round
+    "to_remove",  # MACs that still have to go for the budget
+    "last_rate",
+    "last_departure",  # last rate minus the uniform rate at the time
+    "second_last_rate",
+    "mean_departure",
+    "drop",  # drop / tolerance, squashed
+    "slope",  # its change over the last round
+    "score",
+    "baseline",
+    "round",
+    "rounds_left",
+    "cap",  # the largest rate allowed
+    "tolerance",
+    "has_budget",
+    "budget",
+)
+
+FEATURES = GROUP_FEATURES + PROGRESS_FEATURES
+"""Names of the observation's entries, in order."""
+
+
+def squash(x: float) -> float:
+    """Map the real line onto (-1, 1): x / (1 + |x|)."""
+    return x / (1.0 + abs(x))
+
+
+def gini(values: NDArray[np.float64]) -> float:
+    """Gini coefficient of non-negative values: 0 if all are equal, near 1 if one holds everything."""
+    ordered = np.sort(values)
+    total = float(ordered.sum())
+    if total <= 0.0:
+        return 0.0
+    n = len(ordered)
+    return float(2.0 * (np.arange(1, n + 1) @ ordered) / (n * total) - (n + 1) / n)
+
+
+def group_features(
+    groups: ChannelGroups,
+    names: Sequence[str],
+    base_sizes: NDArray[np.int64],
+    macs_share: NDArray[np.float64],
+    parameter_share: NDArray[np.float64],
+    scores: Mapping[str, NDArray[np.float64]],
+) -> NDArray[np.float32]:
+    """The part of the observation (n, len(GROUP_FEATURES)) that is fixed during a round.
+
+    Args:
+        groups: The groups as they are at the start of the round.
+        names: The n groups that are visited.
+        base_sizes: Their filters (n,) in the unpruned network.
+        macs_share: The fraction (n,) of the present MACs that would go with each whole group.
+        parameter_share: The same of the parameters.
+        scores: The criterion's score of every filter, by group.
+    """
+    last = max(1, len(names) - 1)
+    table = np.empty((len(names), len(GROUP_FEATURES)), dtype=np.float64)
+    for row, name in enumerate(names):
+        group = groups[name]
+        producer = groups.layers[group.producers[0]]
+        consumer = groups.layers[group.consumers[0]] if group.consumers else producer
+        size = group.size
+        inputs, outputs = _columns(producer.shape), consumer.shape[0]
+        table[row] = (
+            _log2(size, 12),
+            _log2(int(base_sizes[row]), 12),
+            size / int(base_sizes[row]),
+            _log2(inputs, 12),
+            _log2(outputs, 12),
+            squash(float(np.log2(size / inputs)) / 2),
+            min(1.0, _kernel(producer.kernel) / 7),
+            _log2(max(producer.stride, default=1), 3),
+            _log2(producer.extent, 20),
+            np.sqrt(macs_share[row]),
+            np.sqrt(parameter_share[row]),
+            squash(float(np.log2((macs_share[row] + 1e-6) / (parameter_share[row] + 1e-6))) / 2),
+            *(kind in group.kinds for kind in KINDS),
+            row / last,
+            row == 0,
+            row == len(names) - 1,
+            _log2(len(group.producers), 6),
+            _log2(len(group.consumers), 6),
+            *_profile(np.asarray(scores[name], dtype=np.float64)),
+        )
+    return np.clip(np.nan_to_num(table), -1.0, 1.0).astype(np.float32)
+
+
+def _profile(scores: NDArray[np.float64]) -> list[float]:
+    """Quantiles against the mean, q/(q + mean) in [0, 1], and the Gini coefficient. Scores are shifted to be >= 0."""
+    scores = scores - min(0.0, float(scores.min()))
+    mean = float(scores.mean())
+    if mean <= 0.0:
+        return [0.5] * len(QUANTILES) + [0.0]
+    quantiles = np.quantile(scores, QUANTILES)
+    return [*(quantiles / (quantiles + mean)), gini(scores)]
+
+
+def score_mass(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The share (size + 1,) of the group's score that goes with its 0, 1, 2 ... lowest filters."""
+    ordered = np.sort(np.asarray(scores, dtype=np.float64))
+    ordered = ordered - min(0.0, float(ordered[0]))
+    total = float(ordered.sum())
+    if total <= 0.0:
+        return np.linspace(0.0, 1.0, len(ordered) + 1)
+    return np.minimum(1.0, np.concatenate([np.zeros(1), np.cumsum(ordered) / total]))
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where an episode stands; everything the observation needs beside the group.
+
+    Attributes:
+        window: The current group's window.
+        mass: `score_mass` of the current group.
+        removed, removed_round, reachable, to_remove: Fractions of the unpruned MACs.
+        rates, departures: Executed rates of this round, and how far each was from the uniform rate at the time.
+        drops: Drop after each round so far, newest last.
+        score, baseline, tolerance: As of now.
+        round: Rounds done; `rounds` is how many there may be (None: any number).
+        cap: The largest rate allowed.
+        budget: Fraction of the MACs to keep, or None.
+    """
+
+    window: Window
+    mass: NDArray[np.float64]
+    removed: float
+    removed_round: float
+    reachable: float
+    to_remove: float
+    rates: Sequence[float]
+    departures: Sequence[float]
+    drops: Sequence[float]
+    score: float
+    baseline: float
+    tolerance: float
+    round: int
+    rounds: int | None
+    cap: float
+    budget: float | None
+
+
+def progress_features(progress: Progress) -> NDArray[np.float32]:
+    """The part of the observation (len(PROGRESS_FEATURES),) that changes from step to step."""
+    p, window = progress, progress.window
+    lo, hi = window.rates
+    uniform = window.uniform_rate
+    scale = max(p.tolerance, 1e-3)
+    drop = p.drops[-1] if p.drops else 0.0
+    before = p.drops[-2] if len(p.drops) > 1 else 0.0
+    values = (
+        lo,
+        hi,
+        uniform,
+        p.mass[window.lo],
+        np.interp(uniform * window.size, np.arange(len(p.mass)), p.mass),
+        p.mass[window.hi],
+        p.removed,
+        p.removed_round,
+        p.reachable,
+        p.to_remove,
+        p.rates[-1] if p.rates else 0.0,
+        p.departures[-1] if p.departures else 0.0,
+        p.rates[-2] if len(p.rates) > 1 else 0.0,
+        sum(p.departures) / len(p.departures) if p.departures else 0.0,
+        squash(drop / scale),
+        squash((drop - before) / scale),
+        p.score,
+        p.baseline,
+        p.round / (1 + p.round),
+        1.0 if p.rounds is None else 1.0 - p.round / p.rounds,
+        p.cap,
+        p.tolerance / (p.tolerance + 0.02),
+        float(p.budget is not None),
+        p.budget if p.budget is not None else 0.0,
+    )
+    return np.clip(np.array(values, dtype=np.float64), -1.0, 1.0).astype(np.float32)
+
+
+def observation(group: NDArray[np.float32], progress: Progress) -> NDArray[np.float32]:
+    """The whole observation (len(FEATURES),) from a group's row and the progress."""
+    return np.concatenate([group, progress_features(progress)])
+
+
+def _log2(x: float, full: float) -> float:
+    return float(np.log2(max(1.0, x))) / full
+
+
+def _columns(shape: Sequence[int]) -> int:
+    return int(shape[1]) if len(shape) > 1 else 1
+
+
+def _kernel(kernel: Sequence[int]) -> float:
+    return float(max(kernel, default=1))

@@ -1,0 +1,23 @@
+"""The ids by which `gymnasium.make` knows the environments."""
+
+from __future__ import annotations
+
+import gymnasium
+
+ITERATIVE = "rlprune/IterativePruning-v0"
+LAYERWISE = "rlprune/LayerwisePruning-v0"
+
+_ENTRY_POINT = "rlprune.envs.filter_pruning:FilterPruningEnv"
+
+
+def register() -> None:
+    """Register the environments with Gymnasium. Calling it again does nothing.
+
+    `rlprune/IterativePruning-v0` plays rounds until the tolerance is reached; `rlprune/LayerwisePruning-v0` plays one
+    round that meets a MACs budget, and pays the score (the setting of AMC, He et al. 2018).
+    """
+    if ITERATIVE not in gymnasium.registry:
+        gymnasium.register(ITERATIVE, entry_point=_ENTRY_POINT)
+    if LAYERWISE not in gymnasium.registry:
+        kwargs = {"one_shot": True, "reward": "accuracy", "budget": 0.5, "max_rate": 0.9, "tolerance": 0.05}
+        gymnasium.register(LAYERWISE, entry_point=_ENTRY_POINT, kwargs=kwargs)

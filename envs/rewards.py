@@ -1,0 +1,189 @@
+"""Rewards made of named terms: what a round pays is their sum, and `info["reward_terms"]` shows each of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from rlprune.registry import Registry
+
+Terms = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a round came to.
+
+    Attributes:
+        baseline: Score of the unpruned network on the control split, in [0, 1].
+        score: Score after this round and its recovery.
+        tolerance: The drop (baseline - score) that is allowed.
+        kept: Whether the round's network stays (False: it was rolled back).
+        base_macs, macs_before, macs: MACs of the unpruned network, before the round, and after it.
+        parameters_before, parameters: The same for parameters.
+        latency_before, latency: Measured seconds a forward pass; None unless the reward asks for them.
+        uniform_score: Score of the uniform schedule at equal MACs; None unless the reward asks for it.
+    """
+
+    baseline: float
+    score: float
+    tolerance: float
+    kept: bool
+    base_macs: int
+    macs_before: int
+    macs: int
+    parameters_before: int
+    parameters: int
+    latency_before: float | None = None
+    latency: float | None = None
+    uniform_score: float | None = None
+
+    @property
+    def drop(self) -> float:
+        """Baseline minus score; negative for a gain."""
+        return self.baseline - self.score
+
+    @property
+    def excess(self) -> float:
+        """By how much the drop exceeds the tolerance, else 0."""
+        return max(0.0, self.drop - self.tolerance)
+
+
+class Reward(Protocol):
+    """Pays for a round.
+
+    Attributes:
+        deterministic: Whether equal plans always pay the same.
+        needs: What has to be measured for it: any of `"latency"`, `"uniform"`.
+    """
+
+    deterministic: bool
+    needs: frozenset[str]
+
+    def terms(self, outcome: Outcome) -> Terms:
+        """The named terms; their sum is the reward."""
+        ...
+
+
+REWARDS: Registry[Callable[[], Reward]] = Registry("reward")
+
+
+def make_reward(name: str) -> Reward:
+    """The reward called `name`; raises UserError for an unknown name.
+
+    >>> sorted(make_reward("tolerance").terms(Outcome(0.98, 0.95, 0.01, False, 100, 90, 80, 50, 45)))
+    ['excess', 'macs']
+    """
+    return REWARDS.get(name)()
+
+
+def list_rewards() -> list[str]:
+    """Names of all rewards."""
+    return REWARDS.names()
+
+
+def _gain(before: float, after: float, kept: bool) -> float:
+    return math.log(before / after) if kept else 0.0
+
+
+@REWARDS.register("tolerance")
+@dataclass(frozen=True)
+class ToleranceReward:
+    """Gain in log-MACs, minus the excess of the drop over the tolerance.
+
+    Over an episode the gains add up to the log of the compression. A round that is rolled back gains nothing.
+
+    Attributes:
+        penalty: Reward lost per unit of excess; at 10, a point too much costs what 10 % of the MACs bring.
+    """
+
+    penalty: float = 10.0
+    deterministic: bool = True
+    needs: frozenset[str] = frozenset()
+
+    def terms(self, outcome: Outcome) -> Terms:
+        """`macs` and `excess`."""
+        gain = _gain(outcome.macs_before, outcome.macs, outcome.kept)
+        return {"macs": gain, "excess": -self.penalty * outcome.excess}
+
+
+@REWARDS.register("params")
+@dataclass(frozen=True)
+class ParametersReward:
+    """Gain in log-parameters, minus the excess of the drop over the tolerance."""
+
+    penalty: float = 10.0
+    deterministic: bool = True
+    needs: frozenset[str] = frozenset()
+
+    def terms(self, outcome: Outcome) -> Terms:
+        """`parameters` and `excess`."""
+        gain = _gain(outcome.parameters_before, outcome.parameters, outcome.kept)
+        return {"parameters": gain, "excess": -self.penalty * outcome.excess}
+
+
+@REWARDS.register("latency")
+@dataclass(frozen=True)
+class LatencyReward:
+    """Gain in log-latency as measured, minus the excess of the drop over the tolerance; never twice the same."""
+
+    penalty: float = 10.0
+    deterministic: bool = False
+    needs: frozenset[str] = frozenset({"latency"})
+
+    def terms(self, outcome: Outcome) -> Terms:
+        """`latency` and `excess`."""
+        assert outcome.latency_before is not None and outcome.latency is not None
+        gain = _gain(outcome.latency_before, outcome.latency, outcome.kept)
+        return {"latency": gain, "excess": -self.penalty * outcome.excess}
+
+
+@REWARDS.register("accuracy")
+@dataclass(frozen=True)
+class AccuracyReward:
+    """The score itself, for episodes whose MACs the budget fixes (AMC: He et al. 2018, section 3.3)."""
+
+    deterministic: bool = True
+    needs: frozenset[str] = frozenset()
+
+    def terms(self, outcome: Outcome) -> Terms:
+        """`score`."""
+        return {"score": outcome.score}
+
+
+@REWARDS.register("accuracy_macs")
+@dataclass(frozen=True)
+class AccuracyMacsReward:
+    """-error * log(MACs): AMC's reward where no budget is set (He et al. 2018, eq. 4)."""
+
+    deterministic: bool = True
+    needs: frozenset[str] = frozenset()
+
+    def terms(self, outcome: Outcome) -> Terms:
+        """`error_log_macs`."""
+        return {"error_log_macs": -(1.0 - outcome.score) * math.log(max(outcome.macs, 2))}
+
+
+@REWARDS.register("gain")
+@dataclass(frozen=True)
+class GainReward:
+    """Score above that of the uniform schedule, in units of the uniform schedule's own drop.
+
+    The scale of the score changes by far more between networks and budgets than between the schedules of one of them;
+    this takes the former out, so that one agent can learn from many. Zero is the uniform schedule, one is no drop.
+
+    Attributes:
+        floor: Least drop to divide by, so that mild budgets do not blow up the noise.
+    """
+
+    floor: float = 0.02
+    deterministic: bool = True
+    needs: frozenset[str] = frozenset({"uniform"})
+
+    def terms(self, outcome: Outcome) -> Terms:
+        """`gain`."""
+        assert outcome.uniform_score is not None
+        scale = max(self.floor, outcome.baseline - outcome.uniform_score)
+        return {"gain": (outcome.score - outcome.uniform_score) / scale}

@@ -1,0 +1,121 @@
+"""From one network to the next: remove, recover, score; each only when somebody asks for it.
+
+A state is known by its key, a hash of everything it came from (base weights, data, every plan, recovery, seeds). So a
+score that was computed before is found again without building the network.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, is_dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import nn
+
+from rlprune.channels import PruningPlan
+from rlprune.envs.cache import ScoreStore
+from rlprune.problem import PrunedNetwork, PruningProblem
+from rlprune.recovery import Recovery
+from rlprune.tasks import Score
+
+
+def fingerprint(model: nn.Module) -> str:
+    """SHA-256 over a network's parameters and buffers: names, shapes and values."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        flat = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {flat.dtype} {tuple(flat.shape)};".encode())
+        digest.update(flat.reshape(-1).view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
+    return digest.hexdigest()
+
+
+def combine(*parts: Any) -> str:
+    """A hash of plain values and frozen dataclasses."""
+    plain = [asdict(part) if is_dataclass(part) and not isinstance(part, type) else part for part in parts]
+    return hashlib.sha256(json.dumps(plain, sort_keys=True, default=repr).encode()).hexdigest()
+
+
+@dataclass(eq=False)
+class NetworkState:
+    """A network that is built when it is first looked at.
+
+    Attributes:
+        key: Hash of everything that determines it.
+        plan: All that was removed from the base network.
+    """
+
+    key: str
+    plan: PruningPlan
+    _build: Callable[[], PrunedNetwork] = field(repr=False)
+
+    @cached_property
+    def network(self) -> PrunedNetwork:
+        """The network."""
+        network = self._build()
+        self._build = _built
+        return network
+
+    @classmethod
+    def of(cls, network: PrunedNetwork, data: str) -> NetworkState:
+        """The state of a network at hand; `data` is the fingerprint of what it is scored on."""
+        return cls(combine(fingerprint(network.model), data), network.plan, lambda: network)
+
+
+def _built() -> PrunedNetwork:
+    raise AssertionError("the network is built already")
+
+
+@dataclass(eq=False)
+class Transitions:
+    """Removes, recovers and scores.
+
+    Attributes:
+        problem: What is pruned.
+        recovery: What repairs a network after a removal.
+        recovery_key: Everything that determines what `recovery` does, as text.
+        store: Where scores are looked up and kept.
+    """
+
+    problem: PruningProblem
+    recovery: Recovery
+    recovery_key: str
+    store: ScoreStore
+
+    def base(self) -> NetworkState:
+        """The unpruned network."""
+        return NetworkState.of(self.problem.base(), self.problem.data.fingerprint)
+
+    def after(self, state: NetworkState, plan: PruningPlan, seed: int) -> NetworkState:
+        """The state after `plan` (numbered as `state`'s network is) and the recovery."""
+
+        def build() -> PrunedNetwork:
+            before = state.network
+            after = before.remove(plan, self.problem.groups)
+            self.recovery.apply(before, after, plan, self.problem, seed)
+            return after
+
+        key = combine(state.key, plan.to_json(), self.recovery_key, seed)
+        return NetworkState(key, state.plan.then(plan, self.problem.groups), build)
+
+    def score(self, state: NetworkState) -> Score:
+        """The state's score on the control split."""
+        found = self.store.get(state.key)
+        if found is None:
+            found = self.problem.evaluator.score(state.network.model, "control")
+            self.store.put(state.key, found)
+        return found
+
+    def immediate_score(self, state: NetworkState, plan: PruningPlan) -> Score:
+        """The score right after removing `plan`, without recovery."""
+        model = state.network.remove(plan, self.problem.groups).model
+        return self.problem.evaluator.score(model, "control")
+
+    def latency(self, state: NetworkState) -> float:
+        """Median seconds of a forward pass of one example, measured now."""
+        from rlprune.cost import measure_latency
+
+        return float(measure_latency(state.network.model, *self.problem.example_inputs).median_s)
