@@ -2,5 +2,16 @@
 
 from rlprune.models import lenet, mobilenet, resnet, vgg  # noqa: F401 - importing registers them
 from rlprune.models.catalogue import MODELS, create_model, list_models, register_model
+from rlprune.models.resolving import resolve_model
+from rlprune.models.weights import cache_folder, default_weights, load_weights
 
-__all__ = ["MODELS", "create_model", "list_models", "register_model"]
+__all__ = [
+    "MODELS",
+    "cache_folder",
+    "create_model",
+    "default_weights",
+    "list_models",
+    "load_weights",
+    "register_model",
+    "resolve_model",
+]

@@ -1,0 +1,116 @@
+"""Images held in memory as arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from rlprune.data.augmentation import shift_and_mirror
+from rlprune.data.cutting import Cut, Pool, assemble, cut_roles, hash_arrays
+from rlprune.data.normalisation import Normalisation, choose_normalisation
+from rlprune.data.splits import DataSplits, Source
+from rlprune.seeding import torch_generator
+from rlprune.tasks.base import Batch
+
+HOLD_LIMIT = 512 * 2**20  # bytes of float32 images kept normalised per split
+
+
+class ArraySource:
+    """Classification images as one tensor, normalised when they are asked for.
+
+    Args:
+        name: Name of the pool.
+        images: (N, C, H, W), uint8 or float32.
+        labels: (N,) int64.
+        normalisation: None for images that are normalised already.
+        mirror: Whether a mirror image is as good as the image.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        images: torch.Tensor,
+        labels: torch.Tensor,
+        normalisation: Normalisation | None,
+        *,
+        mirror: bool = False,
+    ) -> None:
+        self.name = name
+        self.images = images
+        self.labels = labels
+        self.normalisation = normalisation
+        self.mirror = mirror
+        self._copies: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def stream(self, chunks: Sequence[np.ndarray], augment: int | None, device: torch.device) -> Iterator[Batch]:
+        """Batches of normalised images and labels; augmentation shifts by up to an eighth of the side."""
+        images, labels = self._on(device)
+        generator = torch_generator(augment) if augment is not None else None
+        for chunk in chunks:
+            contiguous = len(chunk) > 0 and chunk[-1] - chunk[0] == len(chunk) - 1 and bool(np.all(np.diff(chunk) == 1))
+            if contiguous:
+                batch, targets = images[chunk[0] : chunk[-1] + 1], labels[chunk[0] : chunk[-1] + 1]
+            else:
+                index = torch.from_numpy(chunk).to(device)
+                batch, targets = images[index], labels[index]
+            if generator is not None:
+                padding = max(1, min(images.shape[2:]) // 8)
+                batch = shift_and_mirror(batch, generator, padding=padding, mirror=self.mirror)
+            yield (batch if self.normalisation is None else self.normalisation(batch)), targets
+
+    def hold(self, positions: np.ndarray, device: torch.device) -> Source | None:
+        """These images normalised once, if float32 copies of them take no more than half a gigabyte."""
+        if 4 * self.images[0].numel() * len(positions) > HOLD_LIMIT:
+            return None
+        index = torch.from_numpy(positions)
+        images = self.images[index]
+        if self.normalisation is not None:
+            images = self.normalisation(images)
+        return ArraySource(self.name, images.to(device), self.labels[index].to(device), None)
+
+    def _on(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        if self.images.device == device or device.type == "cpu":
+            return self.images, self.labels
+        key = str(device)
+        if key not in self._copies:
+            self._copies[key] = self.images.to(device), self.labels.to(device)
+        return self._copies[key]
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """One pool of images as arrays: (N, C, H, W) uint8 or float32, and (N,) labels."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+
+def splits_from_arrays(name: str, train: Images, test: Images | None, classes: tuple[str, ...], cut: Cut) -> DataSplits:
+    """Cut arrays into roles, choose the normalisation on the train role, and wrap them up."""
+    scale = 255.0 if train.images.dtype == np.uint8 else 1.0
+    pools = {"train": train} if test is None else {"train": train, "test": test}
+    sized = {key: Pool(key, len(pool.labels), pool.labels) for key, pool in pools.items()}
+    positions = cut_roles(cut, sized["train"], sized.get("test"))
+    kept = train.images if train.images.shape[1] == 3 else train.images[positions["train"][1]]
+    normalisation = choose_normalisation(kept, scale)
+    sources: dict[str, Source] = {
+        key: ArraySource(
+            key,
+            torch.from_numpy(np.ascontiguousarray(pool.images)),
+            torch.from_numpy(pool.labels.astype(np.int64)),
+            normalisation,
+            mirror=train.images.shape[1] == 3,
+        )
+        for key, pool in pools.items()
+    }
+    content = {key: hash_arrays(pool.images, pool.labels) for key, pool in pools.items()}
+    channels, height, width = train.images.shape[1:]
+    shape = (int(channels), int(height), int(width))
+    details = {"normalisation": normalisation.to_json()}
+    return assemble(name, "classification", classes, shape, sources, positions, cut, content, details)

@@ -1,0 +1,169 @@
+"""Cutting a data set into roles: seeded, disjoint, recorded."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from rlprune.data.splits import ROLES, DataSplits, Source, Split
+from rlprune.errors import UserError
+from rlprune.seeding import numpy_generator
+
+CONTROL_LIMIT = 5000  # more changes an accuracy's standard error by less than half a point
+CALIBRATION_LIMIT = 512  # batch-norm statistics settle at a few hundred images
+
+
+@dataclass(frozen=True)
+class Cut:
+    """How to cut.
+
+    Attributes:
+        seed: Of every draw but that of a missing test set, which is the same for all seeds.
+        control_from: "train", or "test" for a network that may have seen every training image: then control is cut
+            out of the held-out images and `test` is the rest of them.
+        control_size: None takes 30 % of the training images or half of the held-out ones, at most 5,000.
+        calibration_size: None takes an eighth of the training images, at most 512.
+    """
+
+    seed: int = 0
+    control_from: str = "train"
+    control_size: int | None = None
+    calibration_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.control_from not in ("train", "test"):
+            raise UserError(f"control_from is {self.control_from!r}; it must be 'train' or 'test'")
+
+
+@dataclass(frozen=True)
+class Pool:
+    """One file's or folder's worth of images before they get roles.
+
+    Attributes:
+        name: "train", "val" or "test".
+        size: Number of images.
+        labels: (size,) class indices to balance the cut by; None cuts without regard to targets.
+    """
+
+    name: str
+    size: int
+    labels: np.ndarray | None = None
+
+
+# Role -> (name of the pool, positions in it)
+Positions = dict[str, tuple[str, np.ndarray]]
+
+
+def cut_roles(cut: Cut, train: Pool, test: Pool | None = None, val: Pool | None = None) -> Positions:
+    """Give every image a role.
+
+    - Without a test pool, a fifth of the training images is the test set, the same for every seed.
+    - With a `val` pool beside a test pool, `val` is the control split, whatever `control_from` says: it was held out.
+    - A `val` pool alone is the test pool (ImageNet's layout).
+
+    Raises:
+        UserError: A pool is empty or a size leaves nothing for another role.
+    """
+    if test is None and val is not None:
+        test, val = val, None
+    for pool in (train, test, val):
+        if pool is not None and pool.size == 0:
+            raise UserError(f"the {pool.name} images are none; there must be at least one")
+    order = _balanced_order(train, numpy_generator(cut.seed, "roles", train.name))
+    if test is None:
+        fixed = _balanced_order(train, numpy_generator(0, "test", train.name))
+        held_out, test_name = np.sort(fixed[: max(1, train.size // 5)]), train.name
+        order = order[~np.isin(order, held_out)]
+        test_labels = None if train.labels is None else train.labels[held_out]
+    else:
+        held_out, test_name, test_labels = np.arange(test.size), test.name, test.labels
+    roles: Positions = {"whole_test": (test_name, held_out), "test": (test_name, held_out)}
+    if val is not None:
+        control = _balanced_order(val, numpy_generator(cut.seed, "roles", val.name))
+        control = control[: _size("control_size", cut.control_size, min(val.size, CONTROL_LIMIT), val.size, val.name)]
+        roles["control"] = (val.name, np.sort(control))
+    elif cut.control_from == "test":
+        count = len(held_out)
+        size = _size("control_size", cut.control_size, min(count // 2, CONTROL_LIMIT), count - 1, test_name)
+        mixed = _balanced_order(Pool("", count, test_labels), numpy_generator(cut.seed, "roles", "test"))
+        roles["control"] = (test_name, np.sort(held_out[mixed[:size]]))
+        roles["test"] = (test_name, np.sort(held_out[mixed[size:]]))
+    else:
+        size = _size(
+            "control_size", cut.control_size, min(len(order) * 3 // 10, CONTROL_LIMIT), len(order) - 2, "train"
+        )
+        roles["control"] = (train.name, np.sort(order[:size]))
+        order = order[size:]
+    default = min(max(1, len(order) // 8), CALIBRATION_LIMIT)
+    size = _size("calibration_size", cut.calibration_size, default, len(order) - 1, "train")
+    roles["calibration"] = (train.name, np.sort(order[:size]))
+    roles["train"] = (train.name, np.sort(order[size:]))
+    return roles
+
+
+def assemble(
+    name: str,
+    task: str,
+    classes: tuple[str, ...],
+    input_shape: tuple[int, int, int],
+    sources: dict[str, Source],
+    positions: Positions,
+    cut: Cut,
+    content: dict[str, str],
+    details: dict[str, Any],
+) -> DataSplits:
+    """Splits of sources, with their record.
+
+    Args:
+        name: Specification of the data.
+        task: Name of the task.
+        classes: Class names.
+        input_shape: Of one input.
+        sources: By pool name.
+        positions: From `cut_roles`.
+        cut: How they were cut.
+        content: Pool name -> hash of what the pool holds.
+        details: Further plain values for the record, e.g. the normalisation.
+    """
+    splits = {role: Split(sources[pool], index, role) for role, (pool, index) in positions.items()}
+    roles: dict[str, Any] = {"seed": cut.seed, "control_from": positions["control"][0], "content": content, **details}
+    for role in ROLES:
+        pool, index = positions[role]
+        roles[role] = {"source": pool, "size": len(index), "fingerprint": splits[role].fingerprint()}
+    digest = hashlib.sha256(json.dumps(roles, sort_keys=True).encode()).hexdigest()[:16]
+    return DataSplits(name, task, classes, input_shape, **splits, roles=roles, fingerprint=digest)
+
+
+def hash_arrays(*arrays: np.ndarray) -> str:
+    """Short hash of arrays: their types, shapes and bytes."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()[:16]
+
+
+def _size(what: str, asked: int | None, default: int, most: int, where: str) -> int:
+    if asked is None:
+        asked = max(1, default)
+    if not 1 <= asked <= most:
+        option = what.replace("_", " ")
+        raise UserError(
+            f"{option} is {asked}; it must lie in [1, {most}] so that the {where} images suffice for every role"
+        )
+    return asked
+
+
+def _balanced_order(pool: Pool, generator: np.random.Generator) -> np.ndarray:
+    """A random order in which every stretch holds the classes in about their overall proportion."""
+    if pool.labels is None:
+        return generator.permutation(pool.size)
+    rank = np.empty(pool.size)
+    for label in np.unique(pool.labels):
+        members = np.flatnonzero(pool.labels == label)
+        rank[members] = (generator.permutation(len(members)) + generator.random(len(members))) / len(members)
+    return np.argsort(rank, kind="stable")

@@ -1,0 +1,93 @@
+"""Image files: finding, measuring and decoding them, with errors that name the file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from rlprune.errors import UserError
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp"})
+_SAMPLE = 256
+
+
+def image_files(folder: Path, *, recursive: bool = False) -> list[Path]:
+    """Image files of a folder, sorted by name; hidden files are left out."""
+    found = folder.rglob("*") if recursive else folder.iterdir()
+    return sorted(path for path in found if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
+
+
+def open_image(path: Path) -> Image.Image:
+    """Open and decode an image; raises UserError naming the file if it is missing, truncated or no image."""
+    try:
+        image = Image.open(path)
+        image.load()
+    except FileNotFoundError:
+        raise UserError(f"no such image: {path}") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        reason = str(error).replace(str(path), "").splitlines()[0][:100]
+        raise UserError(
+            f"cannot read image {path} ({reason}); it is damaged or no image: repair or remove it"
+        ) from None
+    return image
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """(height, width), from the header alone."""
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width
+    except (OSError, SyntaxError, ValueError) as error:
+        reason = str(error).replace(str(path), "").splitlines()[0][:100]
+        raise UserError(
+            f"cannot read image {path} ({reason}); it is damaged or no image: repair or remove it"
+        ) from None
+
+
+def survey(paths: Sequence[Path]) -> tuple[set[tuple[int, int]], bool]:
+    """Sizes (height, width) of at most 256 evenly spaced images, and whether all of those are grey."""
+    step = max(1, len(paths) // _SAMPLE)
+    sizes, grey = set(), True
+    for path in paths[::step]:
+        sizes.add(image_size(path))
+        with Image.open(path) as image:
+            grey = grey and image.mode in ("1", "L", "I;16")
+    return sizes, grey
+
+
+def to_array(image: Image.Image, channels: int) -> np.ndarray:
+    """uint8 (C, H, W) of an image in RGB (3 channels) or grey (1)."""
+    array = np.asarray(image.convert("RGB" if channels == 3 else "L"))
+    return np.ascontiguousarray(array.transpose(2, 0, 1)) if channels == 3 else array[None].copy()
+
+
+def resize_and_crop(image: Image.Image, height: int, width: int) -> Image.Image:
+    """Resize so that the image covers (height, width) by 8/7, and crop the middle (ImageNet's 256 to 224).
+
+    An image that has the size already is returned as it is.
+    """
+    if (image.height, image.width) == (height, width):
+        return image
+    scale = max(height / image.height, width / image.width) * (8 / 7 if min(height, width) >= 64 else 1)
+    grown = image.resize(
+        (max(width, round(image.width * scale)), max(height, round(image.height * scale))), Image.Resampling.BILINEAR
+    )
+    left, top = (grown.width - width) // 2, (grown.height - height) // 2
+    return grown.crop((left, top, left + width, top + height))
+
+
+def decode_all(paths: Sequence[Path], channels: int, height: int, width: int, threads: int = 4) -> np.ndarray:
+    """Decode many images to one uint8 array (N, C, H, W), several at a time."""
+    out = np.empty((len(paths), channels, height, width), dtype=np.uint8)
+
+    def decode(index: int) -> None:
+        out[index] = to_array(resize_and_crop(open_image(paths[index]), height, width), channels)
+
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in pool.map(decode, range(len(paths))):
+            pass
+    return out

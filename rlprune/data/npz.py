@@ -1,0 +1,107 @@
+"""`.npz` files with train, train_labels, test and test_labels."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from rlprune.data.arrays import Images, splits_from_arrays
+from rlprune.data.cutting import Cut
+from rlprune.data.splits import DataSplits
+from rlprune.errors import UserError
+
+_KEYS = ("train", "train_labels", "test", "test_labels")
+
+
+def load_npz(path: Path, cut: Cut) -> DataSplits:
+    """Images (N, H, W), (N, H, W, C) or (N, C, H, W) with C of 1 or 3, uint8 or floating point; whole-number labels.
+
+    `test` and `test_labels` may be missing; a fifth of the training images is put aside then. An array of strings
+    `classes` may name the classes.
+
+    Raises:
+        UserError: The file is missing, damaged, or its arrays are not of that form.
+    """
+    arrays = _read(path)
+    for key in ("train", "train_labels"):
+        if key not in arrays:
+            raise UserError(f"{path} has no array {key!r}; it has {_listing(arrays)}, and needs {', '.join(_KEYS)}")
+    if ("test" in arrays) != ("test_labels" in arrays):
+        raise UserError(f"{path} has only one of 'test' and 'test_labels'; give both or neither")
+    train = _images(path, arrays, "train")
+    test = _images(path, arrays, "test") if "test" in arrays else None
+    if test is not None and test.images.shape[1:] != train.images.shape[1:]:
+        raise UserError(
+            f"{path}: train images are {train.images.shape[1:]} and test images {test.images.shape[1:]} "
+            "(channels, height, width); they must be of one shape"
+        )
+    if test is not None and test.images.dtype != train.images.dtype:
+        raise UserError(f"{path}: train is {train.images.dtype} and test {test.images.dtype}; give both as uint8")
+    return splits_from_arrays(str(path), train, test, _classes(path, arrays, train, test), cut)
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    if not path.is_file():
+        raise UserError(f"no such file: {path}; give an .npz file with the arrays {', '.join(_KEYS)}")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            if not hasattr(archive, "files"):
+                raise UserError(f"{path} is a single array; expected an .npz file with {', '.join(_KEYS)}")
+            wanted = (*_KEYS, "classes")
+            return {key: archive[key] if key in wanted else np.empty(0) for key in archive.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        if isinstance(error, UserError):
+            raise
+        reason = str(error).splitlines()[0][:120]
+        raise UserError(f"cannot read {path} ({reason}); it is damaged or not an .npz file of plain arrays") from None
+
+
+def _images(path: Path, arrays: dict[str, np.ndarray], key: str) -> Images:
+    images, labels = arrays[key], arrays[f"{key}_labels"]
+    if images.ndim == 3:
+        images = images[:, None]
+    elif images.ndim == 4 and images.shape[3] in (1, 3):
+        images = images.transpose(0, 3, 1, 2)
+    elif images.ndim != 4 or images.shape[1] not in (1, 3):
+        raise UserError(
+            f"{path}: {key!r} has shape {arrays[key].shape}; expected (images, height, width) or "
+            "(images, height, width, channels) with 1 or 3 channels"
+        )
+    if len(images) == 0:
+        raise UserError(f"{path}: {key!r} is empty; there must be at least one image")
+    if np.issubdtype(images.dtype, np.floating):
+        images = images.astype(np.float32)
+        if not np.isfinite(images).all():
+            raise UserError(f"{path}: {key!r} holds NaN or infinity; every pixel must be finite")
+    elif images.dtype != np.uint8:
+        raise UserError(f"{path}: {key!r} is {images.dtype}; images must be uint8 in [0, 255] or floating point")
+    if labels.ndim != 1 or len(labels) != len(images) or not np.issubdtype(labels.dtype, np.integer):
+        raise UserError(
+            f"{path}: '{key}_labels' is {labels.dtype} of shape {labels.shape}; "
+            f"expected {len(images)} whole numbers, one for every image"
+        )
+    if labels.min() < 0:
+        raise UserError(f"{path}: '{key}_labels' holds {labels.min()}; labels must be 0 or more")
+    return Images(np.ascontiguousarray(images), labels.astype(np.int64))
+
+
+def _classes(path: Path, arrays: dict[str, np.ndarray], train: Images, test: Images | None) -> tuple[str, ...]:
+    if "classes" in arrays:
+        names = tuple(map(str, arrays["classes"].tolist()))
+        highest = int(train.labels.max())
+        if highest >= len(names):
+            raise UserError(f"{path}: label {highest} is outside the {len(names)} classes named; labels start at 0")
+    else:
+        names = tuple(map(str, range(int(train.labels.max()) + 1)))
+    if test is not None and int(test.labels.max()) >= len(names):
+        raise UserError(
+            f"{path}: 'test_labels' holds {int(test.labels.max())}, outside the {len(names)} classes of the training "
+            "images; labels must lie in [0, classes)"
+        )
+    return names
+
+
+def _listing(arrays: dict[str, np.ndarray]) -> str:
+    return ", ".join(sorted(arrays)) or "no array at all"

@@ -1,0 +1,145 @@
+"""Scoring a network on a role of the data, and counting what that cost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import nn
+
+from rlprune.data.splits import DataSplits, Split
+from rlprune.errors import UserError
+from rlprune.tasks.base import Batch, Task
+from rlprune.tasks.score import Score
+
+CPU_BATCH = 32  # activations stay in the cache: two to four times faster than 500 for MobileNets, never slower by 5 %
+GPU_BATCH = 512
+
+
+@dataclass
+class Ledger:
+    """What has been spent so far.
+
+    Attributes:
+        evaluations: Networks scored, whatever the split.
+        images_evaluated: Images in all those scorings.
+        images_trained: Images seen by training, counted once an epoch.
+        test_evaluations: Scorings on the test split: one, at the end, if all is well.
+    """
+
+    evaluations: int = 0
+    images_evaluated: int = 0
+    images_trained: int = 0
+    test_evaluations: int = 0
+
+    def to_json(self) -> dict[str, int]:
+        """Plain values."""
+        return asdict(self)
+
+
+class Evaluator:
+    """Scores networks on fixed images in fixed order.
+
+    Args:
+        task: What the networks do.
+        data: What they do it on.
+        device: Where.
+        batch_size: Images at a time; None chooses by device.
+        ledger: Kept up to date with every score.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        data: DataSplits,
+        *,
+        device: str = "cpu",
+        batch_size: int | None = None,
+        ledger: Ledger | None = None,
+    ) -> None:
+        self.task = task
+        self.data = data
+        self.device = torch.device(device)
+        self.batch_size = batch_size or (GPU_BATCH if self.device.type == "cuda" else CPU_BATCH)
+        self.ledger = ledger if ledger is not None else Ledger()
+        # A quarter to a half faster on CPUs. A model that calls `view` after a convolution cannot take it; then off.
+        self._channels_last = self.device.type == "cpu"
+
+    def score(self, model: nn.Module, role: str = "control", limit: int | None = None) -> Score:
+        """Score `model` on a role's images, or on the first `limit` of them.
+
+        The model is put into eval mode and handed back in the modes it came in.
+
+        Raises:
+            UserError: Unknown role, a model that does not fit the images, or an output with NaN or infinity.
+        """
+        split = self.data.split(role)
+        return self.score_split(model, split if limit is None else split.first(limit))
+
+    def score_split(self, model: nn.Module, split: Split) -> Score:
+        """Score `model` on any split."""
+        with evaluating(model), torch.inference_mode():
+            score = self._score(model, split)
+        self.ledger.evaluations += 1
+        self.ledger.images_evaluated += score.n
+        self.ledger.test_evaluations += split.role in ("test", "whole_test")
+        return score
+
+    def _score(self, model: nn.Module, split: Split) -> Score:
+        try:
+            return self.task.score(model, self._batches(split))
+        except RuntimeError:
+            if not self._channels_last:
+                check_fits(model, self.data, self.task, self.device)  # says it in the user's words if that was it
+                raise
+        self._channels_last = False
+        return self._score(model, split)
+
+    def _batches(self, split: Split) -> Iterator[Batch]:
+        for inputs, targets in split.batches(self.batch_size, device=self.device):
+            if self._channels_last and isinstance(inputs, torch.Tensor) and inputs.ndim == 4:
+                inputs = inputs.contiguous(memory_format=torch.channels_last)
+            yield inputs, targets
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside, and every module's own mode again afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def check_fits(model: nn.Module, data: DataSplits, task: Task, device: str | torch.device = "cpu") -> None:
+    """Run one image through a model and raise UserError if they do not fit each other."""
+    batch = next(iter(data.calibration.first(1).batches(1, device=device)))
+    channels = data.input_shape[0]
+    try:
+        with evaluating(model), torch.no_grad():
+            model(*task.inputs(batch))
+    except RuntimeError as error:
+        wanted = input_channels(model.modules())
+        if wanted is not None and wanted != channels:
+            raise UserError(
+                f"the model takes images of {wanted} channels and those of {data.name!r} have {channels}; "
+                "take other data or another model"
+            ) from None
+        reason = str(error).splitlines()[0][:160]
+        size = "x".join(map(str, data.input_shape))
+        raise UserError(
+            f"the model cannot take the {size} images of {data.name!r} ({reason}); take other data or another model"
+        ) from None
+
+
+def input_channels(modules: Iterable[nn.Module]) -> int | None:
+    """Channels that a model's first convolution reads; None without a convolution."""
+    for module in modules:
+        if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+            return module.in_channels
+    return None

@@ -1,0 +1,158 @@
+"""A model from a specification: the zoo's, torchvision's, or anyone's own function."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from rlprune.errors import UserError, unknown_name
+from rlprune.models.catalogue import MODELS
+
+_FORMS = "a model of the zoo, torchvision:NAME, package.module:function or file.py:function"
+
+
+def resolve_model(spec: str, *, num_classes: int, in_channels: int) -> nn.Module:
+    """Build the model that `spec` names, without trained weights.
+
+    Args:
+        spec: A name of the zoo (`resnet20`), with options where its factory has any (`unet:width=16,norm=False`);
+            `torchvision:NAME`; `package.module:function` or `file.py:function`, where the function returns the model
+            and may take `num_classes` and `in_channels`.
+        num_classes: Classes of the data.
+        in_channels: Channels of the images.
+
+    Raises:
+        UserError: No such model, an import that fails, or a function that does not give a model.
+    """
+    head, colon, tail = spec.rpartition(":")
+    if not colon:
+        return _call(MODELS.get(spec), spec, num_classes=num_classes, in_channels=in_channels)
+    if head in MODELS.names():
+        return _zoo_with_options(head, tail, num_classes, in_channels)
+    if head == "torchvision":
+        return _torchvision(tail, num_classes, in_channels)
+    if not head or not tail.isidentifier():
+        raise UserError(f"model {spec!r} is not understood; give {_FORMS}")
+    module = _module_from_file(Path(head)) if head.endswith(".py") else _module_by_name(head)
+    function = getattr(module, tail, None)
+    if not callable(function):
+        public = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
+        raise unknown_name(f"function in {head}", tail, public or ["(none)"])
+    return _call(function, spec, num_classes=num_classes, in_channels=in_channels)
+
+
+def _zoo_with_options(name: str, text: str, num_classes: int, in_channels: int) -> nn.Module:
+    factory = MODELS.get(name)
+    allowed = [key for key in inspect.signature(factory).parameters if key not in ("num_classes", "in_channels")]
+    options: dict[str, Any] = {}
+    for part in text.split(","):
+        key, equals, value = part.strip().partition("=")
+        if key not in allowed:
+            raise unknown_name(f"option of {name}", key, allowed or ["(none)"])
+        try:
+            options[key] = ast.literal_eval(value.capitalize() if value in ("true", "false") else value)
+        except (ValueError, SyntaxError):
+            raise UserError(f"option {part.strip()!r} of {name} is not understood; give {key}=VALUE") from None
+        if not equals or type(options[key]) is not type(inspect.signature(factory).parameters[key].default):
+            wanted = type(inspect.signature(factory).parameters[key].default).__name__
+            raise UserError(f"option {key} of {name} is {value!r}; it must be a value of type {wanted}")
+    return factory(num_classes=num_classes, in_channels=in_channels, **options)
+
+
+def _torchvision(name: str, num_classes: int, in_channels: int) -> nn.Module:
+    from torchvision import models
+
+    if name not in models.list_models():
+        raise unknown_name("torchvision model", name, models.list_models())
+    if in_channels != 3:
+        raise UserError(
+            f"torchvision:{name} takes colour images (3 channels) and the data has {in_channels}; "
+            "take a model of the zoo, or colour images"
+        )
+    parameters = inspect.signature(models.get_model_builder(name)).parameters
+    options: dict[str, Any] = {"weights": None, "num_classes": num_classes}
+    if "weights_backbone" in parameters:
+        options["weights_backbone"] = None
+    if name in ("googlenet", "inception_v3"):
+        options["init_weights"] = False  # its truncated normal takes half a minute
+    model: nn.Module = models.get_model(name, **options)
+    return model
+
+
+def _module_by_name(name: str) -> ModuleType:
+    with _importable(Path.cwd()):
+        try:
+            return importlib.import_module(name)
+        except Exception as error:
+            raise _import_error(name, error) from None
+
+
+def _module_from_file(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise UserError(f"no such file: {path}; give {_FORMS}")
+    path = path.resolve()
+    name = f"rlprune_model_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    location = importlib.util.spec_from_file_location(name, path)
+    if location is None or location.loader is None:
+        raise UserError(f"{path} cannot be imported as Python")
+    module = importlib.util.module_from_spec(location)
+    sys.modules[name] = module  # classes defined there can be copied and pickled only if their module can be found
+    with _importable(path.parent):
+        try:
+            location.loader.exec_module(module)
+        except Exception as error:
+            del sys.modules[name]
+            raise _import_error(str(path), error) from None
+    return module
+
+
+@contextlib.contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """Let imports inside find modules of `folder`, as `python file.py` would."""
+    entry = str(folder)
+    added = entry not in sys.path
+    if added:
+        sys.path.insert(0, entry)
+    try:
+        yield
+    finally:
+        if added and entry in sys.path:
+            sys.path.remove(entry)
+
+
+def _import_error(what: str, error: Exception) -> UserError:
+    reason = (str(error).splitlines() or [""])[0][:160]
+    return UserError(f"cannot import {what} ({type(error).__name__}: {reason}); see that it runs by itself")
+
+
+def _call(function: Callable[..., Any], spec: str, *, num_classes: int, in_channels: int) -> nn.Module:
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        parameters = {}  # type: ignore[assignment]
+    given = {"num_classes": num_classes, "in_channels": in_channels}
+    options = {key: value for key, value in given.items() if key in parameters}
+    try:
+        model = function(**options)
+    except UserError:
+        raise
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0][:160]
+        raise UserError(
+            f"{spec} failed when it was called with {options} ({type(error).__name__}: {reason}); "
+            "it must return a model for these arguments"
+        ) from None
+    if not isinstance(model, nn.Module):
+        raise UserError(f"{spec} returned a {type(model).__name__}; it must return a torch.nn.Module")
+    return model

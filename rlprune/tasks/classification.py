@@ -1,0 +1,65 @@
+"""Classification: cross-entropy and accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from rlprune.errors import UserError
+from rlprune.tasks.base import TASKS, Batch, check_finite_outputs, single_output
+from rlprune.tasks.score import Score
+
+
+class Classification:
+    """One label an image; the model gives logits (N, classes)."""
+
+    name = "classification"
+    metric = "accuracy"
+
+    def size(self, batch: Batch) -> int:
+        """Number of images in a batch."""
+        return len(batch[1])
+
+    def inputs(self, batch: Batch) -> tuple[Any, ...]:
+        """The images, (N, C, H, W)."""
+        return (batch[0],)
+
+    def outputs(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        """Logits, (N, classes)."""
+        logits = single_output(model(batch[0]))
+        if logits.ndim != 2:
+            raise UserError(
+                f"the model gave an output of shape {tuple(logits.shape)}; "
+                "classification needs logits of shape (images, classes): flatten the output"
+            )
+        return logits
+
+    def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        """Mean cross-entropy."""
+        return F.cross_entropy(self.outputs(model, batch), batch[1])
+
+    def score(self, model: nn.Module, batches: Iterable[Batch]) -> Score:
+        """Accuracy and mean cross-entropy."""
+        correct, loss, n = 0, 0.0, 0
+        for batch in batches:
+            logits = self.outputs(model, batch)
+            check_finite_outputs(logits)
+            labels: torch.Tensor = batch[1]
+            if int(labels.max()) >= logits.shape[1]:
+                raise UserError(
+                    f"label {int(labels.max())} does not fit a model with {logits.shape[1]} outputs; "
+                    "give the model as many outputs as the data has classes"
+                )
+            correct += int((logits.argmax(1) == labels).sum())
+            loss += float(F.cross_entropy(logits.float(), labels, reduction="sum"))
+            n += len(labels)
+        if n == 0:
+            raise UserError("there are no images to score; give the split at least one")
+        return Score(correct / n, n, self.metric, loss / n)
+
+
+TASKS.register("classification")(Classification())

@@ -1,0 +1,70 @@
+"""Scores that know how sure they are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from statistics import NormalDist
+
+import numpy as np
+
+from rlprune.seeding import numpy_generator
+
+# Draws of a bootstrap: image positions (n,) -> score of those images.
+Resample = Callable[[np.ndarray], float]
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well a model does on some images.
+
+    Attributes:
+        value: In [0, 1], higher is better.
+        n: Number of images.
+        metric: What `value` measures, e.g. "accuracy".
+        loss: Mean evaluation loss where the task has one, else None.
+        details: Further named figures in plain numbers, e.g. {"pixel_accuracy": 0.91}.
+        resample: For metrics that are no proportion: the score of any multiset of the images, for the bootstrap.
+        draws: Number of bootstrap draws.
+    """
+
+    value: float
+    n: int
+    metric: str = "accuracy"
+    loss: float | None = None
+    details: dict[str, float] = field(default_factory=dict)
+    resample: Resample | None = field(default=None, compare=False, repr=False)
+    draws: int = field(default=1000, compare=False, repr=False)
+
+    def interval(self, confidence: float = 0.95) -> tuple[float, float]:
+        """Confidence interval for the sample size: Wilson's for proportions, else percentile bootstrap over images.
+
+        The bootstrap's draws are fixed by `n`, so equal scores give equal intervals.
+        """
+        if self.resample is None:
+            return wilson(self.value, self.n, confidence)
+        generator = numpy_generator(0, "bootstrap", self.n)
+        draws = [self.resample(generator.integers(0, self.n, self.n)) for _ in range(self.draws)]
+        tail = (1.0 - confidence) / 2.0
+        low, high = np.quantile(draws, (tail, 1.0 - tail))
+        return float(min(low, self.value)), float(max(high, self.value))
+
+    def to_json(self) -> dict[str, object]:
+        """Plain values: value, n, metric, loss, details."""
+        return {"value": self.value, "n": self.n, "metric": self.metric, "loss": self.loss, "details": self.details}
+
+
+def wilson(proportion: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval for a proportion of n independent trials (Wilson 1927, eq. 1).
+
+    >>> low, high = wilson(0.98, 400)
+    >>> round(low, 3), round(high, 3)
+    (0.961, 0.99)
+    """
+    if n < 1:
+        return 0.0, 1.0
+    z = NormalDist().inv_cdf(0.5 + confidence / 2.0)
+    centre = (proportion + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(proportion * (1 - proportion) / n + z * z / (4 * n * n))
+    return max(0.0, centre - half), min(1.0, centre + half)
