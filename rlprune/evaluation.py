@@ -34,9 +34,14 @@ class Ledger:
     images_trained: int = 0
     test_evaluations: int = 0
 
-    def to_json(self) -> dict[str, int]:
-        """Plain values."""
+    def state_dict(self) -> dict[str, int]:
+        """The counters in plain values."""
         return asdict(self)
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on counting from what `state_dict` gave."""
+        for name in asdict(self):
+            setattr(self, name, int(state[name]))
 
 
 class Evaluator:

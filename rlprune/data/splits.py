@@ -148,6 +148,17 @@ class DataSplits:
     roles: dict[str, Any] = field(default_factory=dict)
     fingerprint: str = ""
 
+    def to_json(self) -> dict[str, Any]:
+        """The record in plain values."""
+        return {
+            "name": self.name,
+            "task": self.task,
+            "classes": list(self.classes),
+            "input_shape": list(self.input_shape),
+            "roles": self.roles,
+            "fingerprint": self.fingerprint,
+        }
+
     def split(self, role: str) -> Split:
         """The split of a role; raises UserError for a role there is not."""
         if role not in ROLES:

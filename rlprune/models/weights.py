@@ -86,7 +86,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("RLPRUNE_CACHE", "") or Path.home() / ".cache" / "rlprune")
 
 
-def _train_lenet(model: nn.Module, data: DataSplits, epochs: int = 25) -> None:
+def _train_lenet(model: nn.Module, data: DataSplits, epochs: int = 12) -> None:
     """Adam with a one-cycle schedule on shifted images, from weights drawn anew."""
     device = next(model.parameters()).device
     with torch.random.fork_rng(devices=[]):

@@ -40,7 +40,9 @@ class Score:
     def interval(self, confidence: float = 0.95) -> tuple[float, float]:
         """Confidence interval for the sample size: Wilson's for proportions, else percentile bootstrap over images.
 
-        The bootstrap's draws are fixed by `n`, so equal scores give equal intervals.
+        The bootstrap's draws are fixed by `n`, so equal scores give equal intervals. A score that was read back from
+        JSON has lost its images and gets Wilson's interval whatever its metric: too wide rather than too narrow for a
+        mean over images, since values in [0, 1] with mean p have a variance of at most p(1 - p).
         """
         if self.resample is None:
             return wilson(self.value, self.n, confidence)
