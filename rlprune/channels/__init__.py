@@ -2,5 +2,17 @@
 
 from rlprune.channels.groups import ChannelGroup, ChannelGroups, Layer, LockReport, Slot
 from rlprune.channels.plan import PruningPlan
+from rlprune.channels.surgery import mask_channels, remove_channels
+from rlprune.channels.tracing import trace_channels
 
-__all__ = ["ChannelGroup", "ChannelGroups", "Layer", "LockReport", "PruningPlan", "Slot"]
+__all__ = [
+    "ChannelGroup",
+    "ChannelGroups",
+    "Layer",
+    "LockReport",
+    "PruningPlan",
+    "Slot",
+    "mask_channels",
+    "remove_channels",
+    "trace_channels",
+]

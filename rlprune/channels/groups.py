@@ -341,10 +341,10 @@ class ChannelGroups(Sequence[ChannelGroup]):
             )
             for g in data["groups"]
         ]
-        layers = [
-            Layer(**{key: tuple(value) if isinstance(value, list) else value for key, value in layer.items()})
-            for layer in data["layers"]
-        ]
+        layers = []
+        for layer in data["layers"]:
+            fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in layer.items()}
+            layers.append(Layer(**fields))
         shapes = {name: tuple(shape) for name, shape in data["shapes"].items()}
         return cls(groups, {x.name: x for x in layers}, shapes, data["parameters"], data["fixed_macs"], data["buffers"])
 

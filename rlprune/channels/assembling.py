@@ -1,0 +1,158 @@
+"""From the labels of a trace to channel groups: collect what goes with each unit, group units of the same make."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+
+import numpy as np
+from torch import nn
+
+from rlprune.channels.groups import ChannelGroup, ChannelGroups, IntArray, Layer, Slot
+from rlprune.channels.tracing import Trace
+
+
+def assemble(trace: Trace, model: nn.Module) -> ChannelGroups:
+    """The channel groups that a finished trace describes."""
+    layers, fixed_macs, odd = _layers(trace)
+    for weight, reason in odd.items():
+        for (name, _), labels in trace.sites.items():
+            if name == weight:
+                trace.book.lock(labels, trace.book.reason(reason))
+    parent, locked, marks = trace.book.classes()
+    sites = list(trace.sites)
+    root = np.concatenate([parent[trace.sites[key]] for key in sites] or [np.zeros(0, np.int64)])
+    site = np.repeat(np.arange(len(sites)), [len(trace.sites[key]) for key in sites])
+    position = np.concatenate([np.arange(len(trace.sites[key])) for key in sites] or [np.zeros(0, np.int64)])
+    order = np.lexsort((position, site, root))
+    root, site, position = root[order], site[order], position[order]
+
+    found = []
+    for units, members, places in _same_make(root, site, position, locked):
+        code = locked.get(int(units[0]))
+        slots = []
+        for index in np.unique(members).tolist():
+            tensor, dim = sites[index]
+            slots.append(Slot(tensor, dim, trace.roles[tensor, dim], places[:, members == index]))
+        found.append((slots, None if code is None else trace.book.reason_text(code), units))
+    return _named(found, trace, model, layers, fixed_macs, marks)
+
+
+def _same_make(
+    root: IntArray, site: IntArray, position: IntArray, locked: dict[int, int]
+) -> list[tuple[IntArray, IntArray, IntArray]]:
+    """Classes of labels that live in the same places with the same number of copies.
+
+    Returns for each: the classes (n,), their sites (m,) and positions (n, m).
+    """
+    if not len(root):
+        return []
+    starts = np.flatnonzero(np.r_[True, root[1:] != root[:-1]])
+    ends = np.r_[starts[1:], len(root)]
+    alike: dict[tuple[bytes, int], list[int]] = defaultdict(list)
+    for a, b in zip(starts.tolist(), ends.tolist(), strict=True):
+        alike[site[a:b].tobytes(), locked.get(int(root[a]), 0)].append(a)
+    result = []
+    for (signature, _), first in alike.items():
+        members = np.frombuffer(signature, dtype=site.dtype)
+        rows = np.asarray(first, dtype=np.int64)
+        result.append((root[rows], members, position[rows[:, None] + np.arange(len(members))]))
+    return result
+
+
+def _layers(trace: Trace) -> tuple[dict[str, Layer], int, dict[str, str]]:
+    layers: dict[str, Layer] = {}
+    fixed = trace.fixed_macs
+    odd = {}
+    for call in trace.calls.values():
+        shape = tuple(trace.tensors[call.weight].shape)
+        extent, rest = divmod(call.macs, math.prod(shape))
+        if rest:
+            odd[call.weight] = "parts of its weight are used separately"
+            fixed += rest
+        name = call.weight[: -len(".weight")] if call.weight.endswith(".weight") else call.weight
+        layers[name] = Layer(
+            name, call.weight, call.bias, call.kind, call.groups, call.kernel, call.stride, extent, call.in_extent,
+            call.out_extent, shape, call.order,
+        )  # fmt: skip
+    return layers, fixed, odd
+
+
+def _named(
+    found: list[tuple[list[Slot], str | None, IntArray]],
+    trace: Trace,
+    model: nn.Module,
+    layers: dict[str, Layer],
+    fixed_macs: int,
+    marks: dict[int, set[str]],
+) -> ChannelGroups:
+    modules = dict(model.named_modules())
+    by_weight = {layer.weight: layer for layer in layers.values()}
+    rank = {name: i for i, name in enumerate(trace.tensors)}
+    drafts = []
+    for slots, reason, units in found:
+        producers = sorted(
+            {by_weight[s.tensor] for s in slots if s.role == "out" and s.tensor in by_weight}, key=lambda x: x.order
+        )
+        if not producers:
+            continue
+        consumers = sorted(
+            {by_weight[s.tensor] for s in slots if s.role == "in" and s.tensor in by_weight}, key=lambda x: x.order
+        )
+        through = [p for p in producers if p.groups_follow_channels]
+        producers_first = [p for p in producers if not p.groups_follow_channels] or producers
+        kinds = set().union(*(marks.get(int(unit), set()) for unit in units[:1]))
+        if through:
+            kinds.add("depthwise")
+        if any(layer.kind == "conv_transpose" for layer in (*producers, *consumers)):
+            kinds.add("transposed")
+        if any(layer.kind == "linear" for layer in producers):
+            kinds.add("linear")
+        lead = producers_first[0]
+        lead_slot = next(s for s in slots if s.tensor == lead.weight and s.role == "out")
+        rows = np.argsort(lead_slot.index[:, 0], kind="stable")
+        ranked = tuple(
+            Slot(s.tensor, s.dim, _role(s, trace, modules), s.index[rows])
+            for s in sorted(slots, key=lambda s: (s.tensor != lead.weight, rank[s.tensor]))
+        )
+        drafts.append(
+            (
+                (lead.order, int(lead_slot.index.min())),
+                ChannelGroup(
+                    name=lead.name,
+                    size=len(units),
+                    slots=ranked,
+                    locked=reason,
+                    producers=tuple(p.name for p in producers),
+                    consumers=tuple(c.name for c in consumers),
+                    kinds=frozenset(kinds),
+                ),
+            )
+        )
+    drafts.sort(key=lambda draft: draft[0])
+    seen: dict[str, int] = defaultdict(int)
+    groups = []
+    for _, group in drafts:
+        seen[group.name] += 1
+        if seen[group.name] > 1:
+            group = ChannelGroup(**{**vars(group), "name": f"{group.name}#{seen[group.name]}"})
+        groups.append(group)
+    shapes = {name: tuple(trace.tensors[name].shape) for name in {n for n, _ in trace.sites} | set(by_weight)}
+    parameters = dict(model.named_parameters())
+    return ChannelGroups(
+        groups,
+        layers,
+        dict(sorted(shapes.items())),
+        sum(p.numel() for p in parameters.values()),
+        fixed_macs,
+        [name for name in shapes if name not in parameters],
+    )
+
+
+def _role(slot: Slot, trace: Trace, modules: dict[str, nn.Module]) -> str:
+    """A hand-written or frozen normalisation is one by the name of its module."""
+    if slot.role == "scale":
+        owner = modules.get(slot.tensor.rpartition(".")[0])
+        if owner is not None and "norm" in type(owner).__name__.lower():
+            return "norm"
+    return slot.role

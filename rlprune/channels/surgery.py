@@ -1,0 +1,152 @@
+"""Taking channels out of a model, or silencing them at full size. The argument is never changed."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rlprune.channels.groups import ChannelGroups, IntArray, Layer
+from rlprune.channels.plan import PruningPlan
+from rlprune.errors import UserError
+
+
+def remove_channels(model: nn.Module, groups: ChannelGroups, plan: PruningPlan) -> nn.Module:
+    """A smaller deep copy of a model.
+
+    Parameters keep dtype, device, `requires_grad` and memory format; module attributes (`out_channels`,
+    `num_features`, `groups` ...) follow; gradients are not copied. Tied parameters stay tied.
+
+    Args:
+        model: the model the groups belong to; left as it is.
+        groups: from `trace_channels`, or from `ChannelGroups.after` for a network that was pruned before.
+        plan: units to remove, numbered in `groups`.
+
+    Raises:
+        UserError: the plan does not fit the groups (naming the group), or the model does not.
+    """
+    plan.validate(groups)
+    gone = _by_tensor(groups, plan)
+    memo: dict[int, Any] = {}
+    resized: dict[int, str] = {}
+    for name, tensor in _tensors(model, groups).items():
+        if name in gone:
+            memo[id(tensor)] = _cut(tensor, gone[name])
+            resized[id(tensor)] = name
+    pruned: nn.Module = copy.deepcopy(model, memo)
+    _update_attributes(model, pruned, resized, groups, plan)
+    return pruned
+
+
+def mask_channels(model: nn.Module, groups: ChannelGroups, plan: PruningPlan) -> nn.Module:
+    """A deep copy at full size that computes the same function as the removed network.
+
+    The removed units' filters and biases, the weights and biases of their normalisation, and the input channels of
+    their consumers are zero; statistics are left alone.
+
+    Raises:
+        UserError: the plan does not fit the groups (naming the group), or the model does not.
+    """
+    plan.validate(groups)
+    masked = copy.deepcopy(model)
+    tensors = _tensors(masked, groups)
+    with torch.no_grad():
+        for name, units in plan.removed.items():
+            for slot in groups[name].slots:
+                quiet = slot.role in ("in", "out") or (
+                    slot.role == "norm" and slot.tensor.rpartition(".")[2] in ("weight", "bias")
+                )
+                if quiet:
+                    tensor = tensors[slot.tensor]
+                    positions = torch.from_numpy(slot.index[list(units)].ravel()).to(tensor.device)
+                    tensor.index_fill_(slot.dim, positions, 0)
+    return masked
+
+
+def _tensors(model: nn.Module, groups: ChannelGroups) -> dict[str, Tensor]:
+    """The model's parameters and buffers that the groups name, checked against the shapes the groups know."""
+    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    for name, shape in groups.shapes.items():
+        if name not in tensors:
+            raise UserError(f"the model has no tensor {name!r}; these groups were traced from another model")
+        if tuple(tensors[name].shape) != shape:
+            raise UserError(
+                f"tensor {name!r} has shape {tuple(tensors[name].shape)}, the groups expect {shape}; "
+                "use groups.after(plan) for a pruned network"
+            )
+    return tensors
+
+
+def _by_tensor(groups: ChannelGroups, plan: PruningPlan) -> dict[str, list[tuple[int, IntArray]]]:
+    gone: dict[str, list[tuple[int, IntArray]]] = {}
+    for (tensor, dim), positions in groups.removed_positions(plan).items():
+        keep = np.ones(groups.shapes[tensor][dim], dtype=bool)
+        keep[positions] = False
+        gone.setdefault(tensor, []).append((dim, np.flatnonzero(keep)))
+    return gone
+
+
+def _cut(tensor: Tensor, cuts: list[tuple[int, IntArray]]) -> Tensor:
+    with torch.no_grad():
+        smaller = tensor.detach()
+        for dim, keep in sorted(cuts, key=lambda cut: len(cut[1]) / tensor.shape[cut[0]]):
+            smaller = smaller.index_select(dim, torch.from_numpy(keep).to(tensor.device))
+        smaller = smaller.contiguous(memory_format=_memory_format(tensor))
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(smaller, requires_grad=tensor.requires_grad)
+    return smaller
+
+
+def _memory_format(tensor: Tensor) -> torch.memory_format:
+    if not tensor.is_contiguous():
+        if tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
+            return torch.channels_last
+        if tensor.ndim == 5 and tensor.is_contiguous(memory_format=torch.channels_last_3d):
+            return torch.channels_last_3d
+    return torch.contiguous_format
+
+
+def _update_attributes(
+    model: nn.Module, pruned: nn.Module, resized: dict[int, str], groups: ChannelGroups, plan: PruningPlan
+) -> None:
+    layers = {layer.weight: layer for layer in groups.after(plan).layers.values()}
+    for before, after in zip(model.modules(), pruned.modules(), strict=True):
+        own = {**before._parameters, **before._buffers}
+        names = {key: resized[id(t)] for key, t in own.items() if t is not None and id(t) in resized}
+        if not names:
+            continue
+        weight = getattr(after, "weight", None)
+        layer = layers.get(names.get("weight", names.get("weight_orig", "")))
+        if layer is not None and isinstance(weight, Tensor):
+            _resize_layer(after, layer)
+        elif isinstance(weight, Tensor):
+            _resize_other(after, tuple(weight.shape))
+        elif "running_mean" in names and hasattr(after, "num_features"):
+            after.num_features = len(after.get_buffer("running_mean"))
+
+
+def _resize_layer(module: nn.Module, layer: Layer) -> None:
+    first, second = layer.shape[:2]
+    if layer.kind == "linear" and hasattr(module, "in_features"):
+        module.in_features, module.out_features = second, first
+    elif hasattr(module, "in_channels") and hasattr(module, "out_channels"):
+        if hasattr(module, "groups"):
+            module.groups = layer.groups
+        if getattr(module, "transposed", layer.kind == "conv_transpose"):
+            module.in_channels, module.out_channels = first, second * layer.groups
+        else:
+            module.in_channels, module.out_channels = second * layer.groups, first
+
+
+def _resize_other(module: nn.Module, shape: tuple[int, ...]) -> None:
+    if hasattr(module, "num_features"):
+        module.num_features = shape[0]
+    elif hasattr(module, "num_channels"):
+        module.num_channels = shape[0]
+    elif hasattr(module, "num_parameters"):
+        module.num_parameters = shape[0]
+    elif hasattr(module, "normalized_shape"):
+        module.normalized_shape = shape

@@ -1,0 +1,240 @@
+"""trace_channels: run a model once on its example inputs and see which channels are coupled.
+
+The model runs eagerly, in evaluation mode and without gradients, under a `TorchDispatchMode` that sees every operator
+after autograd and modules are gone; so functional calls, detached tensors and untouched source all look alike. For
+each operator a rule (see `rules`) carries labels from its inputs to its outputs.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from rlprune.channels import rules
+from rlprune.channels.groups import ChannelGroups, IntArray
+from rlprune.channels.labels import Bare, Book, Entry, Fixed, Labels, Part
+from rlprune.errors import UserError
+
+
+@dataclass
+class Call:
+    """What is known of one layer (a weight used by convolutions or matrix products) after all its calls."""
+
+    weight: str
+    kind: str
+    order: int
+    groups: int = 1
+    kernel: tuple[int, ...] = ()
+    stride: tuple[int, ...] = ()
+    bias: str | None = None
+    macs: int = 0
+    in_extent: int = 0
+    out_extent: int = 0
+
+
+class Trace:
+    """Everything gathered while the model runs: labels of tensors, of parameters, and the calls of layers."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self.book = Book()
+        self.tensors = dict(tensors)
+        self.sites: dict[tuple[str, int], IntArray] = {}
+        self.roles: dict[tuple[str, int], str] = {}
+        self.calls: dict[str, Call] = {}
+        self.fixed_macs = 0
+        self.counting = True
+        self._entries: dict[int, Entry] = {}
+        self._alive: list[Tensor] = []  # else id() would be reused
+        self._storages: dict[int, list[Tensor]] = {}
+        for name, tensor in tensors.items():
+            where = tuple(
+                Labels(dim, np.arange(size, dtype=np.int64)) if size > 1 else None
+                for dim, size in enumerate(tensor.shape)
+            )
+            self.put(tensor, Bare((Part(name, where),)))
+
+    def put(self, tensor: Tensor, entry: Entry) -> None:
+        """Remember what a tensor's elements belong to."""
+        if id(tensor) not in self._entries:
+            self._alive.append(tensor)
+            self._storages.setdefault(tensor.untyped_storage()._cdata, []).append(tensor)
+        self._entries[id(tensor)] = entry
+
+    def get(self, tensor: Tensor) -> Entry:
+        """What a tensor's elements belong to; a tensor never seen is a constant."""
+        if id(tensor) not in self._entries:
+            self.put(tensor, self.fixed("it joins a constant tensor that is neither parameter nor buffer"))
+        return self._entries[id(tensor)]
+
+    def sharing(self, tensor: Tensor) -> list[Tensor]:
+        """The other known tensors in the same memory."""
+        return [t for t in self._storages.get(tensor.untyped_storage()._cdata, []) if t is not tensor]
+
+    def fixed(self, reason: str) -> Fixed:
+        """An entry for a tensor that cannot change its size."""
+        return Fixed(self.book.reason(reason))
+
+    def site(self, name: str, dim: int, role: str = "scale") -> IntArray:
+        """Labels of the positions of a parameter along one dimension; the first call makes them."""
+        key = (name, dim)
+        if key not in self.sites:
+            size = self.tensors[name].shape[dim]
+            self.sites[key] = self.book.fresh(size)
+            self.roles[key] = role
+        elif self.roles[key] == "scale":
+            self.roles[key] = role
+        return self.sites[key]
+
+    def lock(self, entry: Entry, reason: str) -> None:
+        """Lock whatever an entry holds: labels now, a bare parameter's labels for good."""
+        code = self.book.reason(reason)
+        if isinstance(entry, Labels):
+            self.book.lock(entry.vector, code)
+        elif isinstance(entry, Bare):
+            for part in entry.parts:
+                for dim in range(len(part.where)):
+                    if (part.name, dim) in self.sites:
+                        self.book.lock(self.sites[part.name, dim], code)
+
+    def call(self, weight: str, kind: str, macs: int, in_extent: int, out_extent: int) -> Call:
+        """Count one call of a layer."""
+        call = self.calls.setdefault(weight, Call(weight, kind, len(self.calls)))
+        if self.counting:
+            call.macs += macs
+            call.in_extent += in_extent
+            call.out_extent += out_extent
+        return call
+
+
+class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    def __init__(self, trace: Trace) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.trace = trace
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        rules.apply(self.trace, func, args, kwargs, out)
+        return out
+
+
+def tensors_in(value: Any, seen: set[int] | None = None) -> list[Tensor]:
+    """All tensors inside nested lists, tuples, dicts, dataclasses and plain objects with attributes, in order."""
+    seen = set() if seen is None else seen
+    if isinstance(value, Tensor):
+        return [value]
+    if value is None or isinstance(value, (str, bytes, int, float, bool, type, nn.Module)) or id(value) in seen:
+        return []
+    seen.add(id(value))
+    if isinstance(value, Mapping):
+        items: Iterable[Any] = value.values()
+    elif is_dataclass(value):
+        items = [getattr(value, f.name) for f in fields(value)]
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        items = value
+    elif hasattr(value, "__dict__"):
+        items = vars(value).values()
+    else:
+        return []
+    return [tensor for item in items for tensor in tensors_in(item, seen)]
+
+
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name; a tied one under its first name only."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+
+
+def working_copy(model: nn.Module) -> nn.Module:
+    """A copy of the modules that shares the parameters, so that a forward pass cannot change the caller's object."""
+    memo: dict[int, Any] = {id(p): p for p in model.parameters()}
+    try:
+        return copy.deepcopy(model, memo)
+    except (RuntimeError, TypeError) as error:
+        raise UserError(f"the model cannot be deep-copied ({error}); keep no graph tensors or handles in it") from error
+
+
+@dataclass
+class Forward:
+    """How to run a model: its example inputs, copied before every run so that in-place changes do not add up."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def __call__(self, model: nn.Module, prepare: Callable[[list[Tensor]], None] | None = None) -> Any:
+        """Run the model; `prepare` sees the input tensors first."""
+        args, kwargs = copy.deepcopy((self.args, dict(self.kwargs)))
+        if prepare is not None:
+            prepare(tensors_in((args, kwargs)))
+        return model(*args, **kwargs)
+
+
+def run_trace(model: nn.Module, forward: Forward) -> Trace:
+    """Run a model's copy on labels and return what was gathered."""
+    worker = working_copy(model).eval()
+    trace = Trace(named_tensors(worker))
+
+    def prepare(inputs: list[Tensor]) -> None:
+        for tensor in inputs:
+            trace.put(tensor, trace.fixed("it joins the model's input, which keeps its channels"))
+
+    with torch.no_grad(), _Tracer(trace):
+        outputs = forward(worker, prepare)
+    for tensor in tensors_in(outputs):
+        trace.lock(trace.get(tensor), "it is an output of the model")
+    return trace
+
+
+def trace_channels(
+    model: nn.Module,
+    *example_inputs: Any,
+    check: str = "on",
+    kwargs: Mapping[str, Any] | None = None,
+    keep: Iterable[str] = (),
+    min_channels: int = 2,
+    round_to: int = 1,
+) -> ChannelGroups:
+    """Find the channel groups of a model.
+
+    Args:
+        model: any module; it comes out untouched.
+        *example_inputs: what the model is called with (tensors, lists, dicts, dataclasses of them). MACs are counted
+            for these inputs, so give a batch of one.
+        check: "on" compares masked with removed networks and locks every group that fails; "strict" raises instead;
+            "off" trusts the trace.
+        kwargs: keyword inputs of the model.
+        keep: shell patterns of layers or groups to lock.
+        min_channels: units that every group keeps.
+        round_to: every group keeps a multiple of this many units.
+
+    Returns:
+        The groups, in execution order; those that cannot be pruned are locked with a reason.
+
+    Raises:
+        UserError: a bad option, a pattern that matches nothing, or in strict mode a group that fails the check.
+
+    >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
+    >>> for group in trace_channels(model, torch.zeros(1, 3, 8, 8)):
+    ...     print(group.name, group.size, group.locked)
+    0 8 None
+    2 4 it is an output of the model
+    """
+    from rlprune.channels.assembling import assemble
+    from rlprune.channels.checking import CHECKS, check_groups
+
+    if check not in CHECKS:
+        raise UserError(f"check is {check!r}; it must be one of {', '.join(CHECKS)}")
+    forward = Forward(example_inputs, dict(kwargs or {}))
+    groups = assemble(run_trace(model, forward), model)
+    groups = groups.with_minimum(min_channels, round_to).lock(keep)
+    if check == "off":
+        return groups
+    return check_groups(model, groups, forward, strict=check == "strict")
