@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rlprune.recovery.settings import TrainSettings
@@ -13,29 +13,36 @@ from rlprune.seeding import derive
 if TYPE_CHECKING:
     from rlprune.channels import PruningPlan
     from rlprune.problem import PrunedNetwork, PruningProblem
-    from rlprune.recovery import Recovery
+    from rlprune.recovery.steps import Recovery
 
 
-@dataclass(frozen=True, eq=False)
 class RepairUntil:
     """A recovery that trains only where the cheap ones are not enough (AFP/PRC, Singh et al. 2020; reconstructed).
 
     After `first`, the network is scored on the control split; while its drop is above the tolerance it is trained, an
     epoch at a time, each with a cosine of its own so that every epoch ends where it can be judged.
 
-    Attributes:
+    Args:
         first: The recovery applied before any training.
         settings: How to train; its `epochs` is ignored.
         tolerance: The drop to come back to.
-        epochs: Most epochs to spend on one removal.
+        epochs: Most epochs to spend on one removal; may be a fraction.
         progress: Told what goes on, with what is done and what there is to do.
     """
 
-    first: Recovery
-    settings: TrainSettings
-    tolerance: float
-    epochs: float
-    progress: Callable[[str, float, float], None] | None = None
+    def __init__(
+        self,
+        first: Recovery,
+        settings: TrainSettings,
+        tolerance: float,
+        epochs: float,
+        progress: Callable[[str, float, float], None] | None = None,
+    ) -> None:
+        self.first = first
+        self.settings = settings
+        self.tolerance = tolerance
+        self.epochs = epochs
+        self.progress = progress
 
     def apply(
         self, before: PrunedNetwork, after: PrunedNetwork, plan: PruningPlan, problem: PruningProblem, seed: int

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from rlprune.channels import PruningPlan
     from rlprune.problem import PrunedNetwork, PruningProblem
 
-BN_IMAGES = 512
-BN_BATCH = 128
+BN_IMAGES = 256
+BN_BATCH = 64
 GRAM_BATCH = 64
 CACHED_BYTES = 2 * 2**30
 

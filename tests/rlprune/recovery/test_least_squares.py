@@ -1,0 +1,193 @@
+"""Least squares finds the best weights there are, from Gram matrices alone."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from rlprune.channels import PruningPlan, remove_channels, trace_channels
+from rlprune.errors import UserError
+from rlprune.recovery import GramStore, least_squares
+from rlprune.recovery.unfolding import sampled_rows
+
+
+def collect(model, inputs, **options):
+    groups = trace_channels(model, inputs[:1])
+    options = {"positions_per_image": 10**6, "rows_per_column": 10**9, **options}
+    return groups, GramStore.collect(model, groups, [(inputs,)], **options)
+
+
+def refitted(model, groups, grams, removed, **options):
+    plan = PruningPlan(removed)
+    pruned = remove_channels(model, groups, plan)
+    least_squares(pruned, model, groups, plan, grams, **options)
+    return pruned
+
+
+class Concatenating(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.left, self.right = nn.Conv2d(3, 6, 3, padding=1), nn.Conv2d(3, 4, 3, padding=1)
+        self.reader = nn.Conv2d(10, 5, 3, padding=1)
+
+    def forward(self, x):
+        return self.reader(torch.relu(torch.cat([self.left(x), self.right(x)], 1)))
+
+
+def chain(reader, channels=8):
+    return nn.Sequential(nn.Conv2d(3, channels, 3, padding=1), nn.ReLU(), *reader)
+
+
+READERS = {
+    "conv": [nn.Conv2d(8, 5, 3, padding=1)],
+    "strided, dilated": [nn.Conv2d(8, 5, 3, stride=2, padding=2, dilation=2)],
+    "without bias": [nn.Conv2d(8, 5, 3, bias=False)],
+    "before a norm": [nn.Conv2d(8, 5, 3, bias=False), nn.BatchNorm2d(5)],
+    "grouped": [nn.Conv2d(8, 6, 3, padding=1, groups=2)],
+    "transposed": [nn.ConvTranspose2d(8, 5, 2, stride=2)],
+    "transposed, overlapping": [nn.ConvTranspose2d(8, 5, 4, stride=2, padding=1)],
+    "transposed, grouped": [nn.ConvTranspose2d(8, 6, 2, stride=2, groups=2)],
+    "linear after flatten": [nn.Flatten(), nn.Linear(8 * 36, 4)],
+}
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_a_filter_that_others_make_up_for_costs_nothing(reader):
+    torch.manual_seed(0)
+    model = copy.deepcopy(chain(READERS[reader])).eval()
+    inputs = torch.randn(64, 3, 6, 6)
+    grouped = trace_channels(model, inputs[:1])["0"].size == 4  # unit j is then filters j and 4 + j
+    twins = [(0, 2), (1, 3), (4, 6), (5, 7)] if grouped else [(0, 4), (1, 5), (2, 6), (3, 7)]
+    with torch.no_grad():  # one of two repeats the other at twice its length; ReLU keeps the proportion
+        for one, other in twins:
+            model[0].weight[other] = 2 * model[0].weight[one]
+            model[0].bias[other] = 2 * model[0].bias[one]
+    groups, grams = collect(model, inputs)
+    gone = [1, 2] if grouped else [0, 5]
+    pruned = refitted(model, groups, grams, {"0": gone}, ridge=1e-7)
+    torch.testing.assert_close(pruned(inputs), model(inputs), atol=2e-3, rtol=1e-3)
+
+
+def test_it_is_the_least_squares_solution():
+    torch.manual_seed(1)
+    model = chain([nn.Conv2d(8, 5, 3, padding=1)]).eval()
+    inputs = torch.randn(32, 3, 7, 7)
+    groups, grams = collect(model, inputs)
+    pruned = refitted(model, groups, grams, {"0": [2, 3, 6]}, ridge=0.0)
+    with torch.no_grad():
+        features = pruned[1](pruned[0](inputs))
+        rows = sampled_rows(pruned[2], features, 10**6, torch.Generator())[0].double().numpy()
+        wanted = model(inputs).double().permute(0, 2, 3, 1).reshape(-1, 5).numpy()
+    best = np.linalg.lstsq(np.c_[rows, np.ones(len(rows))], wanted, rcond=None)[0]
+    np.testing.assert_allclose(pruned[2].weight.detach().reshape(5, -1).numpy(), best[:-1].T, atol=2e-4)
+    np.testing.assert_allclose(pruned[2].bias.detach().numpy(), best[-1], atol=2e-4)
+
+
+def test_without_bias_or_norm_it_is_the_solution_without_a_constant():
+    torch.manual_seed(1)
+    model = chain([nn.Conv2d(8, 5, 1, bias=False)]).eval()
+    inputs = torch.randn(32, 3, 7, 7)
+    groups, grams = collect(model, inputs)
+    pruned = refitted(model, groups, grams, {"0": [2, 3, 6]}, ridge=0.0)
+    with torch.no_grad():
+        rows = pruned[1](pruned[0](inputs)).double().permute(0, 2, 3, 1).reshape(-1, 5).numpy()
+        wanted = model(inputs).double().permute(0, 2, 3, 1).reshape(-1, 5).numpy()
+    best = np.linalg.lstsq(rows, wanted, rcond=None)[0]
+    np.testing.assert_allclose(pruned[2].weight.detach().reshape(5, -1).numpy(), best.T, atol=2e-4)
+
+
+def test_the_mean_goes_into_the_norm_behind():
+    torch.manual_seed(2)
+    model = chain([nn.Conv2d(8, 5, 3, bias=False), nn.BatchNorm2d(5)]).eval()
+    inputs = torch.randn(64, 3, 6, 6) + 0.5
+    groups, grams = collect(model, inputs)
+    pruned = refitted(model, groups, grams, {"0": [0, 1, 2]})
+    torch.testing.assert_close(pruned(inputs).mean((0, 2, 3)), model(inputs).mean((0, 2, 3)), atol=1e-4, rtol=1e-3)
+
+
+def test_inputs_from_several_groups_are_fitted_together():
+    torch.manual_seed(3)
+    model = Concatenating().eval()
+    with torch.no_grad():  # right.0 repeats left.1, and left.0 repeats right.3
+        model.right.weight[0], model.right.bias[0] = 3 * model.left.weight[1], 3 * model.left.bias[1]
+        model.left.weight[0], model.left.bias[0] = 0.5 * model.right.weight[3], 0.5 * model.right.bias[3]
+    inputs = torch.randn(32, 3, 6, 6)
+    groups, grams = collect(model, inputs)
+    pruned = refitted(model, groups, grams, {"left": [0], "right": [0]}, ridge=1e-7)
+    torch.testing.assert_close(pruned(inputs), model(inputs), atol=2e-3, rtol=1e-3)
+
+
+def test_only_kept_outputs_are_fitted():
+    torch.manual_seed(4)
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 7, 3), nn.ReLU(), nn.Conv2d(7, 4, 3)).eval()
+    inputs = torch.randn(16, 3, 12, 12)
+    groups, grams = collect(model, inputs)
+    both = refitted(model, groups, grams, {"0": [1, 4], "2": [0, 5]})
+    first = refitted(model, groups, grams, {"0": [1, 4]})
+    torch.testing.assert_close(both[2].weight, first[2].weight[[1, 2, 3, 4, 6]])
+
+
+def test_a_strong_ridge_leaves_the_weights():
+    torch.manual_seed(5)
+    model = chain([nn.Conv2d(8, 5, 3)]).eval()
+    inputs = torch.randn(8, 3, 8, 8)
+    groups, grams = collect(model, inputs)
+    plan = PruningPlan({"0": [0, 1]})
+    pruned = refitted(model, groups, grams, plan.removed, ridge=1e9)
+    torch.testing.assert_close(pruned[2].weight, remove_channels(model, groups, plan)[2].weight)
+
+
+def test_fewer_images_than_columns_and_dead_filters_are_survived():
+    torch.manual_seed(6)
+    model = chain([nn.Flatten(), nn.Linear(8 * 36, 4)]).eval()
+    with torch.no_grad():
+        model[0].weight[2:] = 0
+        model[0].bias[2:] = -1
+    inputs = torch.randn(3, 3, 6, 6)
+    groups, grams = collect(model, inputs)
+    for removed in ([0, 1], [3], [0, 2, 3, 4, 5]):
+        pruned = refitted(model, groups, grams, {"0": removed}, ridge=0.0)
+        assert all(bool(torch.isfinite(p).all()) for p in pruned.parameters())
+
+
+def test_collecting_leaves_the_network_as_it_was():
+    torch.manual_seed(7)
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(inplace=True), nn.Conv2d(6, 4, 3)).train()
+    before = copy.deepcopy(model.state_dict())
+    inputs = torch.randn(4, 3, 8, 8)
+    groups, grams = collect(model, inputs)
+    assert list(grams) == ["3"]
+    assert model.training and all(module.training for module in model.modules())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name])
+    again = GramStore.collect(model, groups, [(inputs,)], positions_per_image=5, seed=3)
+    twice = GramStore.collect(model, groups, [(inputs,)], positions_per_image=5, seed=3)
+    assert torch.equal(again["3"].gram, twice["3"].gram)
+
+
+def test_collecting_stops_when_there_are_rows_enough():
+    model = chain([nn.Conv2d(8, 5, 3)]).eval()
+    groups = trace_channels(model, torch.randn(1, 3, 16, 16))
+    drawn = []
+
+    def calls():
+        for i in range(100):
+            drawn.append(i)
+            yield (torch.randn(32, 3, 16, 16),)
+
+    grams = GramStore.collect(model, groups, calls(), positions_per_image=16, rows_per_column=1)
+    assert len(drawn) == 4 and grams["2"].rows == 2048
+
+
+def test_no_data_and_nan_are_said():
+    model = chain([nn.Conv2d(8, 5, 3)]).eval()
+    groups = trace_channels(model, torch.randn(1, 3, 8, 8))
+    with pytest.raises(UserError, match="saw no calibration data"):
+        GramStore.collect(model, groups, [])
+    with pytest.raises(UserError, match="NaN"):
+        GramStore.collect(model, groups, [(torch.full((2, 3, 8, 8), float("nan")),)])
