@@ -4,6 +4,7 @@ if __name__ == "agents":
     raise ImportError("this folder is the package rlprune.agents: write `import rlprune.agents`, not `import agents`")
 
 from rlprune.agents.controller import RULES, Controller, Episode, Rule, make_controller, run_episode
+from rlprune.agents.fixed import PerLayerTable, Pfec, Polynomial, Uniform
 from rlprune.agents.prc import PRC
 from rlprune.agents.pruning import PruneSettings, prune
 from rlprune.agents.replaying import rebuild, replay
@@ -13,8 +14,12 @@ __all__ = [
     "RULES",
     "Controller",
     "Episode",
+    "PerLayerTable",
+    "Pfec",
+    "Polynomial",
     "PruneSettings",
     "Rule",
+    "Uniform",
     "make_controller",
     "prune",
     "rebuild",

@@ -119,8 +119,8 @@ class BilinearCost:
                 width[place, row[tensor]] = shape[dim]
             rest = [extent for dim, extent in enumerate(shape) if dim not in dims]
             weight[row[tensor]] = factors[tensor] * int(np.prod(rest, dtype=np.int64))
-        whole = [np.rint(x).astype(np.int64) for x in (weight, width[0], width[1], table[0], table[1])]
-        return cls(*whole, constant=constant)
+        w, a, b, A, B = (np.rint(x).astype(np.int64) for x in (weight, width[0], width[1], table[0], table[1]))
+        return cls(w, a, b, A, B, constant)
 
 
 def choices(size: int, most: int, round_to: int = 1) -> Counts:

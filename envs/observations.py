@@ -157,7 +157,8 @@ def score_mass(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     total = float(ordered.sum())
     if total <= 0.0:
         return np.linspace(0.0, 1.0, len(ordered) + 1)
-    return np.minimum(1.0, np.concatenate([np.zeros(1), np.cumsum(ordered) / total]))
+    mass: NDArray[np.float64] = np.minimum(1.0, np.concatenate([np.zeros(1), np.cumsum(ordered) / total]))
+    return mass
 
 
 @dataclass(frozen=True)

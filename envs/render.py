@@ -33,7 +33,7 @@ def draw(title: str, bars: Sequence[Bar], size: tuple[int, int] = (640, 360)) ->
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(size[0] / 100, size[1] / 100), dpi=100)
-    canvas = FigureCanvasAgg(figure)
+    canvas: Any = FigureCanvasAgg(figure)
     axes: Any = figure.subplots()
     places = np.arange(len(bars))
     axes.bar(places, [before for _, before, _ in bars], color="#d0d5dd", label="before")
@@ -44,4 +44,5 @@ def draw(title: str, bars: Sequence[Bar], size: tuple[int, int] = (640, 360)) ->
     axes.tick_params(labelsize=7)
     axes.legend(fontsize=7)
     canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    image: NDArray[np.uint8] = np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return image

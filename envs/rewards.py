@@ -59,8 +59,10 @@ class Reward(Protocol):
         needs: What has to be measured for it: any of `"latency"`, `"uniform"`.
     """
 
-    deterministic: bool
-    needs: frozenset[str]
+    @property
+    def deterministic(self) -> bool: ...  # noqa: D102
+    @property
+    def needs(self) -> frozenset[str]: ...  # noqa: D102
 
     def terms(self, outcome: Outcome) -> Terms:
         """The named terms; their sum is the reward."""

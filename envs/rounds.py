@@ -102,7 +102,7 @@ class Round:
     @property
     def executed(self) -> Counts:
         """Counts (n,) gone from the unpruned network, this round's included."""
-        executed = self.removed.copy()
+        executed: Counts = self.removed.copy()
         executed[self.visited] += self.counts
         return executed
 

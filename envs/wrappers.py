@@ -80,11 +80,12 @@ class DiscreteRates(gymnasium.ActionWrapper[Observation, Any, NDArray[np.float32
         if levels < 3 or levels % 2 == 0:
             raise UserError(f"levels is {levels}; it must be an odd number of at least 3, so that one level is uniform")
         self._levels = np.linspace(-1.0, 1.0, levels, dtype=np.float32)
-        self.action_space: spaces.Discrete = spaces.Discrete(levels)
+        self.action_space = spaces.Discrete(levels)
 
     def action(self, action: Any) -> NDArray[np.float32]:
         """The action of a level."""
-        return self._levels[int(action) : int(action) + 1].copy()
+        level: NDArray[np.float32] = self._levels[int(action) : int(action) + 1].copy()
+        return level
 
 
 class RecordEpisode(gymnasium.Wrapper[Observation, Any, Observation, Any], RecordConstructorArgs):

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rlprune.channels import trace_channels
+from rlprune.cost import CostModel
 from rlprune.envs.budget import BilinearCost, Budget, Window, choices
 from rlprune.errors import UserError
+from rlprune.models import create_model
 
 
 def chain_cost(sizes: list[int], rng: np.random.Generator) -> BilinearCost:
@@ -136,3 +140,21 @@ def test_what_cannot_be_met_says_what_can() -> None:
         budget.check(cost([0, 0]))
     with pytest.raises(UserError, match="window allows 0 to 2"):
         Window(8, choices(8, 2), 1.0).action(5)
+
+
+@pytest.mark.parametrize("name", ["lenet5", "vgg16", "resnet20", "mobilenet_v1", "mobilenet_v2"])
+def test_costs_are_those_of_the_cost_model(name: str) -> None:
+    groups = trace_channels(create_model(name), torch.zeros(1, 1 if name == "lenet5" else 3, 32, 32), check="off")
+    names = [group.name for group in groups.prunable]
+    macs, parameters, model = (
+        BilinearCost.of_macs(groups, names),
+        BilinearCost.of_parameters(groups, names),
+        CostModel(groups),
+    )
+    generator = np.random.default_rng(0)
+    for _ in range(20):
+        counts = np.array([generator.integers(0, groups[n].max_removable + 1) for n in names])
+        named = dict(zip(names, counts.tolist(), strict=True))
+        assert macs(counts) == model.macs(named)
+        assert parameters(counts) == model.parameters(named)
+        assert macs.many(counts[None].astype(float))[0] == pytest.approx(macs(counts))
