@@ -46,8 +46,9 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
         raise UserError(f"no such file: {path}; give an .npz file with the arrays {', '.join(_KEYS)}")
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            if not hasattr(archive, "files"):
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if isinstance(archive, np.ndarray):
                 raise UserError(f"{path} is a single array; expected an .npz file with {', '.join(_KEYS)}")
             wanted = (*_KEYS, "classes")
             return {key: archive[key] if key in wanted else np.empty(0) for key in archive.files}

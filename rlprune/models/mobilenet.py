@@ -77,8 +77,8 @@ class InvertedResidual(nn.Module):
         """Feature map of the block; linear, without a last activation."""
         out = F.relu6(self.bn1(self.conv1(x))) if self.expands else x
         out = F.relu6(self.bn2(self.conv2(out)))
-        out = self.bn3(self.conv3(out))
-        return x + out if self.residual else out
+        projected: torch.Tensor = self.bn3(self.conv3(out))
+        return x + projected if self.residual else projected
 
 
 class MobileNetV2(nn.Module):

@@ -102,7 +102,10 @@ def _module_from_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise UserError(f"no such file: {path}; give {_FORMS}")
     path = path.resolve()
-    name = f"rlprune_model_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    content = str(path).encode() + path.read_bytes()
+    name = f"rlprune_model_{hashlib.sha256(content).hexdigest()[:12]}"
+    if name in sys.modules:
+        return sys.modules[name]
     location = importlib.util.spec_from_file_location(name, path)
     if location is None or location.loader is None:
         raise UserError(f"{path} cannot be imported as Python")

@@ -103,7 +103,7 @@ def _train_lenet(model: nn.Module, data: DataSplits, epochs: int = 12) -> None:
         batches = data.train.batches(batch_size, seed=0, epoch=epoch, augment=True, device=device)
         for images, labels in batches:
             optimizer.zero_grad()
-            F.cross_entropy(model(images), labels).backward()
+            F.cross_entropy(model(images), labels).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
     model.eval()
