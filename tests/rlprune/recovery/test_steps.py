@@ -1,0 +1,107 @@
+"""Recovery by name, on a real problem: digits and LeNet-5."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+
+from rlprune.criteria import plan_from_counts
+from rlprune.data import load_data
+from rlprune.errors import UserError
+from rlprune.problem import PruningProblem
+from rlprune.recovery import TrainSettings, clear_grams, grams_of, list_recoveries, make_recovery, steps
+from rlprune.recovery import train as train_network
+
+
+class WithNorm(torch.nn.Sequential):
+    def __init__(self):
+        torch.manual_seed(0)
+        super().__init__(
+            torch.nn.Conv2d(1, 8, 3, stride=2, bias=False),
+            torch.nn.BatchNorm2d(8),
+            torch.nn.ReLU(),
+            torch.nn.Conv2d(8, 16, 3, stride=2, bias=False),
+            torch.nn.BatchNorm2d(16),
+            torch.nn.ReLU(),
+            torch.nn.AdaptiveAvgPool2d(3),
+            torch.nn.Flatten(),
+            torch.nn.Linear(144, 10),
+        )
+
+
+@pytest.fixture(scope="module")
+def problem():
+    data = load_data("digits")
+    model = WithNorm()
+    found = PruningProblem(model, data)
+    settings = TrainSettings(epochs=6, lr=0.1, batch_size=32, augment=False)
+    train_network(found.model, found.task, data.train, settings, seed=0)
+    return PruningProblem(found.model, data)
+
+
+def pruned(problem, rate=0.5):
+    before = problem.base()
+    scores = problem.scores("l1", before)
+    plan = plan_from_counts(before.groups, scores, {g.name: int(rate * g.size) for g in before.groups.prunable})
+    return before, before.remove(plan, problem.groups), plan
+
+
+def loss_after(problem, spec, **settings):
+    before, after, plan = pruned(problem)
+    kept = copy.deepcopy(before.model.state_dict())
+    make_recovery(spec, TrainSettings(**settings)).apply(before, after, plan, problem, seed=0)
+    assert all(torch.equal(v, kept[k]) for k, v in before.model.state_dict().items())
+    return problem.evaluator.score(after.model, "control").loss
+
+
+def test_every_step_helps(problem):
+    clear_grams()
+    as_is = loss_after(problem, "none")
+    lsq, bn, both = (loss_after(problem, spec) for spec in ("lsq", "bn", "lsq+bn"))
+    trained = loss_after(problem, "lsq+bn+finetune", epochs=4, lr=0.005, augment=False)
+    assert lsq < 0.7 * as_is and bn < as_is
+    assert both <= min(lsq, bn) * 1.1
+    assert trained < both
+
+
+def test_gram_matrices_are_collected_once_for_equal_networks_and_anew_for_trained_ones(problem):
+    clear_grams()
+    first = grams_of(problem.base(), problem)
+    assert grams_of(problem.base(), problem) is first
+    other = problem.base()
+    with torch.no_grad():
+        other.model[0].weight[0, 0, 0, 0] += 1e-3
+    assert grams_of(other, problem) is not first
+    assert grams_of(problem.base(), problem) is first
+
+
+def test_the_cache_is_bounded(problem, monkeypatch):
+    clear_grams()
+    monkeypatch.setattr(steps, "CACHED_BYTES", 1)
+    first = grams_of(problem.base(), problem)
+    other = problem.base()
+    with torch.no_grad():
+        other.model[0].weight.mul_(2)
+    grams_of(other, problem)
+    assert grams_of(problem.base(), problem) is not first
+
+
+def test_recovery_is_deterministic(problem):
+    states = []
+    for _ in range(2):
+        clear_grams()
+        before, after, plan = pruned(problem)
+        make_recovery("lsq+bn+finetune", TrainSettings(epochs=0.3)).apply(before, after, plan, problem, seed=3)
+        states.append(after.model.state_dict())
+    assert all(torch.equal(v, states[1][k]) for k, v in states[0].items())
+
+
+def test_names():
+    assert {"none", "bn", "lsq", "finetune"} <= set(list_recoveries())
+    assert make_recovery("lsq + bn").name == "lsq+bn"
+    with pytest.raises(UserError, match="did you mean 'lsq'"):
+        make_recovery("lsk+bn")
+    with pytest.raises(UserError, match="twice"):
+        make_recovery("bn+bn")
