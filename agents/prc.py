@@ -10,18 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gymnasium
 import numpy as np
 
-from rlprune.agents.controller import RULES, Array, State
+from rlprune.agents.controller import RULES
+from rlprune.agents.fixed import BoundRule
 from rlprune.criteria import lowest, plan_from_counts
 from rlprune.errors import UserError, check_rate
 from rlprune.recovery import FilterL1, Orthogonality, TrainSettings, make_recovery
-
-if TYPE_CHECKING:
-    from rlprune.envs import FilterPruningEnv
 
 
 def pressure(accuracy: float, baseline: float, tolerance: float) -> float:
@@ -52,7 +50,7 @@ def largest_harmless(count: int, drop: Callable[[int], float], tolerance: float)
 
 @RULES.register("prc")
 @dataclass
-class PRC:
+class PRC(BoundRule):
     """The min–max pruning-rate controller.
 
     At the first group of a round it plays AFP's side for all groups: it picks U, trains with the L1 pressure on U,
@@ -92,22 +90,16 @@ class PRC:
         self._repair = make_recovery(self.probe_recovery, TrainSettings())
 
     def bind(self, env: gymnasium.Env[Any, Any]) -> None:
-        """Play in this environment."""
-        self._env: FilterPruningEnv = env.unwrapped  # type: ignore[assignment]
+        """Play in this environment, from its first round."""
+        super().bind(env)
         self._counts: dict[str, int] = {}
         self.threshold = None
 
-    def predict(
-        self,
-        observation: Any,
-        state: State = None,
-        episode_start: Array | None = None,
-        deterministic: bool = True,
-    ) -> tuple[Array, State]:
-        """The action that removes from the current group what the round's threshold says."""
-        if self._env.visit == 0:
+    def count(self) -> int:
+        """What the round's threshold takes from the current group."""
+        if self.env.visit == 0:
             self._counts = self._plan_round()
-        return self._env.action_for(self._counts[self._env.group.name]), state
+        return self._counts[self.env.group.name]
 
     def state_dict(self) -> dict[str, Any]:
         """What the next round needs to know of the rounds before."""
@@ -118,12 +110,12 @@ class PRC:
         self.threshold = state["threshold"]
 
     def _plan_round(self) -> dict[str, int]:
-        env = self._env
+        env = self.env
         candidates = self._weakest()
         before = pressure(env.score.value, env.baseline.value, env.tolerance)
         if self.afp_epochs > 0:
             env.train(
-                TrainSettings(epochs=self.afp_epochs, lr=self.lr, schedule="constant"),
+                TrainSettings(epochs=self.afp_epochs, lr=self.lr, schedule="cosine"),
                 penalties=[
                     FilterL1(env.network.groups, candidates, weight=self.penalty * before),
                     Orthogonality(self.orthogonality),
@@ -145,29 +137,29 @@ class PRC:
     def _weakest(self) -> dict[str, tuple[int, ...]]:
         """U: the α share of lowest score in every group; at least one filter where one may go at all."""
         chosen = {}
-        for group in self._env.prunable:
+        for group in self.env.prunable:
             count = min(max(int(self.alpha * group.size), 1), group.max_removable)
-            chosen[group.name] = lowest(self._env.scores[group.name], count)
+            chosen[group.name] = lowest(self.env.scores[group.name], count)
         return chosen
 
     def _ranked(self, candidates: Mapping[str, tuple[int, ...]]) -> list[tuple[float, str]]:
         """All of U as (norm, group), weakest first."""
         pairs = []
         for name, indices in candidates.items():
-            scores = self._env.scores[name]
+            scores = self.env.scores[name]
             if self.per_weight:
                 scores = scores / self._weights_per_filter(name)
             pairs += [(float(scores[i]), name) for i in indices]
         return sorted(pairs)
 
     def _weights_per_filter(self, name: str) -> float:
-        groups = self._env.network.groups
+        groups = self.env.network.groups
         layers = [groups.layers[layer] for layer in groups[name].producers]
         return float(np.mean([np.prod(layer.shape) / max(groups[name].size, 1) for layer in layers]))
 
     def _bisect(self, order: list[tuple[float, str]]) -> float:
         """W_0: just above the k-th weakest norm, k the most that can go at an immediate drop within the tolerance."""
-        env = self._env
+        env = self.env
 
         def drop(count: int) -> float:
             counts: dict[str, int] = {}

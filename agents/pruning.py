@@ -13,6 +13,7 @@ import torch
 from rlprune.agents.controller import Rule, make_controller
 from rlprune.artifact import save_pruned
 from rlprune.cost import measure_latency
+from rlprune.criteria import get_criterion
 from rlprune.envs import EnvSettings, FilterPruningEnv
 from rlprune.errors import UserError, check_rate
 from rlprune.problem import ProblemSpec, PrunedNetwork, PruningProblem
@@ -55,6 +56,9 @@ class PruneSettings:
     lr: float = 0.01
 
     def __post_init__(self) -> None:
+        make_controller(self.controller, self.controller_options)
+        get_criterion(self.criterion)
+        make_recovery(self.recovery, TrainSettings(lr=self.lr))
         check_rate("--tolerance", self.tolerance)
         check_rate("--max-rate", self.max_rate)
         if self.target_macs is not None:

@@ -73,6 +73,14 @@ def load_pruned(path: str | Path, base: nn.Module) -> nn.Module:
         raise UserError(f"{path} was saved from another network than {type(base).__name__}: {error}") from None
 
 
+def is_pruned(path: str | Path) -> bool:
+    """Whether `save_pruned` wrote the file at `path`; False for anything else, also for what cannot be read."""
+    try:
+        return read_tensors(Path(path)).get("format") == FORMAT
+    except UserError:
+        return False
+
+
 def into(model: nn.Module, saved: dict[str, Any]) -> nn.Module:
     """Put saved tensors and attributes into an unpruned network, whatever their shapes, in place."""
     for module_path, attributes in saved["attributes"].items():

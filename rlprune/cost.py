@@ -7,6 +7,7 @@ depend on channel counts, so they are recorded once and MACs = sum(extent x numb
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
-from torch.utils import benchmark
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rlprune.channels.groups import ChannelGroups, Layer
@@ -239,6 +239,9 @@ def measure_latency(
         min_run_time: seconds to measure for.
         threads: intra-op threads; default: torch's current number.
     """
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # CUDA's compiler without a GPU is no news
+    from torch.utils import benchmark  # loads the extension builder: only for who measures
+
     flags = [(module, module.training) for module in model.modules()]
     model.eval()
     forward = Forward(example_inputs, dict(kwargs or {}))

@@ -13,8 +13,9 @@ class UserError(ValueError):
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     """The error for a name that is not in a registry, with the closest known one as a suggestion."""
     known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
+    lower = {entry.lower(): entry for entry in known}
+    close = difflib.get_close_matches(name.lower(), lower, n=1)
+    hint = f"did you mean {lower[close[0]]!r}? " if close else ""
     return UserError(f"unknown {kind} {name!r}; {hint}known: {', '.join(known)}")
 
 

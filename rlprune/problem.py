@@ -12,12 +12,13 @@ import numpy as np
 import torch
 from torch import nn
 
+from rlprune.artifact import is_pruned, load_pruned
 from rlprune.channels import ChannelGroups, PruningPlan, remove_channels, trace_channels
 from rlprune.cost import CostModel
 from rlprune.criteria import CriterionContext, get_criterion
 from rlprune.data import DataSplits, load_data
 from rlprune.errors import UserError
-from rlprune.evaluation import Evaluator, Ledger
+from rlprune.evaluation import Evaluator, Ledger, check_fits
 from rlprune.models import default_weights, load_weights, resolve_model
 from rlprune.recovery import GramStore
 from rlprune.tasks import Batch, Score, Task, get_task
@@ -102,13 +103,16 @@ class ProblemSpec:
 
 
 def load_network(spec: ProblemSpec, splits: DataSplits) -> nn.Module:
-    """The network of `spec`, with its weights, in eval mode on its device."""
+    """The network of `spec` with its weights, which may be those of a network that was pruned before."""
+    device = checked_device(spec.device)
     model = resolve_model(spec.model, num_classes=len(splits.classes), in_channels=splits.input_shape[0])
-    if spec.weights is not None:
-        load_weights(model, spec.weights)
-    else:
+    if spec.weights is None:
         default_weights(model, spec.model, splits)
-    return model.eval().to(checked_device(spec.device))
+    elif is_pruned(spec.weights):
+        load_pruned(spec.weights, model)
+    else:
+        load_weights(model, spec.weights)
+    return model.eval().to(device)
 
 
 def checked_device(name: str) -> torch.device:
@@ -151,16 +155,29 @@ class PruningProblem:
         self.ledger = Ledger()
         self.evaluator = Evaluator(self.task, data, device=str(self.device), ledger=self.ledger)
         check_finite(self.model)
-        self.groups = trace_channels(
-            self.model,
-            *self.example_inputs,
-            keep=self.spec.keep,
-            min_channels=self.spec.min_channels,
-            round_to=self.spec.round_to,
-        )
+        check_fits(self.model, data, self.task, self.device)
+        self.groups = self._trace()
         if not self.groups.prunable:
             raise UserError("no channel group of this network can be pruned; `rlprune inspect` shows every reason")
         self.cost = CostModel(self.groups)
+
+    def _trace(self) -> ChannelGroups:
+        spec = self.spec
+        try:
+            return trace_channels(
+                self.model,
+                *self.example_inputs,
+                keep=spec.keep,
+                min_channels=spec.min_channels,
+                round_to=spec.round_to,
+            )
+        except UserError:
+            raise
+        except Exception as error:  # whatever a user's forward raises while it is traced
+            reason = (str(error).strip().splitlines() or [""])[0]
+            raise UserError(
+                f"the network cannot be traced ({type(error).__name__}: {reason}); its forward must run on one example"
+            ) from error
 
     @cached_property
     def example_inputs(self) -> tuple[Any, ...]:
