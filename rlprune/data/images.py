@@ -24,8 +24,9 @@ def image_files(folder: Path, *, recursive: bool = False) -> list[Path]:
 def open_image(path: Path) -> Image.Image:
     """Open and decode an image; raises UserError naming the file if it is missing, truncated or no image."""
     try:
-        image = Image.open(path)
-        image.load()
+        with path.open("rb") as file:
+            image = Image.open(file)
+            image.load()
     except FileNotFoundError:
         raise UserError(f"no such image: {path}") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
