@@ -1,0 +1,195 @@
+"""What a report shows, as one plain object: the same for a single run and for a comparison of many."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from rlprune.errors import UserError
+from rlprune.files import read_json
+from rlprune.report.pareto import non_dominated
+
+FORMAT = "rlprune-report-1"
+
+
+def load_content(folder: Path) -> dict[str, Any]:
+    """The content for a run folder or a comparison's folder.
+
+    Raises:
+        UserError: If the folder holds neither, or its record is damaged.
+    """
+    if (folder / "comparison.json").exists():
+        content = comparison_content(_checked(folder / "comparison.json", ("settings", "cells", "analysis")))
+    elif (folder / "record.json").exists():
+        record = _checked(folder / "record.json", ("status", "rounds", "settings"))
+        if record["status"] != "finished":
+            raise UserError(
+                f"the run in {folder} is {record['status']}; finish it with `rlprune prune --out {folder} --resume`"
+            )
+        content = run_content(record, folder.name)
+    else:
+        raise UserError(
+            f"nothing to report in {folder}: it has neither record.json (written by `rlprune prune`) nor "
+            "comparison.json (written by `rlprune compare`)"
+        )
+    content["sensitivity"] = _sensitivity(folder / "sensitivity.json")
+    return content
+
+
+def run_content(record: Mapping[str, Any], name: str = "run") -> dict[str, Any]:
+    """The content for the record of one run."""
+    settings, baseline = record["settings"], record["baseline"]
+    problem = {"model": record["model"], "data": record["data"]["name"], **_figures(baseline)}
+    cell = {
+        "id": name,
+        "controller": settings["controller"],
+        "problem": 0,
+        "goal": {"kind": "tolerance", "value": record["tolerance"]},
+        "seed": record["seed"],
+        "status": "finished",
+        "error": None,
+        "stopped": record["stopped"],
+        "drop": record["drop"],
+        "macs_left": record["pruned"]["macs"] / baseline["macs"],
+        "widths": record["widths"],
+        "rounds": [_round(line) for line in record["rounds"]],
+        "spent": record.get("cost", {}),
+        "seconds": record.get("time", {}).get("pruning_s"),
+        "latency": _latencies(record),
+        "stages": {"prune": _figures(record["pruned"])},
+    }
+    return _content("run", name, record, [problem], [cell], None)
+
+
+def comparison_content(comparison: Mapping[str, Any]) -> dict[str, Any]:
+    """The content for a comparison."""
+    problems: list[dict[str, Any]] = []
+    numbers: dict[tuple[str, str], int] = {}
+    cells = []
+    for entry in comparison["cells"]:
+        key = (entry["problem"]["model"], entry["problem"]["data"])
+        if key not in numbers:
+            numbers[key] = len(problems)
+            problems.append({"model": key[0], "data": key[1]})
+        prune = entry["stages"].get("prune", {})
+        if "macs" not in problems[numbers[key]] and prune.get("status") == "finished":
+            problems[numbers[key]] |= _figures(prune["baseline"])
+        cells.append(_cell(entry, numbers[key]))
+    title = comparison.get("name", "comparison")
+    return _content("comparison", title, comparison, problems, cells, comparison["analysis"])
+
+
+def _content(
+    kind: str,
+    title: str,
+    record: Mapping[str, Any],
+    problems: list[dict[str, Any]],
+    cells: list[dict[str, Any]],
+    analysis: Any,
+) -> dict[str, Any]:
+    _mark_fronts(cells)
+    return {
+        "format": FORMAT,
+        "kind": kind,
+        "title": title,
+        "status": record["status"],
+        "commands": [record["command"]] if record.get("command") else [],
+        "versions": record.get("versions", {}),
+        "problems": problems,
+        "cells": cells,
+        "analysis": analysis,
+        "sensitivity": None,
+    }
+
+
+def _cell(entry: Mapping[str, Any], problem: int) -> dict[str, Any]:
+    stages = entry["stages"]
+    common = {
+        "id": entry["id"],
+        "controller": entry["controller"],
+        "problem": problem,
+        "goal": entry["goal"],
+        "seed": entry["seed"],
+        "status": entry["status"],
+        "error": entry.get("error"),
+    }
+    prune = stages.get("prune", {})
+    if prune.get("status") != "finished":
+        return {**common, "stages": {}, "widths": [], "rounds": [], "spent": {}, "seconds": None, "latency": None}
+    finished = {name: stage for name, stage in stages.items() if stage["status"] == "finished"}
+    paid = [finished[name] for name in ("prune", "finetune") if name in finished]
+    return {
+        **common,
+        "stopped": prune["stopped"],
+        "drop": prune["drop"],
+        "macs_left": prune["pruned"]["macs"] / prune["baseline"]["macs"],
+        "widths": prune["widths"],
+        "rounds": [_round(line) for line in prune["rounds"]],
+        "spent": {key: sum(stage["spent"][key] for stage in paid) for key in prune["spent"]},
+        "seconds": sum(stage["time"]["seconds"] for stage in paid),
+        "latency": _latencies(prune),
+        "stages": {name: _figures(stage["pruned"]) for name, stage in finished.items()},
+    }
+
+
+def _figures(side: Mapping[str, Any]) -> dict[str, Any]:
+    wanted = ("metric", "macs", "parameters")
+    splits = [f"{split}_{what}" for split in ("control", "test") for what in ("score", "interval", "size")]
+    return {key: side[key] for key in (*wanted, *splits) if key in side}
+
+
+def _latencies(record: Mapping[str, Any]) -> dict[str, float] | None:
+    measured = record.get("latency") or {}
+    if not {"baseline", "pruned"} <= measured.keys():
+        return None
+    return {side: measured[side]["median_s"] for side in ("baseline", "pruned")}
+
+
+def _round(line: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        key: line[key]
+        for key in ("round", "score", "drop", "macs", "parameters", "accepted", "rates", "reward_terms")
+        if key in line
+    }
+
+
+def _mark_fronts(cells: Iterable[dict[str, Any]]) -> None:
+    """Say of every network whether another one of its model and data beats it in test score and MACs."""
+    by_problem: dict[int, list[dict[str, Any]]] = {}
+    for cell in cells:
+        cell["front"] = {}
+        if cell["stages"]:
+            by_problem.setdefault(cell["problem"], []).append(cell)
+    for rivals in by_problem.values():
+        for stage in ("prune", "finetune", "scratch"):
+            for split in ("control", "test"):
+                there = [cell for cell in rivals if stage in cell["stages"]]
+                if not there:
+                    continue
+                points = [[-cell["stages"][stage][f"{split}_score"], cell["stages"][stage]["macs"]] for cell in there]
+                for cell, best in zip(there, non_dominated(points), strict=True):
+                    cell["front"][f"{stage}_{split}"] = bool(best)
+
+
+def _checked(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
+    content = read_json(path)
+    missing = [key for key in keys if not isinstance(content, dict) or key not in content]
+    if missing:
+        raise UserError(f"{path} has no {missing[0]!r}; it is damaged or was written by something else")
+    return dict(content)
+
+
+def _sensitivity(path: Path) -> dict[str, Any] | None:
+    """Scores of removing each rate of each group alone: `groups` (g,), `rates` (r,), `scores` (g, r), `baseline`."""
+    if not path.exists():
+        return None
+    content = _checked(path, ("groups", "rates", "scores", "baseline"))
+    return {key: content[key] for key in ("groups", "rates", "scores", "baseline")}
+
+
+def to_script(content: Mapping[str, Any]) -> str:
+    """JSON that can stand inside a `<script>` element, whatever names it holds."""
+    text = json.dumps(content, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

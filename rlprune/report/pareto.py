@@ -1,0 +1,192 @@
+"""The networks that nobody beats: non-dominated points, and the archive of all finished runs under a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from rlprune.errors import UserError, unknown_name
+from rlprune.files import read_json
+
+
+def non_dominated(points: ArrayLike) -> NDArray[np.bool_]:
+    """Which of `points` (n, k) no other point beats, when every column is better the smaller it is.
+
+    One point beats another if it is nowhere worse and somewhere better; equal points do not beat each other.
+
+    >>> non_dominated([[1, 3], [2, 2], [3, 1], [3, 3], [1, 3]]).tolist()
+    [True, True, True, False, True]
+    """
+    costs = np.asarray(points, dtype=np.float64)
+    if costs.ndim != 2:
+        raise ValueError(f"points must be (n, k), got shape {costs.shape}")
+    best = np.ones(len(costs), dtype=bool)
+    for number, point in enumerate(costs):
+        best[number] = not bool(((costs <= point).all(axis=1) & (costs < point).any(axis=1)).any())
+    return best
+
+
+@dataclass(frozen=True)
+class Network:
+    """A pruned network on the disk.
+
+    Attributes:
+        id: Its folder relative to where the archive was read, unique there.
+        folder: The run folder, or the folder of a comparison's cell.
+        kind: `run` or `cell`.
+        stage: Which of a cell's networks: `prune`, `finetune` or `scratch`.
+        model: Name of the unpruned network.
+        data: Name of the data.
+        controller: What set the rates.
+        seed: Of everything random.
+        control_score: Score on the control split: what networks are chosen by.
+        test_score: Score on the test split, beside it.
+        macs: Multiply–accumulates of a forward pass.
+        parameters: How many.
+        latency_s: Median seconds of a forward pass as measured at the time, or None.
+    """
+
+    id: str
+    folder: Path
+    kind: str
+    stage: str
+    model: str
+    data: str
+    controller: str
+    seed: int
+    control_score: float
+    test_score: float
+    macs: int
+    parameters: int
+    latency_s: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values only."""
+        return {**vars(self), "folder": str(self.folder)}
+
+
+OBJECTIVES: dict[str, Callable[[Network], float]] = {
+    "score": lambda network: -network.control_score,
+    "macs": lambda network: network.macs,
+    "parameters": lambda network: network.parameters,
+    "latency": lambda network: float("inf") if network.latency_s is None else network.latency_s,
+}
+"""What a network can be better in; each is better the smaller it is."""
+
+
+def find_networks(folder: Path) -> list[Network]:
+    """Every finished network under a folder, of runs and of comparisons' cells, by id.
+
+    Raises:
+        UserError: If the folder does not exist.
+    """
+    if not folder.is_dir():
+        raise UserError(f"no such folder: {folder}; runs are written to runs/ unless --out says otherwise")
+    found = [
+        network
+        for path in sorted(folder.rglob("record.json"))
+        for network in _of_run(path.parent, read_json(path), folder)
+    ]
+    found += [
+        network for path in sorted(folder.rglob("cells/*/cell.json")) for network in _of_cell(path.parent, folder)
+    ]
+    return sorted(found, key=lambda network: network.id)
+
+
+def archive(networks: Sequence[Network], objectives: Sequence[str] = ("score", "macs", "parameters")) -> list[Network]:
+    """The networks that no other one for the same data beats, by data and then by MACs.
+
+    Scores are those on the control split, since choosing by the test split would spend it. Measured latency is not
+    among the default objectives: its noise alone would make almost every network the best at something.
+
+    Raises:
+        UserError: For an unknown objective.
+    """
+    for name in objectives:
+        if name not in OBJECTIVES:
+            raise unknown_name("objective", name, OBJECTIVES)
+    kept: list[Network] = []
+    for data in sorted({network.data for network in networks}):
+        rivals = [network for network in networks if network.data == data]
+        best = non_dominated([[OBJECTIVES[name](network) for name in objectives] for network in rivals])
+        kept += [network for network, stays in zip(rivals, best, strict=True) if stays]
+    return sorted(kept, key=lambda network: (network.data, network.macs, network.id))
+
+
+def choose(networks: Sequence[Network], wanted: str) -> Network:
+    """The network with an id, or the only one whose id ends with it.
+
+    Raises:
+        UserError: If there is none, or more than one.
+    """
+    exact = [network for network in networks if network.id == wanted]
+    close = exact or [network for network in networks if network.id.endswith(wanted)]
+    if not close:
+        raise unknown_name("network", wanted, [network.id for network in networks])
+    if len(close) > 1:
+        raise UserError(f"{wanted!r} fits {len(close)} networks ({close[0].id}, {close[1].id} ...); give the whole id")
+    return close[0]
+
+
+def _of_run(folder: Path, record: Any, root: Path) -> list[Network]:
+    if not isinstance(record, dict) or record.get("status") != "finished" or "pruned" not in record:
+        return []
+    return [
+        Network(
+            id=_id(folder, root),
+            folder=folder,
+            kind="run",
+            stage="prune",
+            model=record["model"],
+            data=record["data"]["name"],
+            controller=record["settings"]["controller"],
+            seed=record["seed"],
+            latency_s=_latency(record),
+            **_figures(record["pruned"]),
+        )
+    ]
+
+
+def _of_cell(folder: Path, root: Path) -> list[Network]:
+    cell = read_json(folder / "cell.json")
+    found = []
+    for stage in ("prune", "finetune", "scratch"):
+        path = folder / f"{stage}.json"
+        result = read_json(path) if path.exists() else None
+        if not result or result["status"] != "finished" or not (folder / f"{stage}.pt").exists():
+            continue
+        found.append(
+            Network(
+                id=f"{_id(folder, root)}:{stage}",
+                folder=folder,
+                kind="cell",
+                stage=stage,
+                model=cell["problem"]["model"],
+                data=result["data"],
+                controller=cell["controller"],
+                seed=cell["seed"],
+                latency_s=_latency(result),
+                **_figures(result["pruned"]),
+            )
+        )
+    return found
+
+
+def _id(folder: Path, root: Path) -> str:
+    relative = folder.relative_to(root).as_posix()
+    return folder.name if relative == "." else relative
+
+
+def _figures(pruned: dict[str, Any]) -> dict[str, Any]:
+    return {key: pruned[key] for key in ("control_score", "test_score", "macs", "parameters")}
+
+
+def _latency(result: dict[str, Any]) -> float | None:
+    measured: dict[str, Any] = result.get("latency") or {}
+    seconds: float | None = measured.get("pruned", {}).get("median_s")
+    return seconds
