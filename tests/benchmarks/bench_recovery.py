@@ -1,0 +1,128 @@
+"""How fast recovery is, as ratios measured side by side in one run.
+
+    RLPRUNE_TEST_DATA=FOLDER OMP_NUM_THREADS=1 python tests/benchmarks/bench_recovery.py
+
+FOLDER holds `cifar10.npz` and `weights/cifar10_resnet56.pt`. Needs about two minutes on one core.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from rlprune.criteria import plan_from_counts
+from rlprune.models.resnet import CifarResNet
+from rlprune.problem import ProblemSpec, PruningProblem
+from rlprune.recovery import TrainSettings, grams_of, least_squares, make_recovery, train
+from rlprune.recovery.settings import make_optimizer
+
+
+def timed(function: Callable[[], object]) -> float:
+    """Seconds of one call."""
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def load() -> PruningProblem:
+    """ResNet-56 on CIFAR-10, the first convs of its blocks free."""
+    folder = os.environ.get("RLPRUNE_TEST_DATA")
+    if not folder:
+        sys.exit("set RLPRUNE_TEST_DATA to the folder with cifar10.npz and weights/")
+    return ProblemSpec(
+        model="resnet56",
+        data=str(Path(folder) / "cifar10.npz"),
+        weights=str(Path(folder) / "weights" / "cifar10_resnet56.pt"),
+        keep=("conv1", "layer?.?.conv2"),
+        calibration_size=1024,
+    ).build()
+
+
+def halves(problem: PruningProblem, share: float = 0.5, criterion: str = "l1"):
+    """The network, the one with `share` of its MACs left at a uniform rate, and the plan between them."""
+    before = problem.base()
+    low, high, counts = 0.0, 1.0, {}
+    for _ in range(30):
+        rate = (low + high) / 2
+        counts = {g.name: min(round(rate * g.size), g.max_removable) for g in before.groups.prunable}
+        low, high = (rate, high) if problem.cost.macs(counts) > share * problem.cost.macs({}) else (low, rate)
+    plan = plan_from_counts(before.groups, problem.scores(criterion, before), counts)
+    return before, before.remove(plan, problem.groups), plan
+
+
+def bench_least_squares(problem: PruningProblem) -> None:
+    """All layers of ResNet-56, Gram matrices at hand. Target: under 50 ms."""
+    before, after, plan = halves(problem)
+    collecting = timed(lambda: grams_of(before, problem))
+    grams = grams_of(before, problem)
+    spent = [timed(lambda: least_squares(after.model, before.model, before.groups, plan, grams)) for _ in range(11)]
+    print(f"least squares, 27 layers of ResNet-56: {1e3 * median(spent):.1f} ms (target: under 50)")
+    print(f"  collecting their Gram matrices, once a network: {collecting:.2f} s, {grams.bytes / 2**20:.0f} MB")
+
+
+def bench_accuracy(problem: PruningProblem) -> None:
+    """What each step brings, first 2,000 test images. Check figures: 29, 79.7, 82.3, 84.8 %."""
+    for share in (0.5, 0.3):
+        for names in ("none", "bn", "lsq", "lsq+bn"):
+            before, after, plan = halves(problem, share)
+            make_recovery(names).apply(before, after, plan, problem, seed=0)
+            score = problem.evaluator.score(after.model, "whole_test", limit=2000).value
+            print(f"ResNet-56, {share:.0%} of the MACs left, uniform L1, {names:>6}: {score:.2%}")
+
+
+def bench_step(problem: PruningProblem) -> None:
+    """Remove and recover, beside one scoring of the pruned network on 5,000 control images. Target: 1.15 in all."""
+    control = problem.data.control.first(5000)
+    grams_of(problem.base(), problem)
+    ratios = []
+    for _ in range(3):
+        before, after, plan = halves(problem)
+        scoring = timed(lambda: problem.evaluator.score_split(after.model, control))
+        removing = timed(lambda: before.remove(plan, problem.groups))
+        repairing = timed(lambda: make_recovery("lsq+bn").apply(before, after, plan, problem, seed=0))
+        ratios.append(1 + (removing + repairing) / scoring)
+    print(f"remove + recover + score {len(control)} images / score: {median(ratios):.3f} (target: at most 1.15)")
+
+
+def bench_training(problem: PruningProblem) -> None:
+    """Images a second beside the bare loop over tensors in memory, without augmentation. Target: at least 0.95."""
+    split = problem.data.train.first(128 * 6)
+    settings = TrainSettings(epochs=1, lr=0.01, batch_size=128, augment=False)
+    batches = list(split.batches(128))
+    model = CifarResNet(3)
+
+    def bare(network: torch.nn.Module) -> None:
+        optimizer = make_optimizer(network, settings)
+        network.train()
+        for images, labels in batches:
+            optimizer.zero_grad(set_to_none=True)
+            torch.nn.functional.cross_entropy(network(images), labels).backward()
+            optimizer.step()
+
+    ratios = []
+    for _ in range(5):
+        ours = timed(lambda: train(copy.deepcopy(model), problem.task, split, settings, seed=0))
+        theirs = timed(lambda: bare(copy.deepcopy(model)))
+        ratios.append(theirs / ours)
+    print(f"training throughput / bare loop, ResNet-20: {median(ratios):.3f} (target: at least 0.95)")
+
+
+def main() -> None:
+    """All of them."""
+    torch.set_num_threads(1)
+    problem = load()
+    bench_least_squares(problem)
+    bench_step(problem)
+    bench_training(problem)
+    bench_accuracy(problem)
+
+
+if __name__ == "__main__":
+    main()
