@@ -5,21 +5,30 @@ if __name__ == "envs":
 
 from typing import TYPE_CHECKING, Any
 
-from rlprune.envs.registration import ITERATIVE, LAYERWISE, register
+from rlprune.envs.registration import ITERATIVE, LAYERWISE, MIXED, TABLE, register
 
 if TYPE_CHECKING:
+    from rlprune.envs.cache import ScoreCache
     from rlprune.envs.filter_pruning import FilterPruningEnv
+    from rlprune.envs.mixed import MixedPruningEnv
     from rlprune.envs.rewards import list_rewards, make_reward
     from rlprune.envs.settings import EnvSettings
+    from rlprune.envs.table import ScoreTable, TablePruningEnv
     from rlprune.envs.wrappers import DiscreteRates, RecordEpisode, WholeNetworkAction
 
 __all__ = [
     "ITERATIVE",
     "LAYERWISE",
+    "MIXED",
+    "TABLE",
     "DiscreteRates",
     "EnvSettings",
     "FilterPruningEnv",
+    "MixedPruningEnv",
     "RecordEpisode",
+    "ScoreCache",
+    "ScoreTable",
+    "TablePruningEnv",
     "WholeNetworkAction",
     "list_rewards",
     "make_reward",
@@ -30,7 +39,11 @@ _HOMES = {
     "DiscreteRates": "wrappers",
     "EnvSettings": "settings",
     "FilterPruningEnv": "filter_pruning",
+    "MixedPruningEnv": "mixed",
     "RecordEpisode": "wrappers",
+    "ScoreCache": "cache",
+    "ScoreTable": "table",
+    "TablePruningEnv": "table",
     "WholeNetworkAction": "wrappers",
     "list_rewards": "rewards",
     "make_reward": "rewards",

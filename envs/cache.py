@@ -9,14 +9,18 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
 
 from rlprune.errors import UserError
 from rlprune.tasks import Score
 
-SCHEMA = "CREATE TABLE IF NOT EXISTS scores (key TEXT PRIMARY KEY, score TEXT NOT NULL) WITHOUT ROWID"
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS scores (
+    key TEXT PRIMARY KEY, score TEXT NOT NULL, parent TEXT NOT NULL, removed TEXT NOT NULL
+) WITHOUT ROWID
+"""
 
 
 class ScoreStore(Protocol):
@@ -26,17 +30,24 @@ class ScoreStore(Protocol):
         """The score kept under `key`, or None."""
         ...
 
-    def put(self, key: str, score: Score) -> None:
-        """Keep a score."""
+    def put(self, key: str, score: Score, parent: str = "", removed: Mapping[str, int] | None = None) -> None:
+        """Keep the score of a network that was made by taking `removed` filters from the one with key `parent`."""
         ...
 
 
-class MemoryScores(dict[str, Score]):
+class MemoryScores:
     """Scores of this process."""
 
-    def put(self, key: str, score: Score) -> None:
+    def __init__(self) -> None:
+        self._scores: dict[str, Score] = {}
+
+    def get(self, key: str) -> Score | None:
+        """The score kept under `key`, or None."""
+        return self._scores.get(key)
+
+    def put(self, key: str, score: Score, parent: str = "", removed: Mapping[str, int] | None = None) -> None:
         """Keep a score."""
-        self[key] = score
+        self._scores[key] = score
 
 
 def open_store(path: str | None) -> ScoreStore:
@@ -73,18 +84,22 @@ class ScoreCache:
             self._memory[key] = Score(**json.loads(row[0]))
         return self._memory[key]
 
-    def put(self, key: str, score: Score) -> None:
+    def put(self, key: str, score: Score, parent: str = "", removed: Mapping[str, int] | None = None) -> None:
         """Keep a score."""
         self._memory[key] = score
+        row = (key, json.dumps(score.to_json()), parent, json.dumps(dict(removed or {})))
         connection = self._connect()
         with connection:
-            connection.execute("INSERT OR IGNORE INTO scores VALUES (?, ?)", (key, json.dumps(score.to_json())))
+            connection.execute("INSERT OR IGNORE INTO scores VALUES (?, ?, ?, ?)", row)
+
+    def children(self, parent: str) -> Iterator[tuple[str, dict[str, int], Score]]:
+        """Key, removed counts and score of every network made from the one with key `parent`, in order of key."""
+        query = "SELECT key, removed, score FROM scores WHERE parent = ? ORDER BY key"
+        for key, removed, score in self._connect().execute(query, (parent,)).fetchall():
+            yield key, json.loads(removed), Score(**json.loads(score))
 
     def __len__(self) -> int:
         return int(self._connect().execute("SELECT COUNT(*) FROM scores").fetchone()[0])
-
-    def __iter__(self) -> Iterator[str]:
-        return iter([row[0] for row in self._connect().execute("SELECT key FROM scores ORDER BY key")])
 
     def close(self) -> None:
         """Close the file; it opens again when it is needed."""
@@ -103,9 +118,7 @@ class ScoreCache:
                 connection.execute(SCHEMA)
                 connection.commit()
             except (OSError, sqlite3.Error) as error:
-                raise UserError(
-                    f"cannot keep scores in {self.path} ({error}); give another file for the cache"
-                ) from None
+                raise UserError(f"cannot keep scores in {self.path} ({error}); give another file for --cache") from None
             self._connection, self._process = connection, os.getpid()
         return self._connection
 

@@ -152,11 +152,11 @@ class EpisodeState:
         """Prune, recover, score; then roll back or go on. Sets `stopped` and returns the reward's terms."""
         current, rules = self.current, self.settings
         idle = not current.counts.any()
-        after = self.state if idle else self._next(current.counts)
+        after = self.state if idle else self.next(current.named(current.counts))
         if not idle:
             self.score = self.transitions.score(after)
         within = self.drop <= self.tolerance
-        terms = self._reward.terms(self._outcome(after, kept=within or rules.one_shot))
+        terms = self._reward.terms(self._outcome(after, self.score, current.executed))
         self.round += 1
         self._idle = self._idle + 1 if idle else 0
         self._drops.append(self.drop)
@@ -180,18 +180,26 @@ class EpisodeState:
             self.stopped = TRUNCATED
         return terms
 
-    def _next(self, counts: Counts) -> NetworkState:
-        """The state after this round's groups lost `counts`."""
-        plan = plan_from_counts(self.state.network.groups, self.scores, self.current.named(counts))
+    def next(self, removed: Mapping[str, int]) -> NetworkState:
+        """The state after the `removed` lowest filters by group went from the current network."""
+        plan = plan_from_counts(self.state.network.groups, self.scores, removed)
         return self.transitions.after(self.state, plan, derive(self.settings.seed, "recovery", self.round))
 
-    def _outcome(self, after: NetworkState, kept: bool) -> Outcome:
-        removed, executed, scope = self.current.removed, self.current.executed, self.scope
+    def preview(self, counts: Counts) -> tuple[Score, Terms]:
+        """The score and the reward's terms that this round would have if its groups lost `counts`."""
+        after = self.next(self.current.named(counts)) if counts.any() else self.state
+        score = self.transitions.score(after) if counts.any() else self.score
+        executed = self.current.removed.copy()
+        executed[self.current.visited] += counts
+        return score, self._reward.terms(self._outcome(after, score, executed))
+
+    def _outcome(self, after: NetworkState, score: Score, executed: Counts) -> Outcome:
+        removed, scope = self.current.removed, self.scope
         outcome = Outcome(
             baseline=self.baseline.value,
-            score=self.score.value,
+            score=score.value,
             tolerance=self.tolerance,
-            kept=kept,
+            kept=self.settings.one_shot or self.baseline.value - score.value <= self.tolerance,
             base_macs=self.base_macs,
             macs_before=scope.macs(removed),
             macs=scope.macs(executed),
@@ -200,7 +208,7 @@ class EpisodeState:
         )
         if "uniform" in self._reward.needs:
             target = self._target if self._target is not None else outcome.macs
-            uniform = self._next(self.current.uniform_counts(target))
+            uniform = self.next(self.current.named(self.current.uniform_counts(target)))
             outcome = replace(outcome, uniform_score=self.transitions.score(uniform).value)
         if "latency" in self._reward.needs:
             before, now = self.transitions.latency(self.state), self.transitions.latency(after)

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from rlprune.channels import ChannelGroup
 from rlprune.criteria import plan_from_counts
-from rlprune.envs.budget import Budget
-from rlprune.envs.cache import ScoreStore, open_store
+from rlprune.envs.budget import Budget, Counts
+from rlprune.envs.cache import open_store
 from rlprune.envs.episode import TRUNCATED, EpisodeState, Penalty
 from rlprune.envs.observations import FEATURES, observation
 from rlprune.envs.rewards import Terms
@@ -132,7 +132,7 @@ class FilterPruningEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
             round_to=round_to,
         )
         key = combine(recovery, finetune_epochs, finetune_lr)
-        self._setup(shared_problem(spec), settings, repair, key, open_store(cache), render_mode)
+        self._setup(Transitions(shared_problem(spec), repair, key, open_store(cache)), settings, render_mode)
 
     @classmethod
     def from_problem(
@@ -161,26 +161,18 @@ class FilterPruningEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
             recovery = make_recovery(recovery, train_settings or TrainSettings())
         elif cache is not None:
             raise UserError("a cache of scores needs the recovery by name, since the name is part of the key")
-        env._setup(problem, settings or EnvSettings(), recovery, key, store, render_mode)
+        env._setup(Transitions(problem, recovery, key, store), settings or EnvSettings(), render_mode)
         return env
 
-    def _setup(
-        self,
-        problem: PruningProblem,
-        settings: EnvSettings,
-        recovery: Recovery,
-        recovery_key: str,
-        store: ScoreStore,
-        render_mode: str | None,
-    ) -> None:
+    def _setup(self, transitions: Transitions, settings: EnvSettings, render_mode: str | None) -> None:
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise unknown_name("render_mode", render_mode, self.metadata["render_modes"])
         self.render_mode = render_mode
-        self.problem = problem
+        self.problem = transitions.problem
         self.settings = settings
         self.observation_space = spaces.Box(-1.0, 1.0, (len(FEATURES),), np.float32)
         self.action_space = spaces.Box(-1.0, 1.0, (1,), np.float32)
-        self._episode = EpisodeState(Transitions(problem, recovery, recovery_key, store), settings)
+        self._episode = EpisodeState(transitions, settings)
 
     # What a rule may look at ------------------------------------------------------------------------------------
 
@@ -297,6 +289,22 @@ class FilterPruningEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         """The control score right after removing the `counts` lowest filters by group; no recovery, nothing changes."""
         plan = plan_from_counts(self.network.groups, self._episode.scores, counts)
         return self._episode.transitions.immediate_score(self._episode.state, plan) if plan else self.score
+
+    def preview(self, counts: Counts) -> tuple[Score, Terms]:
+        """What this round would come to if its groups lost `counts` (one for each of `prunable`), recovery included.
+
+        Costs an evaluation, changes nothing; playing the same counts afterwards finds the score again.
+        """
+        return self._episode.preview(counts)
+
+    @property
+    def state_key(self) -> str:
+        """The key under which scores of what is made from the current network are kept."""
+        return self._episode.state.key
+
+    def key_of(self, removed: Mapping[str, int]) -> str:
+        """The key of the network that this round would make by removing the `removed` lowest filters by group."""
+        return self._episode.next(removed).key
 
     def train(
         self,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass
 from functools import cached_property
 from typing import Any
@@ -46,11 +46,15 @@ class NetworkState:
     Attributes:
         key: Hash of everything that determines it.
         plan: All that was removed from the base network.
+        parent: Key of the network it was made from, if it was made here.
+        removed: Counts that were taken from that one.
     """
 
     key: str
     plan: PruningPlan
     _build: Callable[[], PrunedNetwork] = field(repr=False)
+    parent: str = ""
+    removed: Mapping[str, int] = field(default_factory=dict)
 
     @cached_property
     def network(self) -> PrunedNetwork:
@@ -99,14 +103,15 @@ class Transitions:
             return after
 
         key = combine(state.key, plan.to_json(), self.recovery_key, seed)
-        return NetworkState(key, state.plan.then(plan, self.problem.groups), build)
+        whole = state.plan.then(plan, self.problem.groups)
+        return NetworkState(key, whole, build, state.key, plan.counts)
 
     def score(self, state: NetworkState) -> Score:
         """The state's score on the control split."""
         found = self.store.get(state.key)
         if found is None:
             found = self.problem.evaluator.score(state.network.model, "control")
-            self.store.put(state.key, found)
+            self.store.put(state.key, found, state.parent, state.removed)
         return found
 
     def immediate_score(self, state: NetworkState, plan: PruningPlan) -> Score:

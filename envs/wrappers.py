@@ -21,6 +21,7 @@ Step = tuple[Observation, float, bool, bool, dict[str, Any]]
 def pruning_env(env: gymnasium.Env[Any, Any]) -> FilterPruningEnv:
     """The pruning environment inside wrappers; raises UserError if there is none."""
     inner = env.unwrapped
+    inner = getattr(inner, "active", inner)  # of a mixed environment
     if not isinstance(inner, FilterPruningEnv):
         raise UserError(
             f"{type(inner).__name__} is not a pruning environment; make one with rlprune/LayerwisePruning-v0"

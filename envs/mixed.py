@@ -1,0 +1,111 @@
+"""A training environment that draws network, budget and tolerance anew for every episode."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gymnasium
+from numpy.typing import NDArray
+
+from rlprune.envs.filter_pruning import FilterPruningEnv, Observation
+from rlprune.errors import UserError, unknown_name
+
+
+class MixedPruningEnv(gymnasium.Env[Observation, NDArray[Any]]):
+    """Several pruning environments in one; every episode plays one of them, with a goal drawn from the sets given.
+
+    Spaces are those of `FilterPruningEnv`, since they do not depend on the network. `info` also says which `problem`
+    was drawn (its place in `problems`), and `budget` and `tolerance`. The current environment is `active`; what rules
+    look at is passed on to it.
+
+    Args:
+        problems: What differs between the environments: arguments of `FilterPruningEnv`, one mapping for each.
+        common: Arguments that all of them share.
+        budgets: Fractions of the MACs to keep; one is drawn for an episode. None leaves each environment its own.
+        tolerances: Allowed drops, likewise.
+        one_shot, reward, max_rate, seed: As in `FilterPruningEnv`, for all; `gain` is the reward that can be compared
+            between networks and budgets.
+        render_mode: As in `FilterPruningEnv`.
+
+    Raises:
+        UserError: For arguments that cannot be.
+    """
+
+    metadata = FilterPruningEnv.metadata
+
+    def __init__(
+        self,
+        problems: Sequence[Mapping[str, Any]] = ({},),
+        common: Mapping[str, Any] | None = None,
+        *,
+        budgets: Sequence[float] | None = (0.3, 0.4, 0.5, 0.6, 0.7),
+        tolerances: Sequence[float] | None = None,
+        one_shot: bool = True,
+        reward: str = "gain",
+        max_rate: float = 0.9,
+        seed: int = 0,
+        render_mode: str | None = None,
+    ) -> None:
+        if not problems:
+            raise UserError("problems is empty; give at least one, as in [{'model': 'lenet5'}]")
+        for name, values in (("budgets", budgets), ("tolerances", tolerances)):
+            if values is not None and not len(values):
+                raise UserError(f"{name} is empty; give at least one value, or None")
+        self.render_mode = render_mode
+        rules = {"one_shot": one_shot, "reward": reward, "max_rate": max_rate, "seed": seed, "render_mode": render_mode}
+        self.envs = [FilterPruningEnv(**{**rules, **(common or {}), **problem}) for problem in problems]
+        self.budgets = None if budgets is None else [float(b) for b in budgets]
+        self.tolerances = None if tolerances is None else [float(t) for t in tolerances]
+        for env in self.envs:  # a goal that one of them cannot meet is found now, not hours later
+            for budget in self.budgets or []:
+                env.reset(options={"budget": budget})
+            for tolerance in self.tolerances or []:
+                env.reset(options={"tolerance": tolerance})
+        self.observation_space = self.envs[0].observation_space
+        self.action_space = self.envs[0].action_space
+        self._number = 0
+        self._goal: dict[str, float] = {}
+
+    @property
+    def active(self) -> FilterPruningEnv:
+        """The environment of the current episode."""
+        return self.envs[self._number]
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or "envs" not in self.__dict__:
+            raise AttributeError(name)
+        return getattr(self.active, name)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        """Draw an episode. `options` may fix its `problem` (a number), `budget` and `tolerance`."""
+        super().reset(seed=seed)
+        options = dict(options or {})
+        for name in options:
+            if name not in ("problem", "budget", "tolerance"):
+                raise unknown_name("reset option", name, ("problem", "budget", "tolerance"))
+        drawn = int(self.np_random.integers(len(self.envs)))
+        goal = {}
+        for name, values in (("budget", self.budgets), ("tolerance", self.tolerances)):
+            if values is not None:
+                goal[name] = values[int(self.np_random.integers(len(values)))]
+        self._number = int(options.pop("problem", drawn))
+        if not 0 <= self._number < len(self.envs):
+            raise UserError(f"problem is {self._number}; it must lie in 0 to {len(self.envs) - 1}")
+        self._goal = {**goal, **options}
+        observation, info = self.active.reset(options=self._goal)
+        return observation, self._told(info)
+
+    def step(self, action: NDArray[Any]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Visit one group of the drawn network."""
+        observation, reward, terminated, truncated, info = self.active.step(action)
+        return observation, reward, terminated, truncated, self._told(info)
+
+    def render(self) -> Any:
+        """The current episode, as `FilterPruningEnv` draws it."""
+        return self.active.render()
+
+    def _told(self, info: dict[str, Any]) -> dict[str, Any]:
+        return {**info, "problem": self._number, **self._goal}
