@@ -153,5 +153,10 @@ def comparison():
 
 
 @pytest.fixture
+def few():
+    return make_comparison(("uniform", "prc"))
+
+
+@pytest.fixture
 def record():
     return make_record()
