@@ -64,8 +64,12 @@ class PRC(BoundRule):
         afp_epochs: Epochs of penalised training before a round's removal; may be a fraction, 0 leaves it out.
         lr: Learning rate of that training.
         orthogonality: λ_o, weight of ||M Mᵀ − I||² during it.
-        rebisect: Find W_0 anew each round; False keeps the first round's.
+        amp: Mixed precision in it.
+        rebisect: Find the threshold anew each round, as the largest whose immediate drop is δ_w·T: what is left of
+            the tolerance. False keeps W_0 of the first round and scales it, W_γ = δ_w·(T/ε)·W_0, as the paper does;
+            where the norms in U lie close together that soon selects nothing.
         probe_recovery: Repairs applied before the drop of a trial removal is measured; `none` measures it as it is.
+        patience: Rounds of training in a row after which nothing could be removed, before it gives up.
         per_weight: Compare filters of different layers by mean |w| rather than by the sum, which favours pruning
             layers with few weights a filter.
     """
@@ -76,8 +80,10 @@ class PRC(BoundRule):
     afp_epochs: float = 1.0
     lr: float = 0.01
     orthogonality: float = 1e-4
+    amp: bool = False
     rebisect: bool = True
     probe_recovery: str = "lsq+bn"
+    patience: int = 2
     per_weight: bool = True
 
     def __post_init__(self) -> None:
@@ -87,13 +93,14 @@ class PRC(BoundRule):
             if not 0 <= value < float("inf"):
                 raise UserError(f"{name} is {value}; it must be a finite number >= 0")
         self.threshold: float | None = None  # W_0, once it is known
+        self._idle = 0
         self._repair = make_recovery(self.probe_recovery, TrainSettings())
 
     def bind(self, env: gymnasium.Env[Any, Any]) -> None:
         """Play in this environment, from its first round."""
         super().bind(env)
         self._counts: dict[str, int] = {}
-        self.threshold = None
+        self.threshold, self._idle = None, 0
 
     def count(self) -> int:
         """What the round's threshold takes from the current group."""
@@ -103,36 +110,49 @@ class PRC(BoundRule):
 
     def state_dict(self) -> dict[str, Any]:
         """What the next round needs to know of the rounds before."""
-        return {"threshold": self.threshold}
+        return {"threshold": self.threshold, "idle": self._idle}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state_dict`'s result."""
-        self.threshold = state["threshold"]
+        self.threshold, self._idle = state["threshold"], state["idle"]
 
     def _plan_round(self) -> dict[str, int]:
-        env = self.env
-        candidates = self._weakest()
-        before = pressure(env.score.value, env.baseline.value, env.tolerance)
+        """How many filters every group loses this round; all 0, and no training, is how the game ends."""
+        counts = dict.fromkeys((group.name for group in self.env.prunable), 0)
+        if self._idle >= max(1, self.patience if self.afp_epochs > 0 else 1):
+            return counts
         if self.afp_epochs > 0:
-            env.train(
-                TrainSettings(epochs=self.afp_epochs, lr=self.lr, schedule="cosine"),
-                penalties=[
-                    FilterL1(env.network.groups, candidates, weight=self.penalty * before),
-                    Orthogonality(self.orthogonality),
-                ],
-                tag="afp",
-            )
-            candidates = self._weakest()
-        now = pressure(env.score.value, env.baseline.value, env.tolerance)
-        order = self._ranked(candidates)
-        if self.threshold is None or self.rebisect:
-            self.threshold = self._bisect(order)
-        limit = self.delta * now * self.threshold
-        counts = dict.fromkeys((group.name for group in env.prunable), 0)
+            self._press()
+        order = self._ranked(self._weakest())
+        limit = self._threshold(order)
         for score, name in order:
-            if score < limit:
-                counts[name] += 1
+            counts[name] += score < limit
+        self._idle = 0 if any(counts.values()) else self._idle + 1
         return counts
+
+    def _pressure(self) -> float:
+        return pressure(self.env.score.value, self.env.baseline.value, self.env.tolerance)
+
+    def _press(self) -> None:
+        """AFP's training: the loss, plus λ_A times the L1 norm of the filters in U, with λ_A = λ·T/ε."""
+        env = self.env
+        env.train(
+            TrainSettings(epochs=self.afp_epochs, lr=self.lr, schedule="cosine", amp=self.amp),
+            penalties=[
+                FilterL1(env.network.groups, self._weakest(), weight=self.penalty * self._pressure()),
+                Orthogonality(self.orthogonality),
+            ],
+            tag="afp",
+        )
+
+    def _threshold(self, order: list[tuple[float, str]]) -> float:
+        """W_γ: filters in U of a smaller norm go."""
+        slack = self._pressure()
+        if self.rebisect:
+            return self._bisect(order, self.delta * slack * self.env.tolerance)
+        if self.threshold is None:
+            self.threshold = self._bisect(order, self.env.tolerance)
+        return self.delta * slack * self.threshold
 
     def _weakest(self) -> dict[str, tuple[int, ...]]:
         """U: the α share of lowest score in every group; at least one filter where one may go at all."""
@@ -157,8 +177,8 @@ class PRC(BoundRule):
         layers = [groups.layers[layer] for layer in groups[name].producers]
         return float(np.mean([np.prod(layer.shape) / max(groups[name].size, 1) for layer in layers]))
 
-    def _bisect(self, order: list[tuple[float, str]]) -> float:
-        """W_0: just above the k-th weakest norm, k the most that can go at an immediate drop within the tolerance."""
+    def _bisect(self, order: list[tuple[float, str]], allowed: float) -> float:
+        """Just above the k-th weakest norm, k the most that can go at an immediate drop of `allowed`."""
         env = self.env
 
         def drop(count: int) -> float:
@@ -170,5 +190,5 @@ class PRC(BoundRule):
             self._repair.apply(env.network, trial, plan, env.problem, env.settings.seed)
             return env.score.value - env.problem.evaluator.score(trial.model, "control").value
 
-        count = largest_harmless(len(order), drop, env.tolerance)
+        count = largest_harmless(len(order), drop, allowed)
         return float(np.nextafter(order[count - 1][0], np.inf)) if count else 0.0
