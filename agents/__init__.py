@@ -8,16 +8,19 @@ from rlprune.agents.fixed import PerLayerTable, Pfec, Polynomial, Uniform
 from rlprune.agents.prc import PRC
 from rlprune.agents.pruning import PruneSettings, prune
 from rlprune.agents.replaying import rebuild, replay
+from rlprune.agents.search import CrossEntropySearch, RandomSearch
 
 __all__ = [
     "PRC",
     "RULES",
     "Controller",
+    "CrossEntropySearch",
     "Episode",
     "PerLayerTable",
     "Pfec",
     "Polynomial",
     "PruneSettings",
+    "RandomSearch",
     "Rule",
     "Uniform",
     "make_controller",

@@ -82,7 +82,7 @@ class PRC(BoundRule):
     orthogonality: float = 1e-4
     amp: bool = False
     rebisect: bool = True
-    probe_recovery: str = "lsq+bn"
+    probe_recovery: str = "lsq+bn-delta"
     patience: int = 2
     per_weight: bool = True
 

@@ -18,8 +18,7 @@ from rlprune.envs import EnvSettings, FilterPruningEnv
 from rlprune.errors import UserError, check_rate
 from rlprune.problem import ProblemSpec, PrunedNetwork, PruningProblem
 from rlprune.record import RunFolder, versions
-from rlprune.recovery import Recovery, TrainSettings, make_recovery
-from rlprune.recovery.repair import RepairUntil
+from rlprune.recovery import Recovery, RepairUntil, TrainSettings, make_recovery
 from rlprune.report import plots
 from rlprune.report.curves import Curves
 from rlprune.tasks import Score
@@ -48,7 +47,7 @@ class PruneSettings:
     controller: str = "prc"
     controller_options: Mapping[str, Any] = field(default_factory=dict)
     criterion: str = "l1"
-    recovery: str = "lsq+bn"
+    recovery: str = "lsq+bn-delta"
     tolerance: float = 0.01
     target_macs: float | None = None
     max_rate: float = 0.5
@@ -137,7 +136,9 @@ def prune(
     if folder.exists():
         previous = folder.read()
         if not resume:
-            raise UserError(f"{folder.path} holds a run already; add --resume to go on with it, or choose another --out")
+            raise UserError(
+                f"{folder.path} holds a run already; add --resume to go on with it, or choose another --out"
+            )
         if PruneSettings.from_json(previous["settings"]) != settings:
             raise UserError(f"the run in {folder.path} was started with other settings; --resume takes none of its own")
         if previous["status"] == "finished":
@@ -221,7 +222,8 @@ class _Run:
             best = min((line["drop"] for line in self.env.history if any(line["removed"].values())), default=None)
             tried = "" if best is None else f"; the mildest removal tried dropped {best:.4f}"
             raise UserError(
-                f"tolerance {self.settings.tolerance} cannot be met{tried}: raise --tolerance, or allow more --repair-epochs"
+                f"tolerance {self.settings.tolerance} cannot be met{tried}: "
+                "raise --tolerance, or allow more --repair-epochs"
             )
         base = problem.base()
         self.watcher.work("scoring on the test split")
@@ -236,7 +238,8 @@ class _Run:
             "drop": baseline["control_score"] - pruned["control_score"],
             "plan": network.plan.to_json(),
             "widths": [
-                {"name": name, "before": problem.groups[name].size, "after": network.groups[name].size} for name in names
+                {"name": name, "before": problem.groups[name].size, "after": network.groups[name].size}
+                for name in names
             ],
             "cost": problem.ledger.state_dict(),
             "latency": latency(problem, base, network),
@@ -245,7 +248,11 @@ class _Run:
             self.folder.model_file,
             problem.model,
             network.model,
-            {"model": self.settings.problem.model, "classes": list(problem.data.classes), "plan": network.plan.to_json()},
+            {
+                "model": self.settings.problem.model,
+                "classes": list(problem.data.classes),
+                "plan": network.plan.to_json(),
+            },
         )
         title = f"{self.settings.problem.model}: {baseline['macs'] / pruned['macs']:.2f}× fewer MACs"
         plots.save(plots.widths(self.record["widths"], title), self.folder.path / "widths.png")
@@ -264,7 +271,11 @@ def make_env(problem: PruningProblem, settings: PruneSettings, watcher: Watcher 
     if settings.repair_epochs > 0:
         progress = (watcher or Silent()).work
         recovery = RepairUntil(
-            recovery, TrainSettings(lr=settings.lr, amp=settings.amp), settings.tolerance, settings.repair_epochs, progress
+            recovery,
+            TrainSettings(lr=settings.lr, amp=settings.amp),
+            settings.tolerance,
+            settings.repair_epochs,
+            progress,
         )
     rules = EnvSettings(
         criterion=settings.criterion,

@@ -22,7 +22,9 @@ def rebuild(folder: Path) -> tuple[PruningProblem, PrunedNetwork]:
     run = RunFolder(folder)
     record = run.read()
     if record["status"] != "finished":
-        raise UserError(f"the run in {folder} is {record['status']}; finish it with `rlprune prune --out {folder} --resume`")
+        raise UserError(
+            f"the run in {folder} is {record['status']}; finish it with `rlprune prune --out {folder} --resume`"
+        )
     problem = PruneSettings.from_json(record["settings"]).problem.build()
     network = problem.base().remove(PruningPlan.from_json(record["plan"]), problem.groups)
     planned = {name: tensor.shape for name, tensor in network.model.state_dict().items()}
@@ -31,7 +33,8 @@ def rebuild(folder: Path) -> tuple[PruningProblem, PrunedNetwork]:
     for name, shape in planned.items():
         if saved[name].shape != shape:
             raise UserError(
-                f"{run.model_file} does not fit its record: {name} has shape {tuple(saved[name].shape)}, the plan says {tuple(shape)}"
+                f"{run.model_file} does not fit its record: {name} has shape {tuple(saved[name].shape)}, "
+                f"the plan says {tuple(shape)}"
             )
     if fingerprint(saved) != record["sha256"]:
         raise UserError(f"{run.model_file} is not the network of {run.record_file}: checksums differ")
@@ -57,5 +60,9 @@ def replay(folder: Path) -> dict[str, Any]:
     }
     for name, value in replayed.items():
         if value != record["pruned"][name]:
-            raise UserError(f"the record in {folder} does not hold: {name} is {value}, recorded {record['pruned'][name]}")
-    return {"checks": [{"name": name, "recorded": record["pruned"][name], "replayed": v} for name, v in replayed.items()]}
+            raise UserError(
+                f"the record in {folder} does not hold: {name} is {value}, recorded {record['pruned'][name]}"
+            )
+    return {
+        "checks": [{"name": name, "recorded": record["pruned"][name], "replayed": v} for name, v in replayed.items()]
+    }

@@ -95,7 +95,7 @@ class FilterPruningEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         control_size: int | None = None,
         calibration_size: int | None = None,
         criterion: str = "l1",
-        recovery: str = "lsq+bn",
+        recovery: str = "lsq+bn-delta",
         finetune_epochs: float = 1.0,
         finetune_lr: float = 0.01,
         reward: str = "tolerance",

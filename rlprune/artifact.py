@@ -66,7 +66,9 @@ def load_pruned(path: str | Path, base: nn.Module) -> nn.Module:
     if saved.get("format") != FORMAT:
         raise UserError(f"{path} was not written by rlprune (format {saved.get('format')!r}, expected {FORMAT!r})")
     if fingerprint(saved["state_dict"]) != saved["sha256"]:
-        raise UserError(f"{path} is damaged: its tensors do not match their checksum; take it from a backup or prune again")
+        raise UserError(
+            f"{path} is damaged: its tensors do not match their checksum; take it from a backup or prune again"
+        )
     try:
         return into(base, saved)
     except AttributeError as error:
@@ -135,7 +137,7 @@ def _export_pt2(model: nn.Module, inputs: tuple[Any, ...], path: Path) -> torch.
         program = torch.export.export(model, inputs, dynamic_shapes=_dynamic_batch(inputs))
     except Exception as error:
         raise UserError(f"torch.export cannot trace this network: {str(error).strip().splitlines()[0]}") from None
-    write_whole(path, lambda file: torch.export.save(program, file))  # type: ignore[arg-type]
+    write_whole(path, lambda file: torch.export.save(program, file))
     result: torch.Tensor = torch.export.load(path).module()(*inputs)
     return result
 

@@ -144,7 +144,9 @@ def _configure_prune(parser: argparse.ArgumentParser) -> None:
     _field_options(group, PruneSettings, skip=("problem", "controller_options"))
     group = parser.add_argument_group("run")
     group.add_argument("--out", metavar="DIR", help="run folder (default: a new one under runs/)")
-    group.add_argument("--resume", action="store_true", help="go on with the run in --out, or the newest unfinished one")
+    group.add_argument(
+        "--resume", action="store_true", help="go on with the run in --out, or the newest unfinished one"
+    )
     group.add_argument("--quiet", action="store_true", help="no progress, no table")
     group.add_argument("--json", action="store_true", help="print the record as JSON")
     for name in RULES.names():
@@ -210,10 +212,11 @@ def _run_evaluate(args: argparse.Namespace) -> int:
     if hasattr(args, "json"):
         print(json.dumps(found, indent=2))
     else:
-        for key in ("test", "control"):
-            low, high = found[f"{key}_interval"]
-            print(f"{key:8} {100 * found[f'{key}_score']:.2f} % [{100 * low:.2f}, {100 * high:.2f}], {found[f'{key}_size']} examples")
-        print(f"MACs     {found['macs']:,}\nparameters {found['parameters']:,}")
+        for name, score in (("test", test), ("control", control)):
+            low, high = score.interval()
+            interval = f"[{100 * low:.2f}, {100 * high:.2f}]"
+            print(f"{name:10} {100 * score.value:.2f} % {interval}, {score.metric} on {score.n:,} examples")
+        print(f"MACs       {found['macs']:,}\nparameters {found['parameters']:,}")
     return 0
 
 
@@ -272,7 +275,8 @@ COMMANDS = {
         "prune a network to an error tolerance",
         "  rlprune prune\n"
         "  rlprune prune --model resnet20 --weights resnet20.pt --data cifar10.npz --tolerance 0.02\n"
-        "  rlprune prune --model mynet.py:build --weights mine.pt --data photos/ --controller uniform --uniform-rate 0.1\n"
+        "  rlprune prune --model mynet.py:build --weights mine.pt --data photos/\n"
+        "  rlprune prune --controller uniform --uniform-rate 0.1\n"
         "  rlprune prune --out runs/mine --resume",
         _configure_prune,
         _run_prune,

@@ -39,7 +39,7 @@ class PrunedNetwork:
     plan: PruningPlan = field(default_factory=PruningPlan)
 
     def remove(self, plan: PruningPlan, base: ChannelGroups) -> PrunedNetwork:
-        """A smaller copy without the channels of `plan` (numbered as `model` is now); `base` are the unpruned groups."""
+        """A smaller copy without the channels of `plan`, numbered as `model` is now; `base`: the unpruned groups."""
         return PrunedNetwork(
             model=remove_channels(self.model, self.groups, plan),
             groups=self.groups.after(plan),
@@ -85,7 +85,7 @@ class ProblemSpec:
             self.data,
             root=self.root,
             seed=self.seed,
-            control_from=self._control_from(),  # type: ignore[arg-type]
+            control_from=self._control_from(),
             control_size=self.control_size,
             calibration_size=self.calibration_size,
         )
@@ -121,7 +121,9 @@ def checked_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); try --device cpu") from None
+        raise UserError(
+            f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); try --device cpu"
+        ) from None
     return device
 
 
@@ -184,6 +186,11 @@ class PruningProblem:
         """One example, as the network is called with it."""
         batch = next(iter(self.data.calibration.batches(1, device=str(self.device))))
         return self.task.inputs(batch)
+
+    @property
+    def export_inputs(self) -> tuple[Any, ...]:
+        """Two examples: exporters take a batch of one for a constant."""
+        return self.task.inputs(next(iter(self.data.calibration.batches(2, device=str(self.device)))))
 
     @cached_property
     def baseline(self) -> Score:

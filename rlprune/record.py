@@ -103,7 +103,9 @@ def comparable(record: Any) -> Any:
     return record
 
 
-def versions(packages: Iterable[str] = ("rlprune", "torch", "torchvision", "numpy", "gymnasium", "stable-baselines3")) -> dict[str, str]:
+def versions(
+    packages: Iterable[str] = ("rlprune", "torch", "torchvision", "numpy", "gymnasium", "stable-baselines3"),
+) -> dict[str, str]:
     """Versions of what a run depends on."""
     found = {"python": platform.python_version()}
     for name in packages:

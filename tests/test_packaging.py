@@ -64,7 +64,9 @@ def test_a_bare_import_stays_light():
 def test_a_wheel_holds_everything_and_runs_elsewhere(tmp_path):
     """Build a wheel, unpack it far from the checkout, import all of it from there."""
     subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), str(ROOT)], check=True, capture_output=True
+        [sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), str(ROOT)],
+        check=True,
+        capture_output=True,
     )
     (wheel,) = tmp_path.glob("*.whl")
     site = tmp_path / "site"

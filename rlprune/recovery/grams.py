@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from rlprune.errors import UserError
 from rlprune.evaluation import evaluating
+from rlprune.recovery.following import watching_norms
 from rlprune.recovery.unfolding import UNFOLDABLE, Unfoldable, Unfolding, sampled_rows
 from rlprune.seeding import torch_generator
 
@@ -101,7 +101,6 @@ class GramStore(Mapping[str, LayerGram]):
         names = dict.fromkeys(name for group in groups.prunable for name in group.consumers)
         layers = {name: m for name in names if isinstance(m := modules.get(name), UNFOLDABLE)}
         sums = {name: _Sum(layer, rows_per_column) for name, layer in layers.items()}
-        norms: dict[str, str] = {}
         batch = 0
 
         def sample(name: str, inputs: Tensor) -> None:
@@ -109,7 +108,7 @@ class GramStore(Mapping[str, LayerGram]):
                 generator = torch_generator(seed, "gram", name, batch)
                 sums[name].add(sampled_rows(layers[name], inputs, positions_per_image, generator))
 
-        with _watching(model, layers, sample, norms):
+        with watching_norms(model, layers) as norms, _sampling(model, layers, sample):
             for batch, arguments in enumerate(calls):  # noqa: B007 (read by `sample`)
                 model(*arguments)
                 if all(s.full for s in sums.values()):
@@ -154,14 +153,10 @@ class _Sum:
 
 
 @contextmanager
-def _watching(
-    model: nn.Module,
-    layers: Mapping[str, nn.Module],
-    sample: Callable[[str, Tensor], None],
-    norms: dict[str, str],
+def _sampling(
+    model: nn.Module, layers: Mapping[str, nn.Module], sample: Callable[[str, Tensor], None]
 ) -> Iterator[None]:
-    """While the model runs, in eval mode: sample every layer's input, and note which batch norm reads its output."""
-    made: dict[int, tuple[str, Tensor]] = {}  # holds on to the tensors: a freed one's id would be used again
+    """While the model runs, in eval mode: hand every layer's input to `sample`."""
 
     def reads(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
         def hook(_: nn.Module, arguments: tuple[Any, ...]) -> None:
@@ -170,34 +165,10 @@ def _watching(
 
         return hook
 
-    def makes(name: str) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
-        def hook(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:
-            made[id(output)] = (name, output)
-
-        return hook
-
-    def normalises(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        def hook(_: nn.Module, arguments: tuple[Any, ...]) -> None:
-            if arguments and id(arguments[0]) in made:
-                norms[made[id(arguments[0])][0]] = name
-
-        return hook
-
-    def start(*_: Any) -> None:
-        made.clear()
-
-    handles = [model.register_forward_pre_hook(start)]
-    handles += [layer.register_forward_pre_hook(reads(name)) for name, layer in layers.items()]
-    handles += [layer.register_forward_hook(makes(name)) for name, layer in layers.items()]
-    handles += [
-        module.register_forward_pre_hook(normalises(name))
-        for name, module in model.named_modules()
-        if isinstance(module, _BatchNorm) and module.track_running_stats
-    ]
+    handles = [layer.register_forward_pre_hook(reads(name)) for name, layer in layers.items()]
     try:
         with evaluating(model), torch.no_grad():
             yield
     finally:
         for handle in handles:
             handle.remove()
-        made.clear()

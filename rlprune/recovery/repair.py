@@ -7,16 +7,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from rlprune.recovery.settings import TrainSettings
+from rlprune.recovery.steps import Recovery
 from rlprune.recovery.training import train
 from rlprune.seeding import derive
 
 if TYPE_CHECKING:
     from rlprune.channels import PruningPlan
     from rlprune.problem import PrunedNetwork, PruningProblem
-    from rlprune.recovery.steps import Recovery
 
 
-class RepairUntil:
+class RepairUntil(Recovery):
     """A recovery that trains only where the cheap ones are not enough (AFP/PRC, Singh et al. 2020; reconstructed).
 
     After `first`, the network is scored on the control split; while its drop is above the tolerance it is trained, an
@@ -38,8 +38,7 @@ class RepairUntil:
         epochs: float,
         progress: Callable[[str, float, float], None] | None = None,
     ) -> None:
-        self.first = first
-        self.settings = settings
+        super().__init__(first.names, settings)
         self.tolerance = tolerance
         self.epochs = epochs
         self.progress = progress
@@ -48,7 +47,7 @@ class RepairUntil:
         self, before: PrunedNetwork, after: PrunedNetwork, plan: PruningPlan, problem: PruningProblem, seed: int
     ) -> None:
         """Repair `after.model` in place."""
-        self.first.apply(before, after, plan, problem, seed)
+        super().apply(before, after, plan, problem, seed)
         floor, left, number = problem.baseline.value - self.tolerance, self.epochs, 0
         while left > 0 and problem.evaluator.score(after.model, "control").value < floor:
             number += 1

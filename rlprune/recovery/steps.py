@@ -13,6 +13,7 @@ from torch import nn
 
 from rlprune.errors import UserError
 from rlprune.recovery.batchnorm import recalibrate_bn
+from rlprune.recovery.bn_delta import Statistics, measure_bn, shift_bn
 from rlprune.recovery.grams import GramStore
 from rlprune.recovery.least_squares import least_squares
 from rlprune.recovery.settings import TrainSettings
@@ -84,6 +85,20 @@ def _bn(repair: Repair) -> None:
     images = problem.data.calibration.first(BN_IMAGES)
     batches = images.batches(BN_BATCH, device=problem.device)
     recalibrate_bn(repair.after.model, (problem.task.inputs(batch) for batch in batches))
+
+
+@RECOVERY.register("bn-delta")
+def _bn_delta(repair: Repair) -> None:
+    """Batch-norm statistics moved by what the removal changed, measured on calibration images."""
+    problem = repair.problem
+    images = problem.data.calibration.first(BN_IMAGES)
+    calls = [problem.task.inputs(batch) for batch in images.batches(BN_BATCH, device=problem.device)]
+    key = f"{_fingerprint(repair.before.model)}/{images.fingerprint()}/{problem.device}"
+    if key not in _measured:
+        _measured.clear()  # one network is pruned at a time; its candidates share what was measured on it
+        _measured[key] = measure_bn(repair.before.model, calls)
+    before = repair.before
+    shift_bn(repair.after.model, before.model, calls, _measured[key], before.groups, repair.plan)
 
 
 @RECOVERY.register("finetune")
@@ -164,6 +179,7 @@ def make_recovery(spec: str, settings: TrainSettings | None = None, on_step: OnS
 
 
 _cache: OrderedDict[str, GramStore] = OrderedDict()
+_measured: dict[str, Statistics] = {}
 
 
 def grams_of(network: PrunedNetwork, problem: PruningProblem) -> GramStore:
@@ -195,5 +211,6 @@ def _fingerprint(model: nn.Module) -> str:
 
 
 def clear_grams() -> None:
-    """Forget all collected Gram matrices."""
+    """Forget everything measured on networks: Gram matrices and batch-norm statistics."""
     _cache.clear()
+    _measured.clear()
