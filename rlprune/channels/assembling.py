@@ -30,11 +30,14 @@ def assemble(trace: Trace, model: nn.Module) -> ChannelGroups:
     found = []
     for units, members, places in _same_make(root, site, position, locked):
         code = locked.get(int(units[0]))
+        text = None if code is None else trace.book.reason_text(code)
+        if text is None and len(units) == 1:
+            text = "all its channels are tied together, so that none can go alone"
         slots = []
         for index in np.unique(members).tolist():
             tensor, dim = sites[index]
             slots.append(Slot(tensor, dim, trace.roles[tensor, dim], places[:, members == index]))
-        found.append((slots, None if code is None else trace.book.reason_text(code), units))
+        found.append((slots, text, units))
     return _named(found, trace, model, layers, fixed_macs, marks)
 
 
@@ -70,7 +73,8 @@ def _layers(trace: Trace) -> tuple[dict[str, Layer], int, dict[str, str]]:
         if rest:
             odd[call.weight] = "parts of its weight are used separately"
             fixed += rest
-        name = call.weight[: -len(".weight")] if call.weight.endswith(".weight") else call.weight
+        owner, _, leaf = call.weight.rpartition(".")
+        name = owner if owner and leaf in ("weight", "weight_orig") else call.weight
         layers[name] = Layer(
             name, call.weight, call.bias, call.kind, call.groups, call.kernel, call.stride, extent, call.in_extent,
             call.out_extent, shape, call.order,

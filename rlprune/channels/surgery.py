@@ -28,9 +28,14 @@ def remove_channels(model: nn.Module, groups: ChannelGroups, plan: PruningPlan) 
     Raises:
         UserError: the plan does not fit the groups (naming the group), or the model does not.
     """
+    return removed_copy(model, groups, plan)
+
+
+def removed_copy(model: nn.Module, groups: ChannelGroups, plan: PruningPlan, share: bool = False) -> nn.Module:
+    """What `remove_channels` does; with `share`, parameters that stay as they are are not copied."""
     plan.validate(groups)
     gone = _by_tensor(groups, plan)
-    memo: dict[int, Any] = {}
+    memo: dict[int, Any] = {id(p): p for p in model.parameters()} if share else {}
     resized: dict[int, str] = {}
     for name, tensor in _tensors(model, groups).items():
         if name in gone:
@@ -50,19 +55,26 @@ def mask_channels(model: nn.Module, groups: ChannelGroups, plan: PruningPlan) ->
     Raises:
         UserError: the plan does not fit the groups (naming the group), or the model does not.
     """
+    return masked_copy(model, groups, plan)
+
+
+def masked_copy(model: nn.Module, groups: ChannelGroups, plan: PruningPlan, share: bool = False) -> nn.Module:
+    """What `mask_channels` does; with `share`, parameters that stay as they are are not copied."""
     plan.validate(groups)
-    masked = copy.deepcopy(model)
-    tensors = _tensors(masked, groups)
+    tensors = _tensors(model, groups)
+    memo: dict[int, Any] = {id(p): p for p in model.parameters()} if share else {}
     with torch.no_grad():
         for name, units in plan.removed.items():
             for slot in groups[name].slots:
-                quiet = slot.role in ("in", "out") or (
-                    slot.role == "norm" and slot.tensor.rpartition(".")[2] in ("weight", "bias")
-                )
-                if quiet:
-                    tensor = tensors[slot.tensor]
-                    positions = torch.from_numpy(slot.index[list(units)].ravel()).to(tensor.device)
-                    tensor.index_fill_(slot.dim, positions, 0)
+                leaf = slot.tensor.rpartition(".")[2]
+                if slot.role not in ("in", "out") and (slot.role != "norm" or leaf not in ("weight", "bias")):
+                    continue
+                tensor = tensors[slot.tensor]
+                if memo.get(id(tensor), tensor) is tensor:
+                    memo[id(tensor)] = copy.deepcopy(tensor)
+                positions = torch.from_numpy(slot.index[list(units)].ravel()).to(tensor.device)
+                memo[id(tensor)].index_fill_(slot.dim, positions, 0)
+    masked: nn.Module = copy.deepcopy(model, memo)
     return masked
 
 
@@ -113,6 +125,7 @@ def _update_attributes(
     model: nn.Module, pruned: nn.Module, resized: dict[int, str], groups: ChannelGroups, plan: PruningPlan
 ) -> None:
     layers = {layer.weight: layer for layer in groups.after(plan).layers.values()}
+    after: Any
     for before, after in zip(model.modules(), pruned.modules(), strict=True):
         own = {**before._parameters, **before._buffers}
         names = {key: resized[id(t)] for key, t in own.items() if t is not None and id(t) in resized}
@@ -128,7 +141,7 @@ def _update_attributes(
             after.num_features = len(after.get_buffer("running_mean"))
 
 
-def _resize_layer(module: nn.Module, layer: Layer) -> None:
+def _resize_layer(module: Any, layer: Layer) -> None:
     first, second = layer.shape[:2]
     if layer.kind == "linear" and hasattr(module, "in_features"):
         module.in_features, module.out_features = second, first
@@ -141,7 +154,7 @@ def _resize_layer(module: nn.Module, layer: Layer) -> None:
             module.in_channels, module.out_channels = second * layer.groups, first
 
 
-def _resize_other(module: nn.Module, shape: tuple[int, ...]) -> None:
+def _resize_other(module: Any, shape: tuple[int, ...]) -> None:
     if hasattr(module, "num_features"):
         module.num_features = shape[0]
     elif hasattr(module, "num_channels"):

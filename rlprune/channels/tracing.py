@@ -7,6 +7,7 @@ each operator a rule (see `rules`) carries labels from its inputs to its outputs
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rlprune.channels import rules
+from rlprune.channels import layers, mixing, moving, rules
 from rlprune.channels.groups import ChannelGroups, IntArray
 from rlprune.channels.labels import Bare, Book, Entry, Fixed, Labels, Part
 from rlprune.errors import UserError
@@ -49,6 +50,9 @@ class Trace:
         self.roles: dict[tuple[str, int], str] = {}
         self.calls: dict[str, Call] = {}
         self.fixed_macs = 0
+        self.locked_tensors: dict[str, int] = {}
+        self.touched: set[int] = set()
+        self.training = False  # whether a pass in training mode found more layers
         self.counting = True
         self._entries: dict[int, Entry] = {}
         self._alive: list[Tensor] = []  # else id() would be reused
@@ -71,6 +75,7 @@ class Trace:
         """What a tensor's elements belong to; a tensor never seen is a constant."""
         if id(tensor) not in self._entries:
             self.put(tensor, self.fixed("it joins a constant tensor that is neither parameter nor buffer"))
+        self.touched.add(id(tensor))
         return self._entries[id(tensor)]
 
     def sharing(self, tensor: Tensor) -> list[Tensor]:
@@ -88,6 +93,8 @@ class Trace:
             size = self.tensors[name].shape[dim]
             self.sites[key] = self.book.fresh(size)
             self.roles[key] = role
+            if name in self.locked_tensors:
+                self.book.lock(self.sites[key], self.locked_tensors[name])
         elif self.roles[key] == "scale":
             self.roles[key] = role
         return self.sites[key]
@@ -99,9 +106,15 @@ class Trace:
             self.book.lock(entry.vector, code)
         elif isinstance(entry, Bare):
             for part in entry.parts:
+                self.locked_tensors.setdefault(part.name, code)
                 for dim in range(len(part.where)):
                     if (part.name, dim) in self.sites:
                         self.book.lock(self.sites[part.name, dim], code)
+
+    def count_fixed(self, macs: int) -> None:
+        """Count MACs of a product whose weight is no whole parameter; they never change."""
+        if self.counting:
+            self.fixed_macs += macs
 
     def call(self, weight: str, kind: str, macs: int, in_extent: int, out_extent: int) -> Call:
         """Count one call of a layer."""
@@ -111,6 +124,9 @@ class Trace:
             call.in_extent += in_extent
             call.out_extent += out_extent
         return call
+
+
+assert layers and mixing and moving  # imported for the rules they enter
 
 
 class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -153,6 +169,14 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
+def training_paths(model: nn.Module) -> None:
+    """Switch to training mode, but for the layers whose training mode is random or needs large batches."""
+    model.train()
+    for module in model.modules():
+        if isinstance(module, (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)):
+            module.eval()
+
+
 def working_copy(model: nn.Module) -> nn.Module:
     """A copy of the modules that shares the parameters, so that a forward pass cannot change the caller's object."""
     memo: dict[int, Any] = {id(p): p for p in model.parameters()}
@@ -168,6 +192,13 @@ class Forward:
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def double(self) -> Forward:
+        """The same inputs in double precision."""
+        memo: dict[int, Any] = {
+            id(t): t.double() for t in tensors_in((self.args, dict(self.kwargs))) if t.is_floating_point()
+        }
+        return Forward(*copy.deepcopy((self.args, dict(self.kwargs)), memo))
 
     def __call__(self, model: nn.Module, prepare: Callable[[list[Tensor]], None] | None = None) -> Any:
         """Run the model; `prepare` sees the input tensors first."""
@@ -186,10 +217,20 @@ def run_trace(model: nn.Module, forward: Forward) -> Trace:
         for tensor in inputs:
             trace.put(tensor, trace.fixed("it joins the model's input, which keeps its channels"))
 
-    with torch.no_grad(), _Tracer(trace):
-        outputs = forward(worker, prepare)
-    for tensor in tensors_in(outputs):
-        trace.lock(trace.get(tensor), "it is an output of the model")
+    def run() -> None:
+        with torch.no_grad(), _Tracer(trace):
+            outputs = forward(worker, prepare)
+        for tensor in tensors_in(outputs):
+            trace.lock(trace.get(tensor), "it is an output of the model")
+
+    run()
+    if any(p.ndim > 1 and id(p) not in trace.touched for p in worker.parameters()):
+        # layers that only run in training (auxiliary heads) read channels too
+        training_paths(worker)
+        trace.counting = False
+        with contextlib.suppress(Exception):  # many models cannot train on bare example inputs
+            run()
+            trace.training = True
     return trace
 
 
@@ -233,8 +274,9 @@ def trace_channels(
     if check not in CHECKS:
         raise UserError(f"check is {check!r}; it must be one of {', '.join(CHECKS)}")
     forward = Forward(example_inputs, dict(kwargs or {}))
-    groups = assemble(run_trace(model, forward), model)
+    trace = run_trace(model, forward)
+    groups = assemble(trace, model)
     groups = groups.with_minimum(min_channels, round_to).lock(keep)
     if check == "off":
         return groups
-    return check_groups(model, groups, forward, strict=check == "strict")
+    return check_groups(model, groups, forward, strict=check == "strict", training=trace.training)

@@ -1,0 +1,196 @@
+"""Rules of convolutions and matrix products: where labels are made, and where they are consumed."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+from torch import Tensor
+
+from rlprune.channels.groups import IntArray
+from rlprune.channels.labels import Bare, Entry, Labels, Part
+from rlprune.channels.rules import Op, along, attach, join, mix, rule
+
+if TYPE_CHECKING:
+    from rlprune.channels.tracing import Trace
+
+
+def _whole(part: Part, dim: int, axis: int, size: int) -> bool:
+    """True when one parameter dimension lies, whole and in some order, along one axis of a weight operand."""
+    where = part.where[dim]
+    if size == 1:
+        return where is None
+    return isinstance(where, Labels) and where.axis == axis and np.array_equal(np.sort(where.vector), np.arange(size))
+
+
+def _positions(part: Part, dim: int) -> IntArray:
+    where = part.where[dim]
+    return where.vector if isinstance(where, Labels) else np.zeros(1, dtype=np.int64)
+
+
+def _weight(trace: Trace, tensor: Tensor) -> list[Part]:
+    """The parameters a convolution weight is an element-wise function of (a pruning mask beside the weight, say)."""
+    entry = trace.get(tensor)
+    if not isinstance(entry, Bare):
+        return []
+    main = entry.parts[0]
+    same = len(main.where) == tensor.ndim and all(_whole(main, d, d, tensor.shape[d]) for d in (0, 1))
+    return list(entry.parts) if same and tensor.ndim >= 3 else []
+
+
+@rule("convolution", "_convolution")
+def convolution(trace: Trace, op: Op) -> None:
+    """Convolutions of any number of dimensions, grouped, depthwise and transposed."""
+    x, weight, bias = op.args[:3]
+    transposed, groups = bool(op.args[6]), int(op.args[8])
+    channels = x.ndim - (weight.ndim - 2) - 1
+    batch = x.shape[0] if channels == 1 else 1
+    in_extent = batch * math.prod(x.shape[channels + 1 :])
+    out_extent = batch * math.prod(op.out.shape[channels + 1 :])
+    macs = (in_extent if transposed else out_extent) * weight.numel()
+    parts = _weight(trace, weight)
+    if not parts:
+        trace.count_fixed(macs)
+        mix(trace, op, f"the weight it meets is computed from other tensors ({op.name})")
+        return
+    name = parts[0].name
+    call = trace.call(name, "conv_transpose" if transposed else "conv", macs, in_extent, out_extent)
+    call.groups, call.kernel, call.stride = groups, tuple(weight.shape[2:]), tuple(op.args[3])
+    sides = []
+    for dim, role in ((0, "in"), (1, "out")) if transposed else ((0, "out"), (1, "in")):
+        labels = trace.site(name, dim, role)[_positions(parts[0], dim)]
+        for part in parts[1:]:
+            attach(trace, Bare((part,)), dim, labels, role, op.name)
+        sides.append(labels)
+    rows, columns = sides
+    entry = trace.get(x)
+    if isinstance(entry, Labels) and entry.axis not in (channels, None):
+        _lock_all(trace, op, f"its channels lie along an axis that {op.name} slides over", entry, rows, columns)
+        return
+    inputs = along(entry, x.shape[channels]) if isinstance(entry, Labels) else None
+    if groups == 1:
+        outputs = columns if transposed else rows
+        if inputs is not None:
+            trace.book.unite(inputs, rows if transposed else columns)
+    elif len(columns) == 1 or len(rows) == groups:
+        outputs = _depthwise(trace, rows, columns, inputs, groups, transposed)
+    else:
+        outputs = _grouped(trace, rows, columns, inputs, groups, transposed)
+    _produce(trace, op, call.weight, Labels(channels, outputs), bias)
+
+
+def _lock_all(trace: Trace, op: Op, reason: str, entry: Entry, *vectors: IntArray) -> None:
+    trace.lock(entry, reason)
+    for vector in vectors:
+        trace.book.lock(vector, trace.book.reason(reason))
+    trace.put(op.out, trace.fixed(reason))
+
+
+def _produce(trace: Trace, op: Op, weight: str, entry: Labels, bias: Tensor | None) -> None:
+    if len(entry.vector) == 1:
+        trace.book.lock(entry.vector, trace.book.reason("it is a layer's only channel"))
+    trace.put(op.out, entry)
+    if bias is None:
+        return
+    own = trace.get(bias)
+    if isinstance(own, Bare) and bias.ndim == 1:
+        attach(trace, own, 0, entry.vector, "out", op.name)
+        trace.calls[weight].bias = own.parts[0].name
+    elif bias.ndim == 1 and isinstance(own, Labels):
+        trace.book.unite(along(own, len(entry.vector)), entry.vector)
+    elif bias.ndim == 1 and own is not None and len(bias) > 1:
+        trace.book.lock(entry.vector, trace.book.reason(f"its bias is neither parameter nor buffer ({op.name})"))
+    elif bias.ndim > 1:
+        trace.put(op.out, join(trace, [op.out, bias], op.out.shape, "add"))
+
+
+def _depthwise(
+    trace: Trace, rows: IntArray, columns: IntArray, inputs: IntArray | None, groups: int, transposed: bool
+) -> IntArray:
+    """Groups of one input or one output channel: a channel takes its whole group along."""
+    book = trace.book
+    table = rows.reshape(groups, -1)
+    keys = table[:, 0]
+    for p in range(1, table.shape[1]):
+        book.unite(keys, table[:, p])
+    if len(columns) > 1:  # its length is the same for every group, so it must stay
+        book.lock(columns, book.reason("it lies inside convolution groups that only go as a whole"))
+    if inputs is None:
+        book.lock(keys, book.reason("it reads the model's input or a fixed tensor group by group (convolution)"))
+    else:
+        wide = inputs.reshape(groups, -1)
+        for p in range(wide.shape[1]):
+            book.unite(keys, wide[:, p])
+    return np.repeat(keys, len(columns)) if transposed else rows
+
+
+def _grouped(
+    trace: Trace, rows: IntArray, columns: IntArray, inputs: IntArray | None, groups: int, transposed: bool
+) -> IntArray:
+    """Position p of every group goes together, on either side; the number of groups stays."""
+    book = trace.book
+    table = rows.reshape(groups, -1)
+    for g in range(1, groups):
+        book.unite(table[0], table[g])
+    book.mark(rows, "grouped")
+    book.mark(columns, "grouped")
+    if transposed:
+        if inputs is not None:
+            book.unite(inputs, rows)
+        return np.tile(columns, groups)
+    if inputs is not None:
+        for wide in inputs.reshape(groups, -1):
+            book.unite(wide, columns)
+    return rows
+
+
+@rule("mm", "bmm", "addmm", "baddbmm", "linear")
+def product(trace: Trace, op: Op) -> None:
+    """Matrix products: with a parameter it is a linear layer, between activations it locks both."""
+    biased = op.name in ("addmm", "baddbmm")
+    left, right = op.args[1:3] if biased else op.args[:2]
+    bias = op.args[0] if biased else None
+    last = left.ndim - 1
+    if op.name == "linear":
+        done = _linear(trace, op, left, last, right, 1, 0, last, op.arg(2, "bias"))
+    else:
+        done = _linear(trace, op, left, last, right, last - 1, last, last, bias) or _linear(
+            trace, op, right, last - 1, left, last, last - 1, last - 1, bias
+        )
+    if not done:
+        if left.ndim == 2 or isinstance(trace.get(left), Bare) or isinstance(trace.get(right), Bare):
+            trace.count_fixed(math.prod(left.shape) * right.shape[-1])
+        mix(trace, op, f"it is multiplied with other activations or a computed weight ({op.name})")
+
+
+def _linear(
+    trace: Trace, op: Op, x: Tensor, x_axis: int, weight: Tensor, w_in: int, w_out: int, out_axis: int,
+    bias: Tensor | None,
+) -> bool:  # fmt: skip
+    """Treat one operand as the weight of a linear layer; False if it is not a whole parameter."""
+    bare = trace.get(weight)
+    if not isinstance(bare, Bare) or len(bare.parts) != 1:
+        return False
+    part = bare.parts[0]
+    shape = trace.tensors[part.name].shape
+    wide = {d for d, where in enumerate(part.where) if where is not None}
+    rows = [d for d in range(len(shape)) if shape[d] == weight.shape[w_out] and _whole(part, d, w_out, shape[d])]
+    columns = [d for d in range(len(shape)) if shape[d] == weight.shape[w_in] and _whole(part, d, w_in, shape[d])]
+    pairs = [(r, c) for r in rows for c in columns if r != c and wide <= {r, c}]
+    if not pairs:
+        return False
+    size = x.numel() // max(x.shape[x_axis], 1)
+    trace.call(part.name, "linear", size * weight.shape[w_in] * weight.shape[w_out], size, size)
+    outputs = trace.site(part.name, pairs[0][0], "out")[_positions(part, pairs[0][0])]
+    inputs = trace.site(part.name, pairs[0][1], "in")[_positions(part, pairs[0][1])]
+    entry = trace.get(x)
+    if isinstance(entry, Labels) and entry.axis not in (x_axis, None):
+        _lock_all(trace, op, f"its channels lie along an axis that {op.name} does not sum over", entry, outputs, inputs)
+        return True
+    if isinstance(entry, Labels):
+        trace.book.unite(along(entry, len(inputs)), inputs)
+    elif isinstance(entry, Bare):
+        trace.lock(entry, f"it is multiplied with another parameter ({op.name})")
+    _produce(trace, op, part.name, Labels(out_axis, outputs), bias)
+    return True

@@ -1,0 +1,383 @@
+"""Rules of data movement: views, copies, cuts, indices and concatenation, executed on the labels themselves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlprune.channels.groups import IntArray
+from rlprune.channels.labels import Bare, Entry, Fixed, Labels, Part, spread, varying_axes
+from rlprune.channels.rules import Op, along, attach, mix, put_moved, rule, unknown
+
+if TYPE_CHECKING:
+    from rlprune.channels.tracing import Trace
+
+EMPTY = "it runs on an empty tensor: the example input gives it no data"
+
+
+def settle(trace: Trace, labels: Tensor, keep: Callable[[list[int], Tensor], int]) -> Entry:
+    """An executed label tensor as an entry; `keep` says along which axis channels stay separate if there are two."""
+    small, axes = varying_axes(labels)
+    if not axes:
+        value = small.reshape(-1)[:1].numpy().copy()
+        return Labels(None, value) if value[0] > 0 else Fixed(int(value[0]))
+    if len(axes) == 1:
+        return Labels(axes[0], small.reshape(-1).numpy().copy())
+    return trace.book.collapse(small, keep(axes, labels))
+
+
+def move(
+    trace: Trace,
+    op: Op,
+    tensor: Tensor,
+    run: Callable[[Tensor], Any],
+    keep: Callable[[list[int], Tensor], int] = lambda axes, labels: max(axes, key=lambda a: labels.shape[a]),
+) -> None:
+    """Execute an operator on the labels of its input and give the results to its outputs."""
+    entry = trace.get(tensor)
+    if isinstance(entry, Labels):
+        if tensor.numel() == 0 or any(out.numel() == 0 for out in op.outputs):
+            mix(trace, op, EMPTY, [tensor])
+            return
+        for out, labels in zip(op.outputs, _listed(run(spread(entry, tuple(tensor.shape)))), strict=True):
+            trace.put(out, settle(trace, labels, keep))
+    elif isinstance(entry, Bare):
+        for out, result in zip(op.outputs, _bare_move(op, tensor, entry, run), strict=True):
+            trace.put(out, result)
+    else:
+        for out in op.outputs:
+            trace.put(out, entry)
+
+
+def _listed(result: Any) -> list[Tensor]:
+    return list(result) if isinstance(result, (list, tuple)) else [result]
+
+
+def _bare_move(op: Op, tensor: Tensor, entry: Bare, run: Callable[[Tensor], Any]) -> list[Bare]:
+    """A bare parameter through data movement: follow the index of each dimension."""
+    count = len(op.outputs)
+    results: list[list[Part]] = []
+    for part in entry.parts:
+        moved: list[list[Labels | str | None]] = []
+        for where in part.where:
+            if isinstance(where, Labels):
+                moved.append([_index_entry(t) for t in _listed(run(spread(where, tuple(tensor.shape))))])
+            else:
+                moved.append([where] * count)
+        results.append([Part(part.name, tuple(dim[i] for dim in moved)) for i in range(count)])
+    return [Bare(tuple(parts[i] for parts in results)) for i in range(count)]
+
+
+def _index_entry(labels: Tensor) -> Labels | str | None:
+    if labels.numel() == 0:
+        return "lost"
+    small, axes = varying_axes(labels)
+    return Labels(axes[0], small.reshape(-1).numpy().copy()) if len(axes) == 1 else "lost"
+
+
+@rule("clone", "contiguous", "detach", "alias", "_to_copy", "to", "lift_fresh", "lift", "_conj", "resolve_conj",
+      "resolve_neg", "detach_copy", "alias_copy")  # fmt: skip
+def same(trace: Trace, op: Op) -> None:
+    """Copies of everything."""
+    trace.put(op.out, trace.get(op.inputs[0]))
+
+
+@rule("view", "_unsafe_view", "reshape", "_reshape_alias", "view_copy")
+def view(trace: Trace, op: Op) -> None:
+    """Reshapes; when channels are split over two axes, those along the axis of fixed size are united."""
+
+    def growing(axes: list[int], labels: Tensor) -> int:
+        sizes = op.arg(1, "size")
+        dynamic = [axis for axis in axes if isinstance(sizes, (list, tuple)) and sizes[axis] == -1]
+        return dynamic[0] if dynamic else max(axes, key=lambda axis: (labels.shape[axis], axis))
+
+    if isinstance(op.arg(1, "size"), torch.dtype):
+        mix(trace, op, f"its bits are reinterpreted ({op.name})")
+        return
+    move(trace, op, op.inputs[0], lambda labels: labels.reshape(op.out.shape), growing)
+
+
+@rule("permute", "transpose", "t", "numpy_T", "squeeze", "unsqueeze", "expand", "repeat", "movedim", "swapaxes", "flip",
+      "expand_copy", "permute_copy", "rot90")  # fmt: skip
+def movement(trace: Trace, op: Op) -> None:
+    """Views and copies that keep whole axes together."""
+    move(trace, op, op.inputs[0], lambda labels: op.func(labels, *op.args[1:], **op.kwargs))
+
+
+@rule("channel_shuffle", "native_channel_shuffle")
+def channel_shuffle(trace: Trace, op: Op) -> None:
+    """Channels (g, C / g) transposed: those at the same place of every group go together."""
+    tensor, groups = op.args[0], int(op.args[1])
+    entry = trace.get(tensor)
+    if isinstance(entry, Labels) and entry.axis == tensor.ndim - 3:
+        table = entry.vector.reshape(groups, -1)
+        for row in table[1:]:
+            trace.book.unite(table[0], row)
+        trace.put(op.out, Labels(entry.axis, table.T.ravel().copy()))
+    else:
+        mix(trace, op, f"its channels lie along an axis that {op.name} keeps fixed")
+
+
+@rule("split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "split_copy")
+def split(trace: Trace, op: Op) -> None:
+    """Parts along an axis; along the channel axis the i-th channels of equal parts go together."""
+    tensor = op.args[0]
+    axis = int(op.arg(2, "dim", 0)) % tensor.ndim
+    edges = np.cumsum([0, *(out.shape[axis] for out in op.outputs)]).tolist()
+    _cut(trace, op, tensor, axis, list(pairwise(edges)))
+
+
+@rule("slice", "slice_copy", "narrow")
+def slicing(trace: Trace, op: Op) -> None:
+    """A range along an axis."""
+    tensor = op.args[0]
+    axis = int(op.arg(1, "dim", 0)) % tensor.ndim
+    if op.name == "narrow":
+        start, stop, step = int(op.args[2]), int(op.args[2]) + int(op.args[3]), 1
+    else:
+        start, stop, _ = slice(op.arg(2, "start"), op.arg(3, "end")).indices(tensor.shape[axis])
+        step = int(op.arg(4, "step", 1))
+    entry = trace.get(tensor)
+    if step != 1 and isinstance(entry, Labels) and entry.axis == axis:
+        trace.lock(entry, f"a slice takes every {step}th channel ({op.name})")
+        trace.put(op.out, Labels(axis, entry.vector[start:stop:step]))
+    elif step != 1:
+        move(trace, op, tensor, lambda labels: op.func(labels, *op.args[1:], **op.kwargs))
+    else:
+        _cut(trace, op, tensor, axis, [(start, max(stop, start))])
+
+
+def _cut(trace: Trace, op: Op, tensor: Tensor, axis: int, ranges: list[tuple[int, int]]) -> None:
+    """Ranges along the channel axis: if they are in a fixed proportion, whole multiples of the pattern go."""
+    entry = trace.get(tensor)
+    size = tensor.shape[axis]
+    if not isinstance(entry, Labels) or entry.axis != axis or all(pair == (0, size) for pair in ranges):
+        move(trace, op, tensor, lambda labels: op.func(labels, *op.args[1:], **op.kwargs))
+        return
+    period = math.gcd(size, *[edge for pair in ranges for edge in pair])
+    if period < 2:
+        trace.lock(entry, f"channels are cut at fixed or uneven places ({op.name})")
+    else:
+        table = entry.vector.reshape(-1, period)
+        for row in table[1:]:
+            trace.book.unite(table[0], row)
+    for out, (start, stop) in zip(op.outputs, ranges, strict=True):
+        trace.put(out, Labels(axis, entry.vector[start:stop]))
+
+
+@rule("select", "unbind", "select_copy", "unbind_copy")
+def pick(trace: Trace, op: Op) -> None:
+    """Single positions along an axis, which disappears."""
+    tensor = op.args[0]
+    axis = int(op.arg(1, "dim", 0)) % tensor.ndim
+    entry = trace.get(tensor)
+    if isinstance(entry, Labels) and entry.axis == axis:
+        mix(trace, op, f"single channels are picked by their number ({op.name})")
+    else:
+        move(trace, op, tensor, lambda labels: op.func(labels, *op.args[1:], **op.kwargs))
+
+
+@rule("index", "index_select", "_unsafe_index")
+def indexing(trace: Trace, op: Op) -> None:
+    """Index tensors; those on the channel axis are positions that must stay."""
+    tensor = op.args[0]
+    entry = trace.get(tensor)
+    if op.name == "index_select":
+        indices = [None] * (int(op.args[1]) % tensor.ndim) + [op.args[2].cpu()]
+    else:
+        indices = [None if i is None else i.cpu() for i in op.args[1]]
+    for index in op.inputs[1:]:
+        trace.lock(trace.get(index), f"its values decide which positions of another tensor are taken ({op.name})")
+    if not isinstance(entry, Labels):
+        put_moved(trace, op, entry)
+        return
+    taken = 0
+    for index in indices:
+        width = 0 if index is None else (index.ndim if index.dtype in (torch.bool, torch.uint8) else 1)
+        if width and entry.axis is not None and taken <= entry.axis < taken + width:
+            mix(trace, op, f"channels are picked by their numbers ({op.name})", [tensor])
+            return
+        taken += width or 1
+    picked = tuple(slice(None) if i is None else i for i in indices)
+    move(trace, op, tensor, lambda labels: labels[picked], lambda axes, labels: axes[-1])
+
+
+@rule("index_put", "_index_put_impl", "_unsafe_index_put")
+def index_put(trace: Trace, op: Op) -> None:
+    """Values written at positions along the first axis, when the channels lie along another."""
+    target, indices, values = op.args[:3]
+    entry, source = trace.get(target), trace.get(values)
+    reason = f"it is written into a part of another tensor ({op.name})"
+    for index in indices:
+        if index is not None:
+            trace.lock(trace.get(index), f"its values decide which positions of another tensor are written ({op.name})")
+    if len(indices) == 1 and indices[0].ndim == 1 and isinstance(source, Labels) and source.axis:
+        place = source.axis + target.ndim - values.ndim
+        if place > 0 and target.shape[place] == len(source.vector) and (entry is None or isinstance(entry, Labels)):
+            if entry is None:
+                trace.put(op.out, Labels(place, source.vector))
+                return
+            if isinstance(entry, Labels) and entry.axis == place:
+                trace.book.unite(entry.vector, source.vector)
+                trace.put(op.out, entry)
+                return
+    mix(trace, op, reason)
+
+
+@rule("cat", "stack", "concat", "concatenate")
+def concatenation(trace: Trace, op: Op) -> None:
+    """Tensors end to end; along the channel axis their labels are, too."""
+    tensors: list[Tensor] = [t for t in op.args[0] if not (t.ndim == 1 and t.numel() == 0)]
+    new_axis = op.name == "stack"
+    axis = int(op.arg(1, "dim", 0)) % op.out.ndim
+    entries = [trace.get(tensor) for tensor in tensors]
+    axes = {
+        entry.axis + (1 if new_axis and entry.axis >= axis else 0)
+        for entry in entries
+        if isinstance(entry, Labels) and entry.axis is not None
+    }
+    if not any(isinstance(entry, Labels) for entry in entries):
+        if len(entries) == 1 and not new_axis:
+            trace.put(op.out, entries[0])
+        else:
+            mix(trace, op, f"it joins a concatenation of fixed tensors ({op.name})")
+    elif len(axes) > 1:
+        mix(trace, op, f"channels lie along different axes ({op.name})")
+    elif not axes or axes == {axis}:
+        trace.put(op.out, _end_to_end(trace, op, tensors, entries, axis, new_axis))
+    else:
+        trace.put(op.out, _side_by_side(trace, op, tensors, entries, axes.pop(), axis, new_axis))
+
+
+def _end_to_end(
+    trace: Trace, op: Op, tensors: Sequence[Tensor], entries: Sequence[Entry], axis: int, new_axis: bool
+) -> Labels:
+    vectors = []
+    for tensor, entry in zip(tensors, entries, strict=True):
+        size = 1 if new_axis else tensor.shape[axis]
+        if isinstance(entry, Labels):
+            vectors.append(along(entry, size))
+            continue
+        reason = f"channels of a fixed tensor join it ({op.name})"
+        trace.lock(entry, reason)
+        vectors.append(np.full(size, trace.book.reason(reason), dtype=np.int64))
+    vector = np.concatenate(vectors)
+    trace.book.mark(vector, "concatenated")
+    return Labels(axis, vector)
+
+
+def _side_by_side(
+    trace: Trace, op: Op, tensors: Sequence[Tensor], entries: Sequence[Entry], channels: int, axis: int, new_axis: bool
+) -> Labels:
+    """Concatenation along another axis than the channels': their labels meet."""
+    result: IntArray | None = None
+    for entry in entries:
+        if isinstance(entry, Labels) and entry.axis is not None:
+            if result is not None:
+                trace.book.unite(result, entry.vector)
+            result = entry.vector if result is None else np.where(result > 0, result, entry.vector)
+    result = cast(IntArray, result)
+    place = channels - (1 if new_axis and channels > axis else 0)
+    for tensor, entry in zip(tensors, entries, strict=True):
+        if isinstance(entry, Labels) and entry.axis is None:
+            trace.book.unite(result, along(entry, len(result)))
+        elif isinstance(entry, Fixed) and tensor.shape[place] > 1:
+            trace.book.lock(result, entry.reason)
+        elif isinstance(entry, Bare):
+            attach(trace, entry, place, result, "scale", op.name)
+    return Labels(channels, result)
+
+
+@rule("constant_pad_nd")
+def constant_pad(trace: Trace, op: Op) -> None:
+    """Padding; what is padded on the channel axis must stay."""
+    tensor, pads = op.args[0], list(op.args[1])
+    entry = trace.get(tensor)
+    if not isinstance(entry, Labels):
+        put_moved(trace, op, entry)
+        return
+    for i in range(len(pads) // 2):
+        at, (before, after) = tensor.ndim - 1 - i, pads[2 * i : 2 * i + 2]
+        if not before and not after:
+            continue
+        if entry.axis is None:
+            mix(trace, op, f"a single channel is padded ({op.name})")
+            return
+        if at == entry.axis:
+            if before < 0 or after < 0:
+                trace.lock(entry, f"channels are cropped at fixed places ({op.name})")
+            code = trace.book.reason(f"padded channels join it ({op.name})")
+            vector = np.pad(entry.vector, (max(before, 0), max(after, 0)), constant_values=code)
+            entry = Labels(at, vector[max(-before, 0) : len(vector) - max(-after, 0)])
+    trace.put(op.out, entry)
+
+
+@rule("pixel_shuffle")
+def pixel_shuffle(trace: Trace, op: Op) -> None:
+    """(C r^2, H, W) -> (C, H r, W r): the r^2 channels of a block go together."""
+    _blocks(trace, op, op.args[0].ndim - 3, int(op.args[1]) ** 2)
+
+
+@rule("col2im")
+def col2im(trace: Trace, op: Op) -> None:
+    """(C k^2, L) -> (C, H, W): the k^2 rows of a channel go together."""
+    _blocks(trace, op, op.args[0].ndim - 2, math.prod(op.args[2]))
+
+
+def _blocks(trace: Trace, op: Op, axis: int, width: int) -> None:
+    entry = trace.get(op.args[0])
+    if isinstance(entry, Labels) and entry.axis == axis:
+        table = entry.vector.reshape(-1, width)
+        for column in range(1, width):
+            trace.book.unite(table[:, 0], table[:, column])
+        trace.put(op.out, Labels(axis, table[:, 0].copy()))
+    else:
+        mix(trace, op, f"its channels lie along an axis that {op.name} keeps fixed")
+
+
+@rule("pixel_unshuffle", "im2col")
+def widen(trace: Trace, op: Op) -> None:
+    """(C, ...) -> (C r^2, ...): every channel becomes r^2 of them, side by side."""
+    tensor = op.args[0]
+    entry = trace.get(tensor)
+    width = int(op.args[1]) ** 2 if op.name == "pixel_unshuffle" else math.prod(op.args[1])
+    if isinstance(entry, Labels) and entry.axis == tensor.ndim - 3:
+        trace.put(op.out, Labels(entry.axis, np.repeat(entry.vector, width)))
+    else:
+        mix(trace, op, f"its channels lie along an axis that {op.name} keeps fixed")
+
+
+@rule("roll", "unfold")
+def fixed_step(trace: Trace, op: Op) -> None:
+    """Shifts by a fixed number and sliding windows, along other axes than the channels'."""
+    tensor = op.args[0]
+    entry = trace.get(tensor)
+    dims = op.arg(2, "dims", ()) if op.name == "roll" else [op.args[1]]
+    axes = [int(d) % tensor.ndim for d in dims] or list(range(tensor.ndim))
+    if isinstance(entry, Labels) and (entry.axis is None or entry.axis in axes):
+        mix(trace, op, f"channels are shifted or cut by a fixed number ({op.name})")
+    else:
+        put_moved(trace, op, entry)
+
+
+@rule("embedding")
+def embedding(trace: Trace, op: Op) -> None:
+    """A table look-up: the result's last axis is the table's second dimension."""
+    entry = trace.get(op.args[0])
+    if not isinstance(entry, Bare) or any(len(part.where) != 2 for part in entry.parts):
+        unknown(trace, op)
+        return
+    trace.lock(trace.get(op.args[1]), f"its values decide which rows are taken ({op.name})")
+    parts = []
+    for part in entry.parts:
+        width = part.where[1]
+        parts.append(
+            Part(part.name, (None, Labels(op.out.ndim - 1, width.vector) if isinstance(width, Labels) else width))
+        )
+    trace.put(op.out, Bare(tuple(parts)))
