@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from rlprune.errors import UserError, unknown_name
 from rlprune.files import read_tensors, write_tensors, write_whole
@@ -120,29 +121,33 @@ def export(model: nn.Module, example_inputs: tuple[Any, ...], path: Path, form: 
     if form not in exporters:
         raise unknown_name("export format", form, exporters)
     model = model.eval()
-    with torch.no_grad():
-        expected = model(*example_inputs)
-    with warnings.catch_warnings():
+    with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporters' own deprecation notes
-        actual = exporters[form](model, example_inputs, path)
-    difference = float((actual - expected).abs().max() / expected.abs().max().clamp_min(1e-12))
+        expected = _tensors(model(*example_inputs))
+        actual = _tensors(exporters[form](model, example_inputs, path))
+    difference = max(
+        float((a - e).abs().max() / e.abs().max().clamp_min(1e-12)) for a, e in zip(actual, expected, strict=True)
+    )
     if not difference <= 1e-4:
         path.unlink(missing_ok=True)
         raise UserError(f"the {form} file computes something else (relative difference {difference:.1e}, bound 1e-4)")
     return difference
 
 
-def _export_pt2(model: nn.Module, inputs: tuple[Any, ...], path: Path) -> torch.Tensor:
+def _tensors(outputs: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, torch.Tensor)]
+
+
+def _export_pt2(model: nn.Module, inputs: tuple[Any, ...], path: Path) -> Any:
     try:
         program = torch.export.export(model, inputs, dynamic_shapes=_dynamic_batch(inputs))
     except Exception as error:
-        raise UserError(f"torch.export cannot trace this network: {str(error).strip().splitlines()[0]}") from None
+        raise UserError(f"torch.export cannot trace this network: {_first_line(error)}") from None
     write_whole(path, lambda file: torch.export.save(program, file))
-    result: torch.Tensor = torch.export.load(path).module()(*inputs)
-    return result
+    return torch.export.load(path).module()(*inputs)
 
 
-def _export_onnx(model: nn.Module, inputs: tuple[Any, ...], path: Path) -> torch.Tensor:
+def _export_onnx(model: nn.Module, inputs: tuple[Any, ...], path: Path) -> Any:
     try:
         import onnxruntime
         import onnxscript  # noqa: F401
@@ -151,13 +156,17 @@ def _export_onnx(model: nn.Module, inputs: tuple[Any, ...], path: Path) -> torch
     try:
         program = torch.onnx.export(model, inputs, dynamo=True, dynamic_shapes=_dynamic_batch(inputs), verbose=False)
     except Exception as error:
-        raise UserError(f"this network cannot be exported to ONNX: {str(error).strip().splitlines()[0]}") from None
+        raise UserError(f"this network cannot be exported to ONNX: {_first_line(error)}") from None
     assert program is not None
     content = program.model_proto.SerializeToString()
     write_whole(path, lambda file: file.write(content))
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     feeds = {spec.name: value.numpy() for spec, value in zip(session.get_inputs(), inputs, strict=True)}
-    return torch.from_numpy(session.run(None, feeds)[0])
+    return [torch.from_numpy(output) for output in session.run(None, feeds)]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _dynamic_batch(inputs: tuple[Any, ...]) -> tuple[Any, ...]:
