@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -45,23 +46,37 @@ class BilinearCost:
 
     def __call__(self, counts: Sequence[int] | Counts) -> int:
         """The exact cost with `counts` (n,) filters removed."""
-        c = np.asarray(counts, dtype=np.int64)
-        return int((self.weight * (self.a - self.A @ c) * (self.b - self.B @ c)).sum()) + self.constant
+        weight, a, b, A, B = self._floats  # whole numbers below 2**53 are exact, and floats are fast
+        c = np.asarray(counts, dtype=np.float64)
+        return int(((a - A @ c) * (b - B @ c)) @ weight) + self.constant
 
     def many(self, counts: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The costs (K,) of K count vectors (K, n), which may be fractional."""
+        """The costs (...) of count vectors (..., n), which may be fractional."""
         weight, a, b, A, B = self._floats
         return np.asarray(((a - counts @ A.T) * (b - counts @ B.T)) @ weight + self.constant)
 
     def along(self, group: int, counts: Counts, choices: Counts) -> Counts:
         """The exact costs (K,) when group number `group` loses `choices` (K,) filters and the others `counts` (n,)."""
-        others = counts.copy()
-        others[group] = 0
-        a, b = self.a - self.A @ others, self.b - self.B @ others
-        da, db = self.A[:, group], self.B[:, group]
-        constant = int((self.weight * a * b).sum()) + self.constant
-        slope, curve = int((self.weight * (da * b + db * a)).sum()), int((self.weight * da * db).sum())
-        return np.asarray(constant - slope * choices + curve * choices * choices, dtype=np.int64)
+        weight, a, b, A, B = self._floats
+        others = counts.astype(np.float64)
+        others[group] = 0.0
+        a, b = a - A @ others, b - B @ others
+        da, db = A[:, group], B[:, group]
+        constant, curve = int((a * b) @ weight) + self.constant, int((da * db) @ weight)
+        slope = int((da * b + db * a) @ weight)
+        return np.asarray(constant + choices * (curve * choices - slope), dtype=np.int64)
+
+    def rate_along(self, counts: NDArray[np.float64], sizes: NDArray[np.float64], target: float) -> float:
+        """The least rate r >= 0 at which `counts + r * sizes` costs `target`; infinity if there is none."""
+        weight, a, b, A, B = self._floats
+        a, b = a - A @ counts, b - B @ counts
+        da, db = A @ sizes, B @ sizes
+        over = float((a * b) @ weight) + self.constant - target
+        slope, curve = float((a * db + b * da) @ weight), float((da * db) @ weight)
+        root = slope * slope - 4.0 * curve * over
+        if over <= 0.0:
+            return 0.0
+        return float("inf") if root < 0.0 or slope <= 0.0 else 2.0 * over / (slope + root**0.5)
 
     def shares(self, sizes: Counts, removed: Counts) -> NDArray[np.float64]:
         """The fraction (n,) of the present cost that would go with each whole group of `sizes` filters."""
@@ -213,7 +228,7 @@ class Budget:
     must_meet: bool = True
     default_rate: float = 0.25
 
-    @property
+    @cached_property
     def most(self) -> Counts:
         """The greatest count (n,) of every group."""
         return np.array([int(c[-1]) for c in self.choices], dtype=np.int64)
@@ -257,21 +272,24 @@ class Budget:
     def uniform_rate(self, group: int, counts: Counts) -> float:
         """The rate that spends what is left when applied to this and all later groups, capped at their maxima."""
         assert self.target is not None
+        target = self.target
         fixed = self.before.astype(np.float64)
         fixed[:group] += counts[:group]
         sizes, most = self.sizes.astype(np.float64), self.most.astype(np.float64)
-        later = np.arange(len(sizes)) >= group
-        low, high = 0.0, float((most[later] / sizes[later]).max())
-        for _ in range(3):
-            rates = np.linspace(low, high, 33)
-            cost = self.cost.many(fixed + np.minimum(rates[:, None] * sizes, most) * later)
-            if cost[0] <= self.target:
-                return low
-            if cost[-1] > self.target:
-                return high
-            right = int(np.argmax(cost <= self.target))
-            low, high = float(rates[right - 1]), float(rates[right])
-        return (low + high) / 2
+        sizes[:group] = most[:group] = 0.0
+        caps = most[group:] / sizes[group:]
+        rate = self.cost.rate_along(fixed, sizes, target)
+        if rate <= float(caps.min()):
+            return rate
+
+        def left(rate: float) -> float:
+            return float(self.cost.many(fixed + np.minimum(rate * sizes, most))) - target
+
+        low, high = float(caps.min()), float(caps.max())
+        while high - low > 1e-6 and left(high) < 0.0:  # the cost falls monotonically with the rate
+            rate = (low + high) / 2
+            low, high = (rate, high) if left(rate) > 0.0 else (low, rate)
+        return high
 
     def repair(self, proposal: NDArray[np.float64]) -> Counts:
         """Counts (n,) for proposed rates (n,), scaled by one multiplier so that the budget is met (all groups at once).

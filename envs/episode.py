@@ -55,7 +55,8 @@ class EpisodeState:
         nothing = np.zeros_like(self.scope.sizes)
         self.base_macs = self.scope.macs(nothing)
         self.base = transitions.base()
-        self._base_scores: dict[str, NDArray[np.float64]] | None = None
+        self._first: Round | None = None  # the first round that was ranked on the unpruned network, and its ranking
+        self._base_scores: dict[str, NDArray[np.float64]] = {}
         self._reward = make_reward(settings.reward)
         if not self.scope.options(settings.max_rate, nothing):
             others = f" that is not {' or '.join(settings.skip)}" if settings.skip else ""
@@ -84,7 +85,7 @@ class EpisodeState:
     def rounds_left(self) -> float | None:
         """Rounds still expected: what the limit leaves, or the budget at the pace so far; None if nobody can know."""
         left = None if self.settings.rounds is None else float(self.settings.rounds - self.round)
-        now = self.scope.macs(self.current.executed)
+        now = self.current.macs
         if self._target and self.round and now < self.base_macs:
             pace = math.log(self.base_macs / now) / self.round
             still = max(0.0, math.log(now / self._target)) / pace
@@ -119,16 +120,26 @@ class EpisodeState:
 
     def rank(self) -> None:
         """Rank the filters of the current network."""
-        if self.state is not self.base or self._base_scores is None:
+        first, at_base = self._first, self.state is self.base
+        if at_base and first is not None:
+            self.scores = self._base_scores
+            if first.visited == self.current.visited:
+                self.current.rank_as(first)
+                return
+        else:
             seed = derive(self.settings.seed, "ranking")
             self.scores = self.transitions.problem.scores(self.settings.criterion, self.network, seed=seed)
-            if self.state is self.base:
-                self._base_scores = self.scores
-        else:
-            self.scores = self._base_scores
         self.current.rank(self.state.network.groups, self.scores)
+        if at_base and first is None:
+            self._first, self._base_scores = self.current, self.scores
 
-    def train(self, settings: TrainSettings, penalties: Sequence[Penalty], tag: str) -> None:
+    def train(
+        self,
+        settings: TrainSettings,
+        penalties: Sequence[Penalty],
+        tag: str,
+        on_step: Callable[[float], None] | None = None,
+    ) -> None:
         """Train a copy of the current network, go on with it, and score and rank it."""
         if self.current.visit:
             raise UserError(f"{self.current.visit} groups of this round are visited; train only before the first")
@@ -140,6 +151,7 @@ class EpisodeState:
             settings,
             seed=derive(self.settings.seed, tag, self.round),
             penalties=penalties,
+            on_step=on_step,
             device=str(problem.device),
             ledger=problem.ledger,
         )
@@ -170,7 +182,7 @@ class EpisodeState:
             self.cap /= 2
             self.state, self.score = self.accepted, self.accepted_score
             self.stopped = "tolerance" if rules.on_violation == "stop" else None
-        elif self._target is not None and self.scope.macs(current.executed) <= self._target:
+        elif self._target is not None and current.macs <= self._target:
             self.stopped = "budget"
         elif self._idle > (PATIENCE if current.trained else 0):
             self.stopped = "nothing removed"
@@ -194,17 +206,16 @@ class EpisodeState:
         return score, self._reward.terms(self._outcome(after, score, executed))
 
     def _outcome(self, after: NetworkState, score: Score, executed: Counts) -> Outcome:
-        removed, scope = self.current.removed, self.scope
         outcome = Outcome(
             baseline=self.baseline.value,
             score=score.value,
             tolerance=self.tolerance,
             kept=self.settings.one_shot or self.baseline.value - score.value <= self.tolerance,
             base_macs=self.base_macs,
-            macs_before=scope.macs(removed),
-            macs=scope.macs(executed),
-            parameters_before=scope.parameters(removed),
-            parameters=scope.parameters(executed),
+            macs_before=self.current.macs_before,
+            macs=self.scope.macs(executed),
+            parameters_before=self.current.parameters_before,
+            parameters=self.scope.parameters(executed),
         )
         if "uniform" in self._reward.needs:
             target = self._target if self._target is not None else outcome.macs
@@ -216,14 +227,14 @@ class EpisodeState:
         return outcome
 
     def _record(self, terms: Terms, accepted: bool) -> None:
-        current, executed = self.current, self.current.executed
+        current = self.current
         self.history.append(
             {
                 "round": self.round,
                 "rates": dict(zip(current.names, current.rates, strict=True)),
                 "removed": dict(zip(current.names, current.counts.tolist(), strict=True)),
-                "macs": self.scope.macs(executed),
-                "parameters": self.scope.parameters(executed),
+                "macs": current.macs,
+                "parameters": current.parameters,
                 "score": self.score.value,
                 "drop": self.drop,
                 "accepted": accepted,
@@ -236,10 +247,9 @@ class EpisodeState:
         if self.history and self.current.visit in (0, len(self.current.visited)):
             told = {key: self.history[-1][key] for key in ("macs", "parameters", "score", "drop")}
         else:
-            executed = self.current.executed
             told = {
-                "macs": self.scope.macs(executed),
-                "parameters": self.scope.parameters(executed),
+                "macs": self.current.macs,
+                "parameters": self.current.parameters,
                 "score": self.score.value,
                 "drop": self.drop,
             }
@@ -265,8 +275,8 @@ class EpisodeState:
     def progress(self) -> Progress:
         """What the observation needs beside the group."""
         current, share = self.current, 1.0 / self.base_macs
-        now, begin = self.scope.macs(current.executed), self.scope.macs(current.removed)
-        most = current.budget.most
+        now, begin = current.macs, current.macs_before
+        most = current.budget.most.copy()
         most[: current.visit] = current.counts[: current.visit]
         return Progress(
             window=current.window,

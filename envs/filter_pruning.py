@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -78,6 +78,9 @@ class FilterPruningEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
     Raises:
         UserError: For any argument that cannot be; says what can.
     """
+
+    watch: Callable[[str, float, float], None] | None = None
+    """Told how training gets on: what it is for, how much is done, and of how much."""
 
     metadata = {"render_modes": ["ansi", "rgb_array"], "render_fps": 4}  # noqa: RUF012 (Gymnasium's own form)
 
@@ -316,7 +319,8 @@ class FilterPruningEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
 
         The accepted network stays as it is. `tag` names the purpose, so that its random stream is its own.
         """
-        self._episode.train(settings, penalties, tag)
+        watch = self.watch
+        self._episode.train(settings, penalties, tag, None if watch is None else lambda done: watch(tag, done, 1.0))
 
     # Gymnasium's interface --------------------------------------------------------------------------------------
 

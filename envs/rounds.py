@@ -63,6 +63,8 @@ class Round:
         rates: The executed rates so far.
         departures: How far each was from the uniform rate at the time.
         lost: The sum over the visited groups of the share of the group's score that goes.
+        macs_before, parameters_before: Cost before this round.
+        macs, parameters: Cost now, as if what was taken so far were gone.
         budget: The round's budget over its m groups.
         window: The window of the current group.
         trained: Whether the network was trained in this round.
@@ -81,6 +83,8 @@ class Round:
         self.departures: list[float] = []
         self.lost = 0.0
         self.trained = False
+        self.macs = self.macs_before = scope.macs(removed)
+        self.parameters = self.parameters_before = scope.parameters(removed)
         self.budget = self.budget_for(target, must_meet)
         self.names = [scope.names[number] for number in self.visited]
 
@@ -130,15 +134,16 @@ class Round:
         """Take in the criterion's scores of the filters of the current network, whose groups are `groups`."""
         scope = self.scope
         shares = [cost.shares(scope.sizes - self.removed, self.removed) for cost in (scope.macs, scope.parameters)]
+        macs_share, parameter_share = (share[self.visited] for share in shares)
         self.mass = [score_mass(scores[name]) for name in self.names]
         self.features = group_features(
-            groups,
-            self.names,
-            scope.sizes[self.visited],
-            shares[0][self.visited],
-            shares[1][self.visited],
-            scores,
+            groups, self.names, scope.sizes[self.visited], macs_share, parameter_share, scores
         )
+        self.look()
+
+    def rank_as(self, other: Round) -> None:
+        """Take over the ranking of another round of the same groups in the same network."""
+        self.mass, self.features = other.mass, other.features
         self.look()
 
     def look(self) -> None:
@@ -153,6 +158,7 @@ class Round:
         self.departures.append(rate - self.window.uniform_rate)
         self.lost += float(self.mass[self.place][count])
         self.visit += 1
+        self.macs, self.parameters = self.scope.macs(self.executed), self.scope.parameters(self.executed)
         if not self.done:
             self.look()
         return rate
