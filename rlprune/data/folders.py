@@ -176,7 +176,7 @@ def load_folder(root: Path, cut: Cut, side: int | None = None) -> DataSplits:
     sources: dict[str, Source] = {
         pool: FileSource(pool, found, labels, shape, normalisation) for pool, (found, labels) in pools.items()
     }
-    content = {pool: _hash_files(folders[pool], found) for pool, (found, _) in pools.items()}
+    content = {pool: hash_files(found) for pool, (found, _) in pools.items()}
     details = {"normalisation": normalisation.to_json()}
     return assemble(str(root), "classification", classes, shape, sources, positions, cut, content, details)
 
@@ -223,9 +223,9 @@ def _normalisation(paths: list[Path], train: np.ndarray, shape: tuple[int, int, 
     return choose_normalisation(decode_all([paths[i] for i in sample], *shape), 255.0)
 
 
-def _hash_files(folder: Path, paths: list[Path]) -> str:
+def hash_files(paths: Sequence[Path]) -> str:
     """Short hash of the files' names and sizes."""
     digest = hashlib.sha256()
     for path in paths:
-        digest.update(f"{path.relative_to(folder).as_posix()}:{path.stat().st_size}\n".encode())
+        digest.update(f"{path.parent.name}/{path.name}:{path.stat().st_size}\n".encode())
     return digest.hexdigest()[:16]

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
 
 from rlprune.errors import UserError
+
+if TYPE_CHECKING:  # imported where it is used: the pruning engine works without it
+    from PIL import Image
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp"})
 _SAMPLE = 256
@@ -23,6 +26,8 @@ def image_files(folder: Path, *, recursive: bool = False) -> list[Path]:
 
 def open_image(path: Path) -> Image.Image:
     """Open and decode an image; raises UserError naming the file if it is missing, truncated or no image."""
+    from PIL import Image
+
     try:
         with path.open("rb") as file:
             image = Image.open(file)
@@ -39,6 +44,8 @@ def open_image(path: Path) -> Image.Image:
 
 def image_size(path: Path) -> tuple[int, int]:
     """(height, width), from the header alone."""
+    from PIL import Image
+
     try:
         with Image.open(path) as image:
             return image.height, image.width
@@ -51,6 +58,8 @@ def image_size(path: Path) -> tuple[int, int]:
 
 def survey(paths: Sequence[Path]) -> tuple[set[tuple[int, int]], bool]:
     """Sizes (height, width) of at most 256 evenly spaced images, and whether all of those are grey."""
+    from PIL import Image
+
     step = max(1, len(paths) // _SAMPLE)
     sizes, grey = set(), True
     for path in paths[::step]:
@@ -71,6 +80,8 @@ def resize_and_crop(image: Image.Image, height: int, width: int) -> Image.Image:
 
     An image that has the size already is returned as it is.
     """
+    from PIL import Image
+
     if (image.height, image.width) == (height, width):
         return image
     scale = max(height / image.height, width / image.width) * (8 / 7 if min(height, width) >= 64 else 1)

@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+from rlprune.data import torchvision_dense  # noqa: F401 - importing enters its sets into the registry
+from rlprune.data.coco_files import is_coco_folder, load_coco_folder
 from rlprune.data.cutting import Cut
 from rlprune.data.digits import load_digits
 from rlprune.data.folders import is_class_folder, load_folder
+from rlprune.data.gtsdb import is_gtsdb, load_gtsdb
 from rlprune.data.npz import load_npz
+from rlprune.data.segmentation import is_mask_folder, load_mask_folder
 from rlprune.data.splits import DataSplits
+from rlprune.data.tiles import is_airs, is_inria, load_airs, load_inria
 from rlprune.data.torchvision_sets import load_torchvision
 from rlprune.errors import UserError
+from rlprune.options import parse_options
 
-_FORMS = "give 'digits', an .npz file, a folder with a folder of images for every class, or 'torchvision:NAME'"
+_FORMS = (
+    "give 'digits', an .npz file, a folder (of a folder of images for every class; of images and masks; "
+    "with COCO's train.json), or 'torchvision:NAME'"
+)
+
+# What a folder may be, the most telling layout first
+_LAYOUTS: tuple[tuple[Callable[[Path], bool], Callable[[Path, Cut, int | None], DataSplits]], ...] = (
+    (is_mask_folder, load_mask_folder),
+    (is_inria, load_inria),
+    (is_airs, load_airs),
+    (is_coco_folder, lambda root, cut, _: load_coco_folder(root, cut)),
+    (is_gtsdb, lambda root, cut, _: load_gtsdb(root, cut)),
+    (is_class_folder, load_folder),
+)
 
 
 def load_data(
@@ -23,18 +43,17 @@ def load_data(
     control_from: str = "train",
     control_size: int | None = None,
     calibration_size: int | None = None,
-    image_size: int | None = None,
 ) -> DataSplits:
     """Load data and cut it into disjoint roles.
 
     Args:
-        spec: `digits`, `FILE.npz`, a folder, or `torchvision:NAME`.
+        spec: `digits`, `FILE.npz`, a folder, or `torchvision:NAME`. A folder may be followed by `:size=N`, the side to
+            bring its images to (or of the tiles to cut them into).
         root: Folder that `spec` is relative to, or where torchvision's sets lie.
         seed: Of the cut.
         control_from: "train", or "test" for a network that may have seen every training image (see `Cut`).
         control_size: Images to decide on; None chooses.
         calibration_size: Images to calibrate on; None chooses.
-        image_size: Side to bring the images of folders to; None chooses.
 
     Raises:
         UserError: There is no such data, it cannot be read, or it has too few images for all roles.
@@ -49,6 +68,10 @@ def load_data(
         return load_digits(cut)
     if spec.startswith("torchvision:"):
         return load_torchvision(spec.partition(":")[2], cut, None if root is None else Path(root))
+    name, colon, text = spec.rpartition(":")
+    side: int | None = None
+    if colon and "=" in text:
+        spec, side = name, parse_options("folders", text, {"size": 0})["size"]
     path = Path(spec) if root is None else Path(root) / spec
     if path.suffix == ".npz":
         return load_npz(path, cut)
@@ -56,6 +79,7 @@ def load_data(
         raise UserError(f"no such data: {path}; {_FORMS}")
     if not path.is_dir():
         raise UserError(f"{path} is a file of an unknown kind; {_FORMS}")
-    if is_class_folder(path):
-        return load_folder(path, cut, image_size)
+    for fits, load in _LAYOUTS:
+        if fits(path):
+            return load(path, cut, side)
     raise UserError(f"{path} holds no images in a layout known here; {_FORMS}")

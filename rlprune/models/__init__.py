@@ -1,6 +1,6 @@
 """The zoo, and the loading of anyone's model and weights."""
 
-from rlprune.models import lenet, mobilenet, resnet, vgg  # noqa: F401 - importing registers them
+from rlprune.models import lenet, mobilenet, resnet, ternausnet, unet, vgg  # noqa: F401 - importing registers them
 from rlprune.models.catalogue import MODELS, create_model, list_models, register_model
 from rlprune.models.resolving import resolve_model
 from rlprune.models.weights import cache_folder, default_weights, load_weights

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import hashlib
 import importlib
@@ -18,6 +17,7 @@ from torch import nn
 
 from rlprune.errors import UserError, unknown_name
 from rlprune.models.catalogue import MODELS
+from rlprune.options import parse_options
 
 _FORMS = "a model of the zoo, torchvision:NAME, package.module:function or file.py:function"
 
@@ -54,20 +54,9 @@ def resolve_model(spec: str, *, num_classes: int, in_channels: int) -> nn.Module
 
 def _zoo_with_options(name: str, text: str, num_classes: int, in_channels: int) -> nn.Module:
     factory = MODELS.get(name)
-    allowed = [key for key in inspect.signature(factory).parameters if key not in ("num_classes", "in_channels")]
-    options: dict[str, Any] = {}
-    for part in text.split(","):
-        key, equals, value = part.strip().partition("=")
-        if key not in allowed:
-            raise unknown_name(f"option of {name}", key, allowed or ["(none)"])
-        try:
-            options[key] = ast.literal_eval(value.capitalize() if value in ("true", "false") else value)
-        except (ValueError, SyntaxError):
-            raise UserError(f"option {part.strip()!r} of {name} is not understood; give {key}=VALUE") from None
-        if not equals or type(options[key]) is not type(inspect.signature(factory).parameters[key].default):
-            wanted = type(inspect.signature(factory).parameters[key].default).__name__
-            raise UserError(f"option {key} of {name} is {value!r}; it must be a value of type {wanted}")
-    return factory(num_classes=num_classes, in_channels=in_channels, **options)
+    parameters = inspect.signature(factory).parameters
+    defaults = {key: value.default for key, value in parameters.items() if key not in ("num_classes", "in_channels")}
+    return factory(num_classes=num_classes, in_channels=in_channels, **parse_options(name, text, defaults))
 
 
 def _torchvision(name: str, num_classes: int, in_channels: int) -> nn.Module:

@@ -1,6 +1,6 @@
 """Tasks: how a model is called, trained and scored, by name."""
 
-from rlprune.tasks import classification  # noqa: F401 - importing registers it
+from rlprune.tasks import classification, detection, segmentation  # noqa: F401 - importing registers them
 from rlprune.tasks.base import TASKS, Batch, Task, get_task, list_tasks
 from rlprune.tasks.score import Score, wilson
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import inspect
+import math
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 
-from rlprune.errors import UserError
+from rlprune.errors import UserError, unknown_name
+from rlprune.options import parse_options
 from rlprune.registry import Registry
 from rlprune.tasks.score import Score
 
@@ -20,8 +23,15 @@ Batch = tuple[Any, Any]
 class Task(Protocol):
     """Everything the evaluator, the trainer and the criteria need, so that none of them knows what is predicted."""
 
-    name: str
-    metric: str
+    @property
+    def name(self) -> str:
+        """Name in the registry."""
+        ...
+
+    @property
+    def metric(self) -> str:
+        """What `score` measures."""
+        ...
 
     def size(self, batch: Batch) -> int:
         """Number of images in a batch."""
@@ -52,12 +62,22 @@ class Task(Protocol):
         ...
 
 
-TASKS: Registry[Task] = Registry("task")
+# Every task is a frozen dataclass whose fields are its options.
+TASKS: Registry[Callable[..., Task]] = Registry("task")
 
 
-def get_task(name: str) -> Task:
-    """The task called `name`; raises UserError naming the closest known one."""
-    return TASKS.get(name)
+def get_task(spec: str) -> Task:
+    """The task called `spec`, with options where it has any: `segmentation:loss=ce+dice,metric=pixel_accuracy`.
+
+    Raises:
+        UserError: Unknown task, option, or value of an option.
+    """
+    name, colon, text = spec.partition(":")
+    factory = TASKS.get(name)
+    if not colon:
+        return factory()
+    defaults = {key: value.default for key, value in inspect.signature(factory).parameters.items()}
+    return factory(**parse_options(name, text, defaults))
 
 
 def list_tasks() -> list[str]:
@@ -83,6 +103,17 @@ def single_output(output: Any) -> torch.Tensor:
         f"the model returned a {type(output).__name__}; expected a tensor of logits, a dict with 'out' or 'logits', "
         "or a tuple that starts with them"
     )
+
+
+def check_option(what: str, value: str, known: Collection[str]) -> None:
+    """Raise UserError with the closest known value if `value` is not one of them."""
+    if value not in known:
+        raise unknown_name(what, value, known)
+
+
+def likelihood(loss: float) -> float:
+    """A loss as a score in [0, 1], higher is better: exp(-loss), the geometric mean of what is given to the truth."""
+    return math.exp(-max(loss, 0.0))
 
 
 def check_finite_outputs(output: torch.Tensor) -> None:

@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from rlprune.errors import UserError
-from rlprune.tasks.base import TASKS, Batch, check_finite_outputs, single_output
+from rlprune.tasks.base import TASKS, Batch, check_finite_outputs, check_option, likelihood, single_output
 from rlprune.tasks.score import Score
 
 
+@TASKS.register("classification")
+@dataclass(frozen=True)
 class Classification:
-    """One label an image; the model gives logits (N, classes)."""
+    """One label an image; the model gives logits (N, classes).
 
-    name = "classification"
-    metric = "accuracy"
+    Attributes:
+        metric: "accuracy", or "loss": then the score is exp(-mean cross-entropy).
+        name: Name of the task.
+    """
+
+    metric: str = "accuracy"
+    name: ClassVar[str] = "classification"
+
+    def __post_init__(self) -> None:
+        check_option("metric of classification", self.metric, ("accuracy", "loss"))
 
     def size(self, batch: Batch) -> int:
         """Number of images in a batch."""
@@ -59,7 +70,5 @@ class Classification:
             n += len(labels)
         if n == 0:
             raise UserError("there are no images to score; give the split at least one")
-        return Score(correct / n, n, self.metric, loss / n)
-
-
-TASKS.register("classification")(Classification())
+        value = correct / n if self.metric == "accuracy" else likelihood(loss / n)
+        return Score(value, n, self.metric, loss / n, {"accuracy": correct / n})

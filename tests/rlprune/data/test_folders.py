@@ -57,9 +57,9 @@ def test_grey_images_have_one_channel_and_large_ones_are_cropped(tmp_path: Path)
     data = load_data(str(large))
     assert data.input_shape == (3, 224, 224)
     assert next(iter(data.control.batches(2)))[0].shape[1:] == (3, 224, 224)
-    assert load_data(str(large), image_size=64).input_shape == (3, 64, 64)
+    assert load_data(f"{large}:size=64").input_shape == (3, 64, 64)
     with pytest.raises(UserError, match="image size is 3"):
-        load_data(str(large), image_size=3)
+        load_data(f"{large}:size=3")
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")

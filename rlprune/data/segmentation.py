@@ -1,0 +1,117 @@
+"""Segmentation folders: `{train,val,test}/images` with `/masks`, as PNGs of class indices."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from rlprune.data.cutting import Cut, Pool, assemble, cut_roles
+from rlprune.data.folders import hash_files, pool_folders
+from rlprune.data.images import image_files, survey
+from rlprune.data.masks import MaskCollate, MaskReader, common_shape, mask_augment, open_mask
+from rlprune.data.normalisation import Normalisation, choose_normalisation
+from rlprune.data.samples import SampleSource
+from rlprune.data.splits import DataSplits, Source
+from rlprune.errors import UserError
+from rlprune.tasks.segmentation import IGNORE
+
+NATIVE_LIMIT = 640  # images that all have one size keep it up to here
+DEFAULT_SIDE = 256
+
+Pairs = Sequence[tuple[Path, Path]]
+
+
+def is_mask_folder(root: Path) -> bool:
+    """Whether a folder has `images` and `masks`, itself or under `train`."""
+    base = pool_folders(root).get("train", root)
+    return (base / "images").is_dir() and (base / "masks").is_dir()
+
+
+def load_mask_folder(root: Path, cut: Cut, side: int | None = None) -> DataSplits:
+    """A segmentation data set in folders; `classes.txt` beside them names a class a line.
+
+    Without `classes.txt`, all masks are looked through for the highest class.
+
+    Raises:
+        UserError: An image has no mask, or there are none; later, on reading: a mask's size or values are wrong.
+    """
+    folders = pool_folders(root) or {"train": root}
+    pools = {name: _pairs(folder) for name, folder in folders.items()}
+    classes = _class_names(root, pools)
+    return splits_from_masks(str(root), pools, classes, cut, side)
+
+
+def splits_from_masks(
+    name: str,
+    pools: Mapping[str, Pairs],
+    classes: tuple[str, ...],
+    cut: Cut,
+    side: int | None = None,
+    table: Mapping[int, int] | None = None,
+) -> DataSplits:
+    """Cut pairs of image and mask into roles and wrap them up.
+
+    Args:
+        name: Specification of the data.
+        pools: By name ("train", "val", "test").
+        classes: Class names.
+        cut: How to cut.
+        side: Size to bring images to; None chooses.
+        table: Value in the mask files -> class.
+    """
+    images = [image for pairs in pools.values() for image, _ in pairs]
+    grey = survey(images)[1]
+    shape = common_shape(images, grey, NATIVE_LIMIT, DEFAULT_SIDE, side)
+    sized = {key: Pool(key, len(pairs)) for key, pairs in pools.items()}
+    positions = cut_roles(cut, sized["train"], sized.get("test"), sized.get("val"))
+    readers = {key: MaskReader(pairs, len(classes), shape, table) for key, pairs in pools.items()}
+    normalisation = _normalisation(readers["train"], positions["train"][1])
+    collate, augment = MaskCollate(normalisation), mask_augment(shape)
+    sources: dict[str, Source] = {key: SampleSource(key, reader, collate, augment) for key, reader in readers.items()}
+    content = {key: hash_files([path for pair in pairs for path in pair]) for key, pairs in pools.items()}
+    details = {"normalisation": normalisation.to_json()}
+    return assemble(name, "segmentation", classes, shape, sources, positions, cut, content, details)
+
+
+def _normalisation(reader: MaskReader, train: np.ndarray) -> Normalisation:
+    if reader.shape[0] == 3:
+        return choose_normalisation(np.empty((0, 3, 1, 1), dtype=np.uint8), 255.0)
+    sample = train[:: max(1, len(train) // 200)]
+    return choose_normalisation(np.stack([reader.read(int(i), None)[0].numpy() for i in sample]), 255.0)
+
+
+def _pairs(folder: Path) -> list[tuple[Path, Path]]:
+    masks_folder, images_folder = folder / "masks", folder / "images"
+    if not (masks_folder.is_dir() and images_folder.is_dir()):
+        raise UserError(f"{folder} must hold the folders images and masks")
+    masks = {path.stem: path for path in image_files(masks_folder)}
+    pairs = []
+    for image in image_files(images_folder):
+        if image.stem not in masks:
+            raise UserError(f"image {image} has no mask; expected {masks_folder / (image.stem + '.png')}")
+        pairs.append((image, masks[image.stem]))
+    if not pairs:
+        raise UserError(f"{images_folder} holds no image; there must be at least one")
+    return pairs
+
+
+def _class_names(root: Path, pools: Mapping[str, Pairs]) -> tuple[str, ...]:
+    file = root / "classes.txt"
+    if file.is_file():
+        names = tuple(line.strip() for line in file.read_text().splitlines() if line.strip())
+        if len(names) < 2:
+            raise UserError(f"{file} names {len(names)} classes; there must be at least two, one a line")
+        return names
+    highest = 0
+    for pairs in pools.values():
+        for _, path in pairs:
+            values = np.unique(np.asarray(open_mask(path)))
+            highest = max(highest, int(values[values != IGNORE].max(initial=0)))
+    if highest == 0:
+        raise UserError(
+            f"the masks of {root} hold no class but 0 (and {IGNORE}, which is ignored); "
+            "number the classes 0, 1, ... in the masks"
+        )
+    return tuple(map(str, range(highest + 1)))
