@@ -1,6 +1,6 @@
 """Filter importance: a criterion scores every unit of every group, and the lowest go first."""
 
-from rlprune.criteria import magnitude
+from rlprune.criteria import fpsl, gates, hrank, magnitude, norm_scale, reconstruction, similarity, taylor
 from rlprune.criteria.base import (
     CRITERIA,
     Criterion,
@@ -17,9 +17,16 @@ __all__ = [
     "CRITERIA",
     "Criterion",
     "CriterionContext",
+    "fpsl",
+    "gates",
     "get_criterion",
+    "hrank",
     "list_criteria",
     "lowest",
     "magnitude",
+    "norm_scale",
     "plan_from_counts",
+    "reconstruction",
+    "similarity",
+    "taylor",
 ]

@@ -1,0 +1,182 @@
+"""Reconstruction: what a filter's removal costs its consumers after they have been refitted by least squares.
+
+Greedy backward elimination on the Gram matrices that recovery uses. With P the inverse of the kept inputs' covariance
+and W the consumer's refitted weight, removing the inputs b raises the squared error of its output by
+``tr(W_b^T (P_bb)^-1 W_b)``; afterwards ``W -= P_:b (P_bb)^-1 W_b`` and ``P -= P_:b (P_bb)^-1 P_b:``. All of it is exact
+(the optimal brain surgeon of Hassibi and Stork 1993, for blocks of inputs), so a layer is ranked for one factorisation
+and a downdate a filter, instead of a solve for every filter at every step. The criterion is our own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from rlprune.criteria.base import CRITERIA, CriterionContext, Scores
+from rlprune.criteria.combining import weight_slots
+from rlprune.criteria.magnitude import L1
+from rlprune.errors import UserError
+
+if TYPE_CHECKING:
+    from rlprune.channels import ChannelGroup
+    from rlprune.recovery.grams import GramStore, LayerGram
+
+
+@CRITERIA.register("reconstruction")
+@dataclass(frozen=True)
+class Reconstruction:
+    """Share of the consumers' output variance that is lost, refitted, when a filter and all before it are gone.
+
+    The scores of a group rise in the order of the greedy elimination and lie in [0, 1]. A group whose consumers are
+    not modules (no Gram matrix) is ranked by L1.
+
+    Attributes:
+        ridge: Added to the covariance, as a fraction of its mean diagonal, > 0.
+        weigh: Weigh a consumer's outputs by the scale of the batch norm behind it, if there is one: an output that the
+            norm makes small matters less.
+    """
+
+    ridge: float = 1e-2
+    weigh: bool = True
+
+    name = "reconstruction"
+    needs = frozenset({"data", "grams"})
+
+    def __post_init__(self) -> None:
+        if not 0 < self.ridge < float("inf"):
+            raise UserError(f"ridge is {self.ridge}; it must be a finite number > 0")
+
+    def scores(self, context: CriterionContext) -> dict[str, Scores]:
+        """Cumulative relative error by group."""
+        grams = context.gram_store(self.name)
+        return {group.name: self._group(context, group, grams) for group in context.groups.prunable}
+
+    @torch.no_grad()
+    def _group(self, context: CriterionContext, group: ChannelGroup, grams: GramStore) -> Scores:
+        views = []
+        for layer, slot in weight_slots(context.groups, group, "in"):
+            if layer.name in grams:
+                gram = grams[layer.name]
+                scale = _norm_scale(context.model, gram) if self.weigh else None
+                views += _views(gram, torch.from_numpy(slot.index), scale, self.ridge)
+        if not views:
+            return L1()._group(context, group)
+        return eliminate(views, group.size, group.max_removable)
+
+
+class View:
+    """One consumer (or one conv group of it) while units are taken from its inputs one after the other.
+
+    Args:
+        covariance: (columns, columns), of all its inputs; overwritten.
+        weight: (columns, outputs), fitted to all of them.
+        columns: (units, columns a unit), where each unit of the group reads.
+        variance: What errors are divided by.
+        ridge: Added to the covariance's diagonal.
+    """
+
+    def __init__(self, covariance: Tensor, weight: Tensor, columns: Tensor, variance: float, ridge: float) -> None:
+        covariance.diagonal().add_(ridge)
+        factor = torch.linalg.cholesky(covariance)
+        self.inverse = torch.cholesky_inverse(factor)
+        self.weight = weight.clone()
+        self.columns = columns
+        self.variance = variance
+        self.ridge = ridge
+        self._alive = len(covariance)
+
+    def costs(self, units: Tensor) -> Tensor:
+        """What the removal of each of these units adds to the error, as a share of the variance."""
+        columns = self.columns[units]
+        blocks = self.inverse[columns[:, :, None], columns[:, None, :]]
+        factors, _ = torch.linalg.cholesky_ex(blocks)
+        lost = torch.linalg.solve_triangular(factors, self.weight[columns], upper=False)
+        # The ridge's own share is taken off again: what is never active costs nothing.
+        errors: Tensor = lost.square().sum((1, 2)) - self.ridge * self.weight[columns].square().sum((1, 2))
+        return errors.clamp_(min=0) / self.variance
+
+    def remove(self, unit: int) -> None:
+        """Take a unit out and refit."""
+        columns = self.columns[unit]
+        factor, _ = torch.linalg.cholesky_ex(self.inverse[columns][:, columns])
+        half = torch.linalg.solve_triangular(factor, self.inverse[columns], upper=False)
+        step = torch.linalg.solve_triangular(factor, self.weight[columns], upper=False)
+        self.weight.addmm_(half.T, step, alpha=-1)
+        self.inverse.addmm_(half.T, half, alpha=-1)
+        self._alive -= len(columns)
+
+    def compact(self, units: Tensor) -> None:
+        """Drop the rows of what is gone, once they are a quarter: they only cost time."""
+        if self._alive > 0.75 * len(self.inverse):
+            return
+        gone = torch.zeros(len(self.inverse), dtype=torch.bool)
+        gone[self.columns.flatten()] = True
+        gone[self.columns[units].flatten()] = False
+        kept = (~gone).nonzero().flatten()
+        self.inverse = self.inverse.index_select(0, kept).index_select(1, kept)
+        self.weight = self.weight[kept]
+        place = torch.zeros(len(gone), dtype=torch.long)
+        place[kept] = torch.arange(len(kept))
+        self.columns = place[self.columns]  # those of units that are gone point nowhere and are never asked for
+
+
+def eliminate(views: list[View], size: int, most: int) -> Scores:
+    """Cumulative cost of every unit in greedy order; after `most` removals the rest are ranked by their next cost."""
+    scores = np.zeros(size)
+    left = torch.arange(size)
+    total = 0.0
+    for step in range(min(most, size - 1) + 1):
+        costs = torch.stack([view.costs(left) for view in views]).mean(0)
+        if step == min(most, size - 1):
+            rest = total + costs.numpy()
+            scores[left.numpy()] = np.maximum(rest, np.nextafter(total, np.inf))
+            break
+        place = int(costs.argmin())
+        unit = int(left[place])
+        # Strictly rising, so that ranking by score is the order of elimination.
+        total = max(total + float(costs[place]), float(np.nextafter(total, np.inf)))
+        scores[unit] = total
+        left = torch.cat([left[:place], left[place + 1 :]])
+        for view in views:
+            view.remove(unit)
+            view.compact(left)
+    return scores
+
+
+def _views(gram: LayerGram, positions: Tensor, scale: Tensor | None, ridge: float) -> list[View]:
+    """The layer as seen from a group whose unit j reads at `positions[j]` of its input channels."""
+    found = []
+    unfolding, (blocks, outputs, columns) = gram.unfolding, gram.matrix.shape
+    inputs = columns // unfolding.taps
+    for block in range(blocks):
+        if unfolding.transposed:
+            here = positions // inputs == block
+            if not bool(here.any()):
+                continue
+            mine = positions[here].reshape(len(positions), -1) - block * inputs
+        else:
+            mine = positions
+        mean = gram.mean[block].cpu()
+        covariance = (gram.gram[block].double().cpu() - mean[:, None] * mean).contiguous()
+        weight = gram.matrix[block].cpu().T
+        if scale is not None:
+            weight = weight * (scale[block * outputs : (block + 1) * outputs] if len(scale) != outputs else scale)
+        variance = float((weight * (covariance @ weight)).sum())
+        size = float(covariance.diagonal().mean())
+        at = torch.stack([unfolding.columns(row) for row in mine])
+        found.append(View(covariance, weight, at, variance if variance > 0 else 1.0, ridge * size if size > 0 else 1.0))
+    return found
+
+
+def _norm_scale(model: nn.Module, gram: LayerGram) -> Tensor | None:
+    """|γ| / σ of the batch norm behind a layer, (outputs,)."""
+    norm = model.get_submodule(gram.norm) if gram.norm is not None else None
+    if not isinstance(norm, _BatchNorm) or norm.running_var is None:
+        return None
+    deviation = (norm.running_var.double() + norm.eps).sqrt()
+    return ((norm.weight.double().abs() if norm.affine else 1.0) / deviation).detach().cpu()
