@@ -285,7 +285,9 @@ def make_env(problem: PruningProblem, settings: PruneSettings, watcher: Watcher 
         rounds=settings.rounds,
         seed=settings.seed,
     )
-    return FilterPruningEnv.from_problem(problem, rules, recovery=recovery)
+    env = FilterPruningEnv.from_problem(problem, rules, recovery=recovery)
+    env.watch = (watcher or Silent()).work
+    return env
 
 
 def describe(problem: PruningProblem, network: PrunedNetwork) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 class LiveRun:
     """Shows the round, the drop against the tolerance, the MACs left, and an estimate of the time left.
 
-    The estimate is the mean time of a round times the rounds still expected. Until the first round has ended, or when
-    nobody can know how many rounds there will be, it says so by showing none.
+    The estimate is the mean time of a round times the rounds still expected; where nobody can know how many rounds
+    there will be, since the tolerance ends the run, it is the time of a round alone.
 
     Args:
         tolerance: The drop allowed.
@@ -38,6 +38,7 @@ class LiveRun:
         )
         self._task = self._progress.add_task("starting", total=1.0, note="")
         self._started = time.monotonic()
+        self._rounds_before: int | None = None
 
     def __enter__(self) -> LiveRun:
         self._progress.start()
@@ -60,10 +61,13 @@ class LiveRun:
             base_macs: MACs of the unpruned network.
             rounds_left: Rounds still expected, or None if nobody can know.
         """
+        if self._rounds_before is None:
+            self._rounds_before = line["round"] - 1  # a resumed run starts late
         if self.quiet:
             return
         spent = time.monotonic() - self._started
-        eta = "" if rounds_left is None else f", about {_duration(spent / max(line['round'], 1) * rounds_left)} left"
+        each = spent / max(line["round"] - self._rounds_before, 1)
+        eta = f", {_duration(each)} a round" if rounds_left is None else f", about {_duration(each * rounds_left)} left"
         verdict = "" if line["accepted"] else " (rolled back)"
         text = (
             f"round {line['round']:>3}  drop {100 * line['drop']:+.2f} of {100 * self.tolerance:.2f} points  "
