@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from rlprune.errors import UserError
+from rlprune.tasks import get_task
+from rlprune.tasks.segmentation import Segmentation, image_counts, miou
+
+
+class Fixed(nn.Module):
+    def __init__(self, output: object) -> None:
+        super().__init__()
+        self.output = output
+
+    def forward(self, x: torch.Tensor) -> object:
+        return self.output
+
+
+def logits_of(masks: torch.Tensor, classes: int) -> torch.Tensor:
+    return 20.0 * F.one_hot(masks, classes).permute(0, 3, 1, 2).float()
+
+
+def test_miou_by_hand() -> None:
+    truth = torch.tensor([[[0, 0, 1], [1, 1, 255]]])
+    found = torch.tensor([[[0, 1, 1], [1, 0, 0]]])
+    counts = image_counts(found, truth, 3)
+    assert counts.tolist() == [[[1, 2, 0], [2, 3, 0], [2, 3, 0]]]
+    assert miou(counts) == pytest.approx((1 / 3 + 2 / 4) / 2)  # class 2 occurs nowhere: left out
+
+
+def test_a_perfect_network_scores_one_and_ignored_pixels_count_nowhere() -> None:
+    masks = torch.randint(0, 3, (4, 8, 8))
+    output = logits_of(masks, 3)
+    ignored = masks.clone()
+    ignored[:, :2] = 255
+    output[:, :, :2] = torch.randn(4, 3, 2, 8)
+    for metric in ("miou", "pixel_accuracy"):
+        score = get_task(f"segmentation:metric={metric}").score(Fixed(output), [(masks, ignored)])
+        assert score.value == 1.0
+        assert score.n == 4
+    loss = get_task("segmentation:metric=loss").score(Fixed(output), [(masks, ignored)])
+    assert loss.loss is not None
+    assert loss.value == pytest.approx(math.exp(-loss.loss))
+
+
+def test_scores_do_not_depend_on_the_batching_and_their_interval_holds_them() -> None:
+    generator = torch.Generator().manual_seed(0)
+    masks = torch.randint(0, 3, (12, 6, 6), generator=generator)
+    noisy = logits_of(masks, 3) + 15 * torch.randn(12, 3, 6, 6, generator=generator)
+
+    class Lookup(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return noisy[x]
+
+    index, task = torch.arange(12), get_task("segmentation")
+    whole = task.score(Lookup(), [(index, masks)])
+    parts = task.score(Lookup(), [(index[:5], masks[:5]), (index[5:], masks[5:])])
+    assert whole.value == parts.value
+    assert whole.interval() == parts.interval()
+    low, high = whole.interval()
+    assert low < whole.value < high
+    assert get_task("segmentation:metric=pixel_accuracy").score(Lookup(), [(index, masks)]).value == pytest.approx(
+        float((noisy.argmax(1) == masks).float().mean())
+    )
+
+
+def test_one_channel_is_the_sigmoid_of_two_classes() -> None:
+    x, masks = torch.randn(2, 1, 5, 5), torch.randint(0, 2, (2, 5, 5))
+    expected = F.binary_cross_entropy_with_logits(x[:, 0], masks.float())
+    assert get_task("segmentation").loss(Fixed(x), (x, masks)) == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("objective", ["ce", "ce+dice", "bce", "bce+dice", "dice"])
+def test_losses_fall_towards_the_truth_and_ignore_what_they_should(objective: str) -> None:
+    task = get_task(f"segmentation:objective={objective}")
+    masks = torch.randint(0, 3, (2, 6, 6))
+    right = logits_of(masks, 3) - 10.0
+    wrong = logits_of((masks + 1) % 3, 3) - 10.0
+    assert float(task.loss(Fixed(right), (masks, masks))) < 0.02
+    assert float(task.loss(Fixed(wrong), (masks, masks))) > 0.5
+    ignored = masks.clone()
+    ignored[0] = 255
+    before = task.loss(Fixed(right), (masks, ignored))
+    right[0] = torch.randn(3, 6, 6)
+    assert torch.equal(task.loss(Fixed(right), (masks, ignored)), before)
+    leaf = torch.randn(2, 3, 6, 6, requires_grad=True)
+    task.loss(Fixed(leaf), (masks, torch.full_like(masks, 255))).backward()
+    assert leaf.grad is not None
+    assert torch.equal(leaf.grad, torch.zeros_like(leaf))
+
+
+def test_outputs_of_torchvision_are_understood() -> None:
+    masks = torch.randint(0, 3, (2, 8, 8))
+    small = torch.randn(2, 3, 4, 4)
+    task = get_task("segmentation")
+    plain = task.loss(Fixed(small), (masks, masks))
+    both = task.loss(Fixed({"out": small, "aux": small}), (masks, masks))
+    assert float(both) == pytest.approx(1.5 * float(plain))
+    assert task.outputs(Fixed({"out": small}), (masks, masks)).shape == (2, 3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        (torch.full((1, 3, 4, 4), float("nan")), "NaN"),
+        (torch.zeros(1, 2, 4, 4), "class 2 of a mask does not fit a model with 2 outputs"),
+        (torch.zeros(1, 3), r"shape \(1, 3\)"),
+    ],
+)
+def test_outputs_that_cannot_be_scored(output: torch.Tensor, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        get_task("segmentation").score(Fixed(output), [(torch.zeros(1), torch.full((1, 4, 4), 2))])
+
+
+def test_nothing_to_score() -> None:
+    masks = torch.full((1, 4, 4), 255)
+    with pytest.raises(UserError, match="no pixels"):
+        get_task("segmentation").score(Fixed(torch.zeros(1, 3, 4, 4)), [(masks, masks)])
+
+
+def test_unknown_options() -> None:
+    with pytest.raises(UserError, match="did you mean 'miou'"):
+        Segmentation(metric="mIoU2")
+    with pytest.raises(UserError, match="did you mean 'ce\\+dice'"):
+        get_task("segmentation:objective=ce+dic")
+    with pytest.raises(UserError, match="did you mean 'metric'"):
+        get_task("segmentation:metrics=miou")
+
+
+def test_miou_of_resampled_images_is_that_of_the_images() -> None:
+    counts = np.random.default_rng(0).integers(1, 9, (5, 3, 4))
+    counts[:, 1:] += counts[:, :1]
+    assert miou(counts[[0, 0, 1]]) == miou(np.concatenate([counts[:1], counts[:1], counts[1:2]]))
