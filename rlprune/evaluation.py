@@ -72,8 +72,8 @@ class Evaluator:
         pixels, most = (GPU_PIXELS, GPU_MOST) if self.device.type == "cuda" else (CPU_PIXELS, CPU_MOST)
         self.batch_size = batch_size or min(most, max(1, pixels // (data.input_shape[1] * data.input_shape[2])))
         self.ledger = ledger if ledger is not None else Ledger()
-        # A quarter to a half faster on CPUs. A model that calls `view` after a convolution cannot take it; then off.
         self._limited: dict[tuple[str, int], Split] = {}
+        # A quarter to a half faster on CPUs. A model that calls `view` after a convolution cannot take it; then off.
         self._channels_last = self.device.type == "cpu"
 
     def score(self, model: nn.Module, role: str = "control", limit: int | None = None) -> Score:
