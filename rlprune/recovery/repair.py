@@ -48,8 +48,8 @@ class RepairUntil(Recovery):
     ) -> None:
         """Repair `after.model` in place."""
         super().apply(before, after, plan, problem, seed)
-        floor, left, number = problem.baseline.value - self.tolerance, self.epochs, 0
-        while left > 0 and problem.evaluator.score(after.model, "control").value < floor:
+        baseline, left, number = problem.baseline.value, self.epochs, 0
+        while left > 0 and baseline - problem.evaluator.score(after.model, "control").value > self.tolerance:
             number += 1
             share = min(1.0, left)
 
