@@ -169,6 +169,7 @@ def _warnings(cells: Sequence[Cell]) -> list[dict[str, Any]]:
             continue
         gap = best - next_best
         needed = images_needed((best + next_best) / 2, gap) if gap > 0 else None
+        lead = f"{first} leads {second} by {100 * gap:.2f} points" if gap > 0 else f"{first} and {second} are level"
         remedy = f"; about {needed:,} would be needed" if needed else ""
         found.append(
             {
@@ -179,7 +180,7 @@ def _warnings(cells: Sequence[Cell]) -> list[dict[str, Any]]:
                 "difference": gap,
                 "images_needed": needed,
                 "text": (
-                    f"{model} on {data}, {kind} {value:g}: {first} leads {second} by {100 * gap:.2f} points, and the "
+                    f"{model} on {data}, {kind} {value:g}: {lead}, and the "
                     f"{images:,} {split} images of one seed tell apart {100 * bound:.2f} points at 95 %{remedy}."
                 ),
             }

@@ -1,0 +1,299 @@
+"""How each kind of controller plays a cell: in one round or many, at a budget or at a tolerance.
+
+A schedule that decides everything in one round meets a budget by construction, and a tolerance by bisection over
+budgets. One that goes round by round ends at the budget, or at the tolerance, by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from rlprune.agents.controller import RULES, Controller, Rule, make_controller, run_episode
+from rlprune.agents.fixed import PFEC_TABLES, BoundRule
+from rlprune.criteria import get_criterion
+from rlprune.envs import EnvSettings, FilterPruningEnv
+from rlprune.errors import UserError, unknown_name
+from rlprune.problem import PrunedNetwork, PruningProblem
+from rlprune.recovery import TrainSettings, make_recovery
+from rlprune.recovery.repair import RepairUntil
+from rlprune.registry import Registry
+
+if TYPE_CHECKING:
+    from rlprune.agents.comparison.settings import Goal, PlaySettings
+
+BISECTIONS = 7
+SCANNED = (0.1, 0.3, 0.5, 0.7, 0.9)
+OWN_CRITERION = {"fpsl": "fpsl", "msvfp": "msvfp"}
+"""Methods whose ranking is part of the method."""
+
+
+@dataclass
+class Played:
+    """What came of a cell.
+
+    Attributes:
+        network: The network handed back.
+        history: The environment's record of every round.
+        stopped: Why it ended.
+        score: The network's control score.
+    """
+
+    network: PrunedNetwork
+    history: list[dict[str, Any]]
+    stopped: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Arena:
+    """Where a controller plays.
+
+    Attributes:
+        problem: The network and its data.
+        settings: The rules.
+        controller: Its name, or `agent:FILE`.
+        seed: Of everything random.
+        evaluations: Networks a search may score in one go.
+        scanned: What a sensitivity scan found, once there was one.
+    """
+
+    problem: PruningProblem
+    settings: PlaySettings
+    controller: str
+    seed: int
+    evaluations: int
+    scanned: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The controller's own settings."""
+        return {key: value for key, value in self._given.items() if key != "criterion"}
+
+    @property
+    def criterion(self) -> str:
+        """The ranking it plays with: its own where it has one, else everybody's."""
+        return str(self._given.get("criterion", OWN_CRITERION.get(self.controller, self.settings.criterion)))
+
+    @property
+    def _given(self) -> Mapping[str, Any]:
+        return self.settings.options.get(self.controller, {})
+
+    def one_round(self, budget: float) -> FilterPruningEnv:
+        """An environment of a single round that ends at `budget`."""
+        rules = EnvSettings(
+            criterion=self.criterion,
+            tolerance=1.0,
+            reward="accuracy",
+            budget=budget,
+            max_rate=self.settings.max_rate,
+            one_shot=True,
+            seed=self.seed,
+        )
+        return FilterPruningEnv.from_problem(self.problem, rules, recovery=self.settings.recovery)
+
+    def many_rounds(self, budget: float | None, tolerance: float) -> FilterPruningEnv:
+        """An environment that goes on until the budget or the tolerance is reached."""
+        rules = EnvSettings(
+            criterion=self.criterion,
+            tolerance=tolerance,
+            budget=budget,
+            max_rate=self.settings.round_rate,
+            rounds=self.settings.rounds,
+            seed=self.seed,
+        )
+        recovery = make_recovery(self.settings.recovery, TrainSettings())
+        if self.settings.repair_epochs > 0 and budget is None:
+            return FilterPruningEnv.from_problem(
+                self.problem,
+                rules,
+                recovery=RepairUntil(recovery, TrainSettings(), tolerance, self.settings.repair_epochs),
+            )
+        return FilterPruningEnv.from_problem(self.problem, rules, recovery=recovery)
+
+
+OneRound = Callable[[Arena, FilterPruningEnv], Controller]
+Player = Callable[[Arena, "Goal"], Played]
+
+
+def check_contestant(controller: str, options: Mapping[str, Any]) -> None:
+    """Raise UserError if there is no such controller, or it has not these options."""
+    options = dict(options)
+    get_criterion(options.pop("criterion", "l1"))
+    if controller.startswith("agent:"):
+        if options:
+            raise UserError(f"{controller} takes no options; it was trained with its own")
+        return
+    if controller not in RULES.names():
+        raise unknown_name("controller", controller, [*RULES.names(), "agent:FILE"])
+    make_controller(controller, options)
+
+
+def play(arena: Arena, goal: Goal) -> Played:
+    """Play one cell."""
+    name = "agent" if arena.controller.startswith("agent:") else arena.controller
+    if name in ONE_ROUND.names():
+        make = ONE_ROUND.get(name)
+        return _at_budget(arena, make, goal.value) if goal.kind == "budget" else _at_tolerance(arena, make, goal.value)
+    return MANY_ROUNDS.get(name if name in MANY_ROUNDS.names() else "rule")(arena, goal)
+
+
+# Schedules of one round ---------------------------------------------------------------------------------------------
+
+ONE_ROUND: Registry[OneRound] = Registry("schedule of one round")
+"""Makes the controller that plays the single round, whatever it must try out for it before."""
+
+
+@ONE_ROUND.register("uniform")
+def _uniform(arena: Arena, env: FilterPruningEnv) -> Controller:
+    """Action 0 is the uniform rate that spends the budget."""
+    return make_controller("uniform", {key: value for key, value in arena.options.items() if key != "rate"})
+
+
+@ONE_ROUND.register("random")
+def _random(arena: Arena, env: FilterPruningEnv) -> Controller:
+    return make_controller("random", {"episodes": arena.evaluations, **arena.options})
+
+
+@ONE_ROUND.register("cem")
+def _cem(arena: Arena, env: FilterPruningEnv) -> Controller:
+    """Six generations or more, whatever the evaluations, up to the population the rule has by default."""
+    population = max(4, min(24, arena.evaluations // 6))
+    return make_controller("cem", {"episodes": arena.evaluations, "population": population, **arena.options})
+
+
+@ONE_ROUND.register("pfec")
+def _pfec(arena: Arena, env: FilterPruningEnv) -> Controller:
+    """PFEC's rates, scaled by one factor to the budget: of the table asked for, else from a sensitivity scan."""
+    if "table" in arena.options:
+        rates = PFEC_TABLES.get(arena.options["table"]).rates(arena.problem.groups)
+    else:
+        if not arena.scanned:
+            arena.scanned.update(scanned_rates(env))
+        rates = arena.scanned
+    counts = env.budget.repair(np.array([rates.get(group.name, 0.0) for group in env.prunable]))
+    return FixedCounts({group.name: int(count) for group, count in zip(env.prunable, counts, strict=True)})
+
+
+@ONE_ROUND.register("agent")
+def _agent(arena: Arena, env: FilterPruningEnv) -> Controller:
+    """A trained agent, as it is."""
+    try:
+        from rlprune.agents.sb3 import load_agent
+    except ImportError as error:
+        raise UserError(f"trained agents cannot be loaded here ({error}); compare rules and searches") from None
+    agent: Controller = load_agent(arena.controller.partition(":")[2])
+    return agent
+
+
+@dataclass
+class FixedCounts(BoundRule):
+    """Removes a given number of filters from every group, in one round."""
+
+    counts: Mapping[str, int]
+
+    def count(self) -> int:
+        """The current group's number."""
+        return self.counts[self.env.group.name]
+
+
+def scanned_rates(env: FilterPruningEnv, allowed: float = 0.05) -> dict[str, float]:
+    """For each group the largest rate that alone, unrepaired, costs no more than `allowed` of the score.
+
+    Li et al. 2016, section 3.2, set rates by stage from such a scan, by eye; the threshold and the rates between the
+    scanned ones, by interpolation, are reconstructed. One evaluation for each group and scanned rate.
+    """
+    found = {}
+    for group in env.prunable:
+        rate, before = 0.0, 0.0
+        for tried in SCANNED:
+            count = int(tried * group.size)
+            if count == 0 or count > group.max_removable:
+                continue
+            drop = env.baseline.value - env.probe({group.name: count}).value
+            if drop > allowed:
+                rate += (tried - rate) * (allowed - before) / (drop - before)
+                break
+            rate, before = tried, max(drop, 0.0)
+        found[group.name] = rate
+    return found
+
+
+def _at_budget(arena: Arena, make: OneRound, budget: float) -> Played:
+    env = arena.one_round(budget)
+    controller = make(arena, env)
+    episode = run_episode(env, controller, seed=arena.seed)
+    return Played(env.network, list(env.history), episode.info["stopped"], episode.info["final_score"])
+
+
+def _at_tolerance(arena: Arena, make: OneRound, tolerance: float) -> Played:
+    """Bisection over budgets: the fewest MACs found at which the drop is inside the tolerance.
+
+    A search spends its evaluations over all of the budgets tried.
+    """
+    problem = arena.problem
+    shared = replace(arena, evaluations=max(1, arena.evaluations // BISECTIONS))
+    best = Played(problem.base(), [], "no budget tried keeps the tolerance", problem.baseline.value)
+    low, high = _least_share(arena), 1.0
+    history: list[dict[str, Any]] = []
+    for number in range(1, BISECTIONS + 1):
+        # Halving the logarithm: from 1 to a quarter is as far as from a quarter to a sixteenth.
+        budget = (low * high) ** 0.5
+        tried = _at_budget(shared, make, budget)
+        drop = problem.baseline.value - tried.score
+        inside = drop <= tolerance
+        history += [{**line, "round": number, "accepted": inside} for line in tried.history]
+        if inside:
+            high, best = budget, tried
+        else:
+            low = budget
+    return replace(best, history=history, stopped=f"bisection over {BISECTIONS} budgets")
+
+
+def _least_share(arena: Arena) -> float:
+    """The fraction of the MACs that stay when every group gives what `max_rate` allows, and a little more."""
+    env = arena.one_round(1.0)
+    return min(1.0, env.budget.least_cost / arena.problem.cost.macs() + 1e-3)
+
+
+# Schedules of many rounds -------------------------------------------------------------------------------------------
+
+MANY_ROUNDS: Registry[Player] = Registry("schedule of many rounds")
+
+
+@MANY_ROUNDS.register("rule")
+def _rule(arena: Arena, goal: Goal) -> Played:
+    """Any rule: to the budget whatever the drop, or to the tolerance whatever the MACs."""
+    env = arena.many_rounds(goal.value, 1.0) if goal.kind == "budget" else arena.many_rounds(None, goal.value)
+    episode = run_episode(env, make_controller(arena.controller, arena.options), seed=arena.seed)
+    return _accepted(env, episode.info)
+
+
+@MANY_ROUNDS.register("prc")
+def _prc(arena: Arena, goal: Goal) -> Played:
+    """PRC plays against a tolerance; at a budget it starts at 0.01 and doubles whenever the game ends too early."""
+    if goal.kind == "tolerance":
+        return _rule(arena, goal)
+    env = arena.many_rounds(goal.value, 0.01)
+    controller = make_controller(arena.controller, arena.options)
+    if isinstance(controller, Rule):
+        controller.bind(env)
+    observation, _ = env.reset(seed=arena.seed)
+    while True:
+        action, _ = controller.predict(observation)
+        observation, _, terminated, truncated, info = env.step(action)
+        if not (terminated or truncated):
+            continue
+        if info["stopped"] == "budget" or truncated or env.tolerance >= 1.0:
+            return _accepted(env, info)
+        state = env.state_dict()
+        state["goal"]["tolerance"] = min(1.0, 2 * env.tolerance)
+        state |= {"stopped": None, "idle": 0, "cap": arena.settings.round_rate}
+        observation, _ = env.load_state_dict(state)
+
+
+def _accepted(env: FilterPruningEnv, info: Mapping[str, Any]) -> Played:
+    return Played(env.accepted, list(env.history), info["stopped"], info["final_score"])
