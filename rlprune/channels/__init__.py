@@ -4,6 +4,7 @@ from rlprune.channels.groups import ChannelGroup, ChannelGroups, Layer, LockRepo
 from rlprune.channels.plan import PruningPlan
 from rlprune.channels.surgery import mask_channels, remove_channels
 from rlprune.channels.tracing import trace_channels
+from rlprune.channels.transplant import transplant
 
 __all__ = [
     "ChannelGroup",
@@ -15,4 +16,5 @@ __all__ = [
     "mask_channels",
     "remove_channels",
     "trace_channels",
+    "transplant",
 ]

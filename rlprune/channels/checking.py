@@ -199,7 +199,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         raise NotImplementedError
 
 
-class _Record(_Watch):
+class _Record(_Watch):  # type: ignore[no-untyped-call]
     def __init__(self, model: nn.Module, groups: ChannelGroups) -> None:
         super().__init__(model, groups)
         self.outputs: list[tuple[str, Tensor]] = []
@@ -210,7 +210,7 @@ class _Record(_Watch):
         return output
 
 
-class _Follow(_Watch):
+class _Follow(_Watch):  # type: ignore[no-untyped-call]
     """Compares each layer's output with the recorded one, and goes on with the recorded one."""
 
     def __init__(

@@ -57,13 +57,16 @@ def convolution(trace: Trace, op: Op) -> None:
     name = parts[0].name
     call = trace.call(name, "conv_transpose" if transposed else "conv", macs, in_extent, out_extent)
     call.groups, call.kernel, call.stride = groups, tuple(weight.shape[2:]), tuple(op.args[3])
-    sides = []
-    for dim, role in ((0, "in"), (1, "out")) if transposed else ((0, "out"), (1, "in")):
+    by_group = groups > 1 and (weight.shape[1] == 1 or weight.shape[0] == groups)
+
+    def side(dim: int, role: str) -> IntArray:
         labels = trace.site(name, dim, role)[_positions(parts[0], dim)]
         for part in parts[1:]:
             attach(trace, Bare((part,)), dim, labels, role, op.name)
-        sides.append(labels)
-    rows, columns = sides
+        return labels
+
+    rows = side(0, "in" if transposed and not by_group else "out")
+    columns = np.zeros(0, dtype=np.int64) if by_group else side(1, "out" if transposed else "in")
     entry = trace.get(x)
     if isinstance(entry, Labels) and entry.axis not in (channels, None):
         _lock_all(trace, op, f"its channels lie along an axis that {op.name} slides over", entry, rows, columns)
@@ -73,8 +76,8 @@ def convolution(trace: Trace, op: Op) -> None:
         outputs = columns if transposed else rows
         if inputs is not None:
             trace.book.unite(inputs, rows if transposed else columns)
-    elif len(columns) == 1 or len(rows) == groups:
-        outputs = _depthwise(trace, rows, columns, inputs, groups, transposed)
+    elif by_group:
+        outputs = _depthwise(trace, rows, inputs, groups, weight.shape[1] if transposed else None)
     else:
         outputs = _grouped(trace, rows, columns, inputs, groups, transposed)
     _produce(trace, op, call.weight, Labels(channels, outputs), bias)
@@ -105,24 +108,23 @@ def _produce(trace: Trace, op: Op, weight: str, entry: Labels, bias: Tensor | No
         trace.put(op.out, join(trace, [op.out, bias], op.out.shape, "add"))
 
 
-def _depthwise(
-    trace: Trace, rows: IntArray, columns: IntArray, inputs: IntArray | None, groups: int, transposed: bool
-) -> IntArray:
-    """Groups of one input or one output channel: a channel takes its whole group along."""
+def _depthwise(trace: Trace, rows: IntArray, inputs: IntArray | None, groups: int, copies: int | None) -> IntArray:
+    """Groups of one input or one output channel: a channel takes its whole group along.
+
+    A transposed convolution makes `copies` output channels of each group.
+    """
     book = trace.book
     table = rows.reshape(groups, -1)
     keys = table[:, 0]
     for p in range(1, table.shape[1]):
         book.unite(keys, table[:, p])
-    if len(columns) > 1:  # its length is the same for every group, so it must stay
-        book.lock(columns, book.reason("it lies inside convolution groups that only go as a whole"))
     if inputs is None:
         book.lock(keys, book.reason("it reads the model's input or a fixed tensor group by group (convolution)"))
     else:
         wide = inputs.reshape(groups, -1)
         for p in range(wide.shape[1]):
             book.unite(keys, wide[:, p])
-    return np.repeat(keys, len(columns)) if transposed else rows
+    return rows if copies is None else np.repeat(keys, copies)
 
 
 def _grouped(

@@ -1,0 +1,130 @@
+"""Training state that survives a removal: optimizer moments, EMA copies, schedulers, gradient scalers.
+
+A pruned network is a new module with new parameters. `transplant` makes the things that held the old ones hold the
+new ones, cut in the same places, so that training goes on as if the removed channels had been silent all along.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.swa_utils import AveragedModel
+
+from rlprune.channels.groups import ChannelGroups, IntArray
+from rlprune.channels.plan import PruningPlan
+from rlprune.channels.surgery import remove_channels
+from rlprune.errors import UserError
+
+Cut = list[tuple[int, IntArray]]
+
+
+def transplant(state: Any, old_model: nn.Module, new_model: nn.Module, groups: ChannelGroups, plan: PruningPlan) -> Any:
+    """Carry training state over from a network to its pruned copy.
+
+    Args:
+        state: a `torch.optim.Optimizer`, an EMA copy (`AveragedModel`, a module with the old model's layout, or a
+            dict of tensors by parameter name), a learning-rate scheduler, or a gradient scaler.
+        old_model: the network before `remove_channels`.
+        new_model: what `remove_channels(old_model, groups, plan)` returned.
+        groups: the groups the plan is numbered in.
+        plan: what was removed.
+
+    Returns:
+        An optimizer, scheduler or scaler: the same object, changed in place (schedulers and scalers hold no tensor of
+        a parameter's shape, so they go on with the transplanted optimizer as they are). An EMA copy: a smaller copy;
+        the argument is left alone.
+
+    Raises:
+        UserError: the state belongs to another model, or nothing is known of its kind.
+    """
+    plan.validate(groups)
+    if isinstance(state, Optimizer):
+        _optimizer(state, old_model, new_model, groups, plan)
+        return state
+    if isinstance(state, AveragedModel):
+        averaged = copy.copy(state)
+        averaged.__dict__ = dict(state.__dict__)
+        averaged._modules = dict(state._modules)
+        averaged._modules["module"] = remove_channels(state.module, groups, plan)
+        averaged._buffers = {k: None if b is None else b.clone() for k, b in state._buffers.items()}
+        return averaged
+    if isinstance(state, nn.Module):
+        return remove_channels(state, groups, plan)
+    if isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values()):
+        return _named(state, groups, plan)
+    if isinstance(state, (LRScheduler, torch.amp.GradScaler, torch.optim.lr_scheduler.ReduceLROnPlateau)):
+        return state
+    raise UserError(
+        f"cannot transplant a {type(state).__name__}; known: optimizers, EMA modules, dicts of tensors by parameter "
+        "name, learning-rate schedulers and gradient scalers"
+    )
+
+
+def _cuts(groups: ChannelGroups, plan: PruningPlan) -> dict[str, Cut]:
+    """Tensor name -> (dimension, positions that stay), for every tensor that shrinks."""
+    cuts: dict[str, Cut] = defaultdict(list)
+    for (name, dim), gone in groups.removed_positions(plan).items():
+        keep = np.ones(groups.shapes[name][dim], dtype=bool)
+        keep[gone] = False
+        cuts[name].append((dim, np.flatnonzero(keep)))
+    return cuts
+
+
+def _cut(tensor: Tensor, cuts: Cut) -> Tensor:
+    for dim, keep in cuts:
+        tensor = tensor.index_select(dim, torch.from_numpy(keep).to(tensor.device))
+    return tensor
+
+
+def _named(state: dict[str, Tensor], groups: ChannelGroups, plan: PruningPlan) -> dict[str, Tensor]:
+    cuts = _cuts(groups, plan)
+    result = {}
+    for name, tensor in state.items():
+        if name in cuts and tuple(tensor.shape) != groups.shapes[name]:
+            raise UserError(f"{name!r} has shape {tuple(tensor.shape)}, the groups expect {groups.shapes[name]}")
+        result[name] = _cut(tensor, cuts[name]) if name in cuts else tensor.clone()
+    return result
+
+
+def _optimizer(
+    optimizer: Optimizer, old_model: nn.Module, new_model: nn.Module, groups: ChannelGroups, plan: PruningPlan
+) -> None:
+    cuts = _cuts(groups, plan)
+    names = {id(p): name for name, p in old_model.named_parameters()}
+    new = dict(new_model.named_parameters())
+    state: defaultdict[Tensor, Any] = defaultdict(dict)
+
+    def carry(parameter: Tensor, value: Any, places: Cut) -> Any:
+        if isinstance(value, Tensor) and value.shape == parameter.shape:
+            return _cut(value, places)
+        if isinstance(value, Tensor) and value.numel() > 1:
+            raise UserError(
+                f"{type(optimizer).__name__} keeps a tensor of shape {tuple(value.shape)} for a parameter of shape "
+                f"{tuple(parameter.shape)}; only state of the parameter's shape can be cut"
+            )
+        return value
+
+    replaced = []
+    for group in optimizer.param_groups:
+        parameters = []
+        for parameter in group["params"]:
+            if id(parameter) not in names:
+                raise UserError("the optimizer holds a parameter that is not in the old model; transplant it first")
+            name = names[id(parameter)]
+            places = cuts.get(name, [])
+            parameters.append(new[name])
+            for key, value in optimizer.state.get(parameter, {}).items():
+                state[new[name]][key] = carry(parameter, value, places)
+            if parameter.grad is not None and new[name].grad is None:
+                new[name].grad = _cut(parameter.grad, places).clone()
+        replaced.append(parameters)
+    for group, parameters in zip(optimizer.param_groups, replaced, strict=True):
+        group["params"] = parameters
+    optimizer.state = state
