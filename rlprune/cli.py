@@ -1,4 +1,4 @@
-"""The command line: `rlprune prune`, `evaluate`, `inspect`, `replay`, `export`.
+"""The command line: `rlprune prune`, `evaluate`, `inspect`, `replay`, `export`, `compare`, `report`, `pareto`.
 
 A user's mistake is one line on the error stream and exit status 2. Results go to standard output, progress to the
 error stream, so that `--json` can be piped.
@@ -36,6 +36,7 @@ class Command:
     examples: str
     configure: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], int]
+    arguments: str = "[OPTION ...]"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             epilog=f"examples:\n{command.examples}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
             argument_default=argparse.SUPPRESS,
+            usage=f"rlprune {name} {command.arguments}",
         )
         if name in argv[:1]:  # the options of the others need imports that nobody is waiting for
             command.configure(sub)
@@ -85,7 +87,7 @@ def _field_options(group: argparse._ArgumentGroup, cls: Any, prefix: str = "", s
     assert is_dataclass(cls)
     notes = _field_notes(cls)
     for field in fields(cls):
-        if field.name in skip:
+        if field.name in skip or str(field.type).startswith("Mapping"):
             continue
         flag = f"--{prefix}{field.name}".replace("_", "-")
         dest = f"{prefix}{field.name}".replace("-", "_")
@@ -270,6 +272,20 @@ def _run_export(args: argparse.Namespace) -> int:
     return 0
 
 
+# --- compare, report, pareto ----------------------------------------------------------------------------------------
+
+
+def _comparison(name: str) -> Callable[[Any], Any]:
+    """A function of `rlprune.agents.comparison.commands`, looked up when it is called."""
+
+    def call(argument: Any) -> Any:
+        from importlib import import_module
+
+        return getattr(import_module("rlprune.agents.comparison.commands"), name)(argument)
+
+    return call
+
+
 COMMANDS = {
     "prune": Command(
         "prune a network to an error tolerance",
@@ -298,12 +314,35 @@ COMMANDS = {
         "  rlprune replay runs/lenet5-digits-prc",
         _configure_replay,
         _run_replay,
+        "RUN [OPTION ...]",
     ),
     "export": Command(
         "export a run's network, checked against it",
         "  rlprune export runs/lenet5-digits-prc --format pt2\n  rlprune export runs/lenet5-digits-prc --format onnx",
         _configure_export,
         _run_export,
+        "RUN --format FORMAT [OPTION ...]",
+    ),
+    "compare": Command(
+        "compare schedules on networks, data, seeds and goals at equal terms, and report",
+        "  rlprune compare\n"
+        "  rlprune compare --controllers uniform,prc,cem --models resnet20=resnet20.pt --data cifar10.npz "
+        "--budgets 0.5,0.3 --workers 2\n"
+        "  rlprune compare --tolerances 0.01 --finetune 2 --scratch --out runs/mine",
+        _comparison("configure_compare"),
+        _comparison("run_compare"),
+    ),
+    "report": Command(
+        "make one HTML file, and figures, of a run or a comparison",
+        "  rlprune report runs/lenet5-digits-prc\n  rlprune report runs/compare-lenet5-digits --out compared.html",
+        _comparison("configure_report"),
+        _comparison("run_report"),
+    ),
+    "pareto": Command(
+        "list the networks of all runs that no other one beats, and export one",
+        "  rlprune pareto runs/\n  rlprune pareto runs/ --export ID --format onnx --out small.onnx",
+        _comparison("configure_pareto"),
+        _comparison("run_pareto"),
     ),
 }
 

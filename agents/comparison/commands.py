@@ -304,10 +304,9 @@ def _print_networks(networks: list[Any], front: set[str]) -> None:
     print(f"  {'control':>8} {'test':>8} {'MACs':>14} {'parameters':>11} {'latency':>9}  data: network")
     for network in networks:
         latency = "–" if network.latency_s is None else f"{1000 * network.latency_s:.2f} ms"
-        print(
-            f"{'*' if network.id in front else ' '} {100 * network.control_score:6.2f} % {100 * network.test_score:6.2f} % "
-            f"{network.macs:14,} {network.parameters:11,} {latency:>9}  {network.data}: {network.id}"
-        )
+        scores = f"{100 * network.control_score:6.2f} % {100 * network.test_score:6.2f} %"
+        cost = f"{network.macs:14,} {network.parameters:11,} {latency:>9}"
+        print(f"{'*' if network.id in front else ' '} {scores} {cost}  {network.data}: {network.id}")
 
 
 # --- reading options ------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ budgets. One that goes round by round ends at the budget, or at the tolerance, b
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -182,10 +183,10 @@ def _pfec(arena: Arena, env: FilterPruningEnv) -> Controller:
 def _agent(arena: Arena, env: FilterPruningEnv) -> Controller:
     """A trained agent, as it is."""
     try:
-        from rlprune.agents.sb3 import load_agent
-    except ImportError as error:
+        load = importlib.import_module("rlprune.agents.sb3").load_agent
+    except (ImportError, AttributeError) as error:
         raise UserError(f"trained agents cannot be loaded here ({error}); compare rules and searches") from None
-    agent: Controller = load_agent(arena.controller.partition(":")[2])
+    agent: Controller = load(arena.controller.partition(":")[2])
     return agent
 
 
