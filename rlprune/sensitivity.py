@@ -1,0 +1,224 @@
+"""How much each channel group hurts: the score of the network with one group pruned at one rate, for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from rlprune.channels import PruningPlan
+from rlprune.criteria import lowest
+from rlprune.errors import UserError, check_rate, unknown_name
+from rlprune.evaluation import evaluating
+from rlprune.files import read_json, write_json
+from rlprune.prefix import PrefixCache
+from rlprune.recovery import make_recovery
+
+if TYPE_CHECKING:
+    from rlprune.channels import ChannelGroup
+    from rlprune.problem import PrunedNetwork, PruningProblem
+    from rlprune.tasks import Batch, Score
+
+RATES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+LOCAL = frozenset({"none", "lsq"})  # recovery steps that change no tensor outside the pruned group
+
+
+@dataclass
+class Sensitivity:
+    """Scores by group and rate.
+
+    Attributes:
+        settings: What was scanned and how, in plain values; a scan goes on only where these are the same.
+        baseline: Score of the unpruned network.
+        rates: The rates of the scan, ascending.
+        scores: Group -> a score for every rate.
+        removed: Group -> how many filters each rate is.
+    """
+
+    settings: dict[str, Any]
+    baseline: float
+    rates: tuple[float, ...]
+    scores: dict[str, list[float]] = field(default_factory=dict)
+    removed: dict[str, list[int]] = field(default_factory=dict)
+
+    def drops(self, group: str) -> list[float]:
+        """Baseline minus score for every rate."""
+        if group not in self.scores:
+            raise unknown_name("scanned group", group, self.scores)
+        return [self.baseline - score for score in self.scores[group]]
+
+    def largest_rate(self, group: str, tolerance: float) -> float:
+        """The largest rate up to which no rate drops the score by more than `tolerance`; 0 if the first does."""
+        largest = 0.0
+        for rate, drop in zip(self.rates, self.drops(group), strict=True):
+            if drop > tolerance:
+                break
+            largest = rate
+        return largest
+
+    def order(self) -> list[str]:
+        """Groups from the most to the least sensitive, by their mean drop."""
+        return sorted(self.scores, key=lambda name: sum(self.scores[name]))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "settings": self.settings,
+            "baseline": self.baseline,
+            "rates": list(self.rates),
+            "scores": self.scores,
+            "removed": self.removed,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Sensitivity:
+        """What `to_json` wrote; raises UserError for anything else."""
+        try:
+            return cls(data["settings"], data["baseline"], tuple(data["rates"]), data["scores"], data["removed"])
+        except (KeyError, TypeError) as error:
+            raise UserError(
+                f"this is no sensitivity scan ({error!r} is missing); delete the file or name another"
+            ) from None
+
+
+def scan(
+    problem: PruningProblem,
+    *,
+    network: PrunedNetwork | None = None,
+    criterion: str = "l1",
+    recovery: str = "none",
+    rates: Sequence[float] = RATES,
+    groups: Sequence[str] | None = None,
+    limit: int | None = None,
+    seed: int = 0,
+    path: Path | None = None,
+    on_step: Callable[[str, float], None] | None = None,
+) -> Sensitivity:
+    """Score `network` on the control split with one group pruned at one rate, for every group and rate.
+
+    What runs before the pruned group is computed once (see `PrefixCache`) where the recovery leaves it alone.
+
+    Args:
+        problem: Data and task.
+        network: What to scan; the unpruned network by default.
+        criterion: Ranks the filters.
+        recovery: Applied after each removal.
+        rates: Fractions removed, rounded down to whole filters and to what a group may give.
+        groups: Names of the groups to scan; all prunable ones by default.
+        limit: Use this many control images; None uses all.
+        seed: Of criterion and recovery.
+        path: File that the scan is written to after every group; if it exists, the scan goes on from there.
+        on_step: Told the group's name and the share done.
+
+    Raises:
+        UserError: a rate outside [0, 1], an unknown group, or a file of another scan.
+    """
+    network = network or problem.base()
+    rates = tuple(sorted({check_rate("rate", float(rate)) for rate in rates}))
+    names = [group.name for group in network.groups.prunable] if groups is None else list(groups)
+    chosen = [network.groups[name] for name in names]
+    settings = {
+        "model": problem.spec.model,
+        "data": problem.data.fingerprint,
+        "plan": network.plan.to_json(),
+        "criterion": criterion,
+        "recovery": recovery,
+        "limit": limit,
+        "seed": seed,
+    }
+    found = _previous(path, settings, rates)
+    scorer = _Scorer(problem, network, recovery, limit, seed)
+    if found is None:
+        found = Sensitivity(settings, scorer.baseline(), rates)
+    todo = scorer.in_order([group for group in chosen if group.name not in found.scores])
+    ranking = problem.scores(criterion, network, seed=seed) if todo else {}
+    for done, group in enumerate(todo):
+        if on_step is not None:
+            on_step(group.name, done / len(todo))
+        counts = [group.allowed(int(rate * group.size + 1e-9)) for rate in rates]
+        plans = {count: PruningPlan({group.name: lowest(ranking[group.name], count)}) for count in set(counts) if count}
+        scores = {0: found.baseline, **scorer.scores(group, plans)}
+        found.scores[group.name] = [scores[count] for count in counts]
+        found.removed[group.name] = counts
+        if path is not None:
+            write_json(path, found.to_json())
+    if on_step is not None:
+        on_step("done", 1.0)
+    found.scores = {name: found.scores[name] for name in sorted(found.scores, key=network.groups.names.index)}
+    found.removed = {name: found.removed[name] for name in found.scores}
+    return found
+
+
+def _previous(path: Path | None, settings: dict[str, Any], rates: tuple[float, ...]) -> Sensitivity | None:
+    if path is None or not path.exists():
+        return None
+    found = Sensitivity.from_json(read_json(path))
+    if found.settings != settings or found.rates != rates:
+        raise UserError(f"{path} holds another scan (other settings or rates); delete it or name another file")
+    return found
+
+
+class _Scorer:
+    """Scores variants of one network that differ in one group."""
+
+    def __init__(
+        self, problem: PruningProblem, network: PrunedNetwork, recovery: str, limit: int | None, seed: int
+    ) -> None:
+        control = problem.data.control
+        self.problem, self.network, self.seed = problem, network, seed
+        self.recovery = make_recovery(recovery)
+        self.split = control if limit is None else control.first(limit)
+        self._cache: PrefixCache | None = None
+        if LOCAL.issuperset(self.recovery.names):
+            with evaluating(network.model):
+                self._cache = PrefixCache(network.model, problem.example_inputs, self._calls)
+
+    def baseline(self) -> float:
+        return self.problem.evaluator.score_split(self.network.model, self.split).value
+
+    def in_order(self, groups: list[ChannelGroup]) -> list[ChannelGroup]:
+        """In the order in which the cache moves."""
+        cache = self._cache
+        return groups if cache is None else sorted(groups, key=lambda group: cache.position(_touched(group)))
+
+    def scores(self, group: ChannelGroup, plans: Mapping[int, PruningPlan]) -> dict[int, float]:
+        """Score by count."""
+        if self._cache is not None and plans:
+            with evaluating(self.network.model):
+                self._cache.advance(_touched(group))
+        found = {}
+        for count, plan in plans.items():
+            after = self.network.remove(plan, self.problem.groups)
+            self.recovery.apply(self.network, after, plan, self.problem, self.seed)
+            found[count] = self._score(after.model).value
+        return found
+
+    def _score(self, model: nn.Module) -> Score:
+        problem, cache = self.problem, self._cache
+        if cache is None:
+            return problem.evaluator.score_split(model, self.split)
+        with evaluating(model), torch.inference_mode(), cache.attached(model) as select:
+            score = problem.task.score(model, self._selecting(select))
+        problem.ledger.evaluations += 1
+        problem.ledger.images_evaluated += score.n
+        return score
+
+    def _batches(self) -> Iterator[Batch]:
+        return self.split.batches(self.problem.evaluator.batch_size, device=self.problem.device)
+
+    def _calls(self) -> Iterator[tuple[Any, ...]]:
+        return (self.problem.task.inputs(batch) for batch in self._batches())
+
+    def _selecting(self, select: Callable[[int], None]) -> Iterator[Batch]:
+        for number, batch in enumerate(self._batches()):
+            select(number)
+            yield batch
+
+
+def _touched(group: ChannelGroup) -> set[str]:
+    """Modules that hold any of a group's tensors."""
+    return {slot.tensor.rpartition(".")[0] for slot in group.slots}
