@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ def difference(
 
     Normalisation statistics are shaken first; differing shapes are an infinite difference.
     """
-    model = shaken(model).double()
+    model = copy.deepcopy(shaken(model)).double()  # shaken shares weights
     forward = Forward(inputs, kwargs or {}).double()
     worst = 0.0
     with torch.no_grad():

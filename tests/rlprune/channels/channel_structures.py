@@ -160,7 +160,7 @@ class C2f(nn.Module):
 
 def shuffle(x: Tensor, groups: int) -> Tensor:
     n, channels, h, w = x.shape
-    return x.view(n, groups, channels // groups, h, w).transpose(1, 2).reshape(n, channels, h, w)
+    return x.contiguous().view(n, groups, channels // groups, h, w).transpose(1, 2).reshape(n, channels, h, w)
 
 
 structure("channel shuffle")(
