@@ -188,32 +188,6 @@ for _name, _table in {
     PFEC_TABLES.register(_name)(_table)
 
 
-@RULES.register("pfec")
-@dataclass
-class Pfec(BoundRule):
-    """A published PFEC table (Li et al. 2016), removed in one round.
-
-    Attributes:
-        table: Its name, such as `resnet56-b`.
-    """
-
-    table: str = "vgg16-a"
-
-    def __post_init__(self) -> None:
-        self._rates: dict[str, float] = {}
-        self._table = PFEC_TABLES.get(self.table)
-
-    def bind(self, env: gymnasium.Env[Any, Any]) -> None:
-        """Use this environment, whose network must have the table's shape."""
-        super().bind(env)
-        self._rates = self._table.rates(self.env.problem.groups)
-
-    def count(self) -> int:
-        """The table's count in the first round, nothing afterwards."""
-        env = self.env
-        return removed_at(env.group.size, self._rates.get(env.group.name, 0.0)) if env.round == 0 else 0
-
-
 @RULES.register("polynomial")
 @dataclass
 class Polynomial(BoundRule):

@@ -133,6 +133,15 @@ class EpisodeState:
         if at_base and first is None:
             self._first, self._base_scores = self.current, self.scores
 
+    def rank_by(self, scores: Mapping[str, NDArray[np.float64]]) -> None:
+        """Rank the filters of the current network by given scores, for this round."""
+        if self.current.visit:
+            raise UserError(f"{self.current.visit} groups of this round are visited; rank only before the first")
+        if self.current is self._first:
+            self._first = None  # that ranking was kept for the next episode, and is not the criterion's any more
+        self.scores = {**self.scores, **scores}
+        self.current.rank(self.state.network.groups, self.scores)
+
     def train(
         self,
         settings: TrainSettings,

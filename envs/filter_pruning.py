@@ -322,6 +322,13 @@ class FilterPruningEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         watch = self.watch
         self._episode.train(settings, penalties, tag, None if watch is None else lambda done: watch(tag, done, 1.0))
 
+    def rank(self, scores: Mapping[str, NDArray[np.float64]]) -> None:
+        """Rank this round's filters by `scores` instead of the criterion's, before the first group is visited.
+
+        For rules whose ranking changes on the way, or depends on what they remove.
+        """
+        self._episode.rank_by(scores)
+
     # Gymnasium's interface --------------------------------------------------------------------------------------
 
     def reset(

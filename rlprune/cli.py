@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from rlprune.errors import UserError
 
 if TYPE_CHECKING:
+    from rlprune.agents import PruneSettings
     from rlprune.problem import ProblemSpec, PruningProblem
 
 
@@ -82,23 +83,45 @@ def _console(*, stderr: bool = False) -> Any:
     return Console(stderr=stderr)
 
 
-def _field_options(group: argparse._ArgumentGroup, cls: Any, prefix: str = "", skip: Sequence[str] = ()) -> None:
-    """An option for every field of a dataclass; its docstring is the help."""
+def _field_options(
+    group: argparse._ArgumentGroup, cls: Any, prefix: str = "", skip: Sequence[str] = (), defaults: Any = None
+) -> None:
+    """An option for every field of a dataclass; its docstring is the help, `defaults` an instance to tell of."""
     assert is_dataclass(cls)
     notes = _field_notes(cls)
     for field in fields(cls):
-        if field.name in skip or str(field.type).startswith("Mapping"):
+        kind = str(field.type)
+        if field.name in skip or kind.startswith("Mapping"):
             continue
         flag = f"--{prefix}{field.name}".replace("_", "-")
         dest = f"{prefix}{field.name}".replace("-", "_")
-        kind = str(field.type)
-        text = f"{notes.get(field.name, '')} (default: {field.default})".replace("%", "%%")
+        default = field.default if defaults is None else getattr(defaults, field.name)
+        text = f"{notes.get(field.name, '')} (default: {default})".replace("%", "%%")
         if kind == "bool":
             group.add_argument(flag, dest=dest, action=argparse.BooleanOptionalAction, help=text)
+        elif kind.startswith("tuple"):
+            group.add_argument(
+                flag, dest=dest, type=_listed(float if "float" in kind else str), metavar="A,B", help=text
+            )
         else:
             number = int if kind.startswith("int") else float if kind.startswith("float") else str
             metavar = {int: "N", float: "X", str: "NAME"}[number]
             group.add_argument(flag, dest=dest, type=number, metavar=metavar, help=text)
+
+
+def _listed(item: Callable[[str], Any]) -> Callable[[str], tuple[Any, ...]]:
+    """What reads `a,b,c`; `none` is the empty list."""
+
+    def values(text: str) -> tuple[Any, ...]:
+        return () if text == "none" else tuple(item(part) for part in text.split(","))
+
+    return values
+
+
+def _given(args: argparse.Namespace, cls: Any, prefix: str = "") -> dict[str, Any]:
+    """The fields of a dataclass for which an option was given."""
+    dests = {field.name: f"{prefix}{field.name}".replace("-", "_") for field in fields(cls)}
+    return {name: getattr(args, dest) for name, dest in dests.items() if hasattr(args, dest)}
 
 
 def _field_notes(cls: Any) -> dict[str, str]:
@@ -129,7 +152,7 @@ def _problem_options(parser: argparse.ArgumentParser) -> None:
 def _problem_spec(args: argparse.Namespace, start: ProblemSpec | None = None) -> ProblemSpec:
     from rlprune.problem import ProblemSpec
 
-    given = {field.name: getattr(args, field.name) for field in fields(ProblemSpec) if hasattr(args, field.name)}
+    given = _given(args, ProblemSpec)
     if "keep" in given:
         given["keep"] = tuple(given["keep"])
     return replace(start or ProblemSpec(), **given)
@@ -139,11 +162,23 @@ def _problem_spec(args: argparse.Namespace, start: ProblemSpec | None = None) ->
 
 
 def _configure_prune(parser: argparse.ArgumentParser) -> None:
-    from rlprune.agents import RULES, PruneSettings
+    from rlprune.agents import METHODS, RULES, PruneSettings
+    from rlprune.recovery import TrainSettings
 
     _problem_options(parser)
-    group = parser.add_argument_group("pruning")
-    _field_options(group, PruneSettings, skip=("problem", "controller_options"))
+    group = parser.add_argument_group(
+        "pruning", "The defaults are those of the method prc; `rlprune methods NAME` shows another method's."
+    )
+    group.add_argument(
+        "--method",
+        metavar="NAME",
+        help=f"recipe that all other values come from unless given: {', '.join(METHODS.names())} (default: prc)",
+    )
+    _field_options(
+        group, PruneSettings, skip=("problem", "method", "controller_options", "finetune"), defaults=PruneSettings()
+    )
+    group = parser.add_argument_group("fine-tuning", "Training of the pruned network; the better of both is kept.")
+    _field_options(group, TrainSettings, prefix="finetune-", defaults=PruneSettings().finetune)
     group = parser.add_argument_group("run")
     group.add_argument("--out", metavar="DIR", help="run folder (default: a new one under runs/)")
     group.add_argument(
@@ -156,25 +191,34 @@ def _configure_prune(parser: argparse.ArgumentParser) -> None:
         _field_options(group, RULES.get(name), prefix=f"{name}-")
 
 
+def _prune_settings(args: argparse.Namespace, start: PruneSettings) -> PruneSettings:
+    """The settings of `start` (a recipe, or the run to go on with), changed by the options that were given."""
+    from rlprune.agents import RULES, PruneSettings
+    from rlprune.recovery import TrainSettings
+
+    given = _given(args, PruneSettings)
+    controller = given.get("controller", start.controller)
+    options = dict(start.controller_options) if controller == start.controller else {}
+    options |= _given(args, RULES.get(controller), f"{controller}-")
+    finetune = replace(start.finetune, **_given(args, TrainSettings, "finetune-"))
+    return replace(
+        start, **given, problem=_problem_spec(args, start.problem), controller_options=options, finetune=finetune
+    )
+
+
 def _run_prune(args: argparse.Namespace) -> int:
-    from rlprune.agents import RULES, PruneSettings, prune
+    from rlprune.agents import METHODS, PruneSettings, prune
     from rlprune.record import RunFolder, free_folder, newest_unfinished
     from rlprune.report.live import LiveRun
     from rlprune.report.summary import print_summary
 
     resume, as_json = hasattr(args, "resume"), hasattr(args, "json")
     out = Path(args.out) if hasattr(args, "out") else newest_unfinished(Path("runs")) if resume else None
-    start = PruneSettings()
     if resume and out is not None and RunFolder(out).exists():
         start = PruneSettings.from_json(RunFolder(out).read()["settings"])
-    given = {field.name: getattr(args, field.name) for field in fields(PruneSettings) if hasattr(args, field.name)}
-    controller = given.get("controller", start.controller)
-    options = dict(start.controller_options)
-    for field in fields(RULES.get(controller)):
-        dest = f"{controller}_{field.name}".replace("-", "_")
-        if hasattr(args, dest):
-            options[field.name] = getattr(args, dest)
-    settings = replace(start, **given, problem=_problem_spec(args, start.problem), controller_options=options)
+    else:
+        start = METHODS.get(getattr(args, "method", "prc")).settings
+    settings = _prune_settings(args, start)
     folder = RunFolder(out or free_folder("runs", settings.name))
     console = _console(stderr=True)
     quiet = hasattr(args, "quiet")
@@ -185,6 +229,32 @@ def _run_prune(args: argparse.Namespace) -> int:
     elif not quiet:
         print_summary(record, _console())
         print(f"Written to {folder.path}")
+    return 0
+
+
+def _configure_methods(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", nargs="?", metavar="NAME", help="show the constants of one method")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _run_methods(args: argparse.Namespace) -> int:
+    from rlprune.agents import METHODS, RULES
+    from rlprune.report.methods import constants, print_constants, print_methods
+
+    name = getattr(args, "name", None)
+    if name is None:
+        recipes = {name: METHODS.get(name) for name in METHODS.names()}
+        if hasattr(args, "json"):
+            print(json.dumps({name: recipe.summary for name, recipe in recipes.items()}, indent=2))
+        else:
+            print_methods({name: recipe.summary for name, recipe in recipes.items()}, _console())
+        return 0
+    recipe = METHODS.get(name)
+    found = constants(recipe.settings, RULES.get(recipe.settings.controller))
+    if hasattr(args, "json"):
+        print(json.dumps(found, indent=2))
+    else:
+        print_constants(name, recipe.summary, found, _console())
     return 0
 
 
@@ -292,10 +362,17 @@ COMMANDS = {
         "  rlprune prune\n"
         "  rlprune prune --model resnet20 --weights resnet20.pt --data cifar10.npz --tolerance 0.02\n"
         "  rlprune prune --model mynet.py:build --weights mine.pt --data photos/\n"
+        "  rlprune prune --method fpsl --target-macs 0.5 --fpsl-share 0.05 --lr 0.01\n"
         "  rlprune prune --controller uniform --uniform-rate 0.1\n"
         "  rlprune prune --out runs/mine --resume",
         _configure_prune,
         _run_prune,
+    ),
+    "methods": Command(
+        "list the methods of `prune --method`, or show one with all its constants",
+        "  rlprune methods\n  rlprune methods fpsl",
+        _configure_methods,
+        _run_methods,
     ),
     "evaluate": Command(
         "score a network on its test and control splits, and count its cost",
@@ -337,12 +414,14 @@ COMMANDS = {
         "  rlprune report runs/lenet5-digits-prc\n  rlprune report runs/compare-lenet5-digits --out compared.html",
         _comparison("configure_report"),
         _comparison("run_report"),
+        "FOLDER [OPTION ...]",
     ),
     "pareto": Command(
         "list the networks of all runs that no other one beats, and export one",
         "  rlprune pareto runs/\n  rlprune pareto runs/ --export ID --format onnx --out small.onnx",
         _comparison("configure_pareto"),
         _comparison("run_pareto"),
+        "FOLDER [OPTION ...]",
     ),
 }
 

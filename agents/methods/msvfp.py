@@ -1,0 +1,159 @@
+"""MSVFP: prune the layer whose loss suffers least; by magnitude first, by similarity later.
+
+Ghimire and Kim 2023, *Magnitude and similarity based variable-rate filter pruning*. Trials use the removed network
+itself; it is as fast as a mask and exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+
+from rlprune.agents.controller import RULES
+from rlprune.agents.methods.base import METHODS, Recipe, RoundRule, Scores, is_convolution, mean_loss
+from rlprune.agents.settings import PruneSettings
+from rlprune.channels import ChannelGroup
+from rlprune.criteria import CriterionContext, get_criterion, plan_from_counts
+from rlprune.data.splits import Split
+from rlprune.errors import UserError, check_rate
+from rlprune.recovery import TrainSettings
+
+
+def step_count(size: int, step: float) -> int:
+    """Filters of `size` that one trial removes: int(size * step + 0.5).
+
+    >>> step_count(512, 0.1), step_count(461, 0.1)
+    (51, 46)
+    """
+    return int(size * step + 0.5)
+
+
+@RULES.register("msvfp")
+@dataclass
+class LeastLoss(RoundRule):
+    """Each round prunes one layer: the one whose trial removal leaves the smallest loss on fixed training images.
+
+    The ranking is the L2 norm until half of the wanted reduction is reached, then the similarity of the filters; it
+    takes the place of the environment's criterion.
+
+    Attributes:
+        step: Share of a layer's filters that a trial removes.
+        cap: A layer that has lost this share of its filters is left alone.
+        images: Training images on which the loss is measured.
+        reduction: Share of the MACs that shall go; only where no target is given.
+        retrain_every: Share of the MACs that goes between two brief retrainings.
+        retrain_epochs: Length of one: 1 (VGG), 2 (ImageNet).
+        lr: Its learning rate.
+        batch_size: Images a step in it.
+        linear: Whether linear layers are pruned too.
+    """
+
+    step: float = 0.1
+    cap: float = 0.7
+    images: int = 10000
+    reduction: float = 0.5
+    retrain_every: float = 0.03
+    retrain_epochs: float = 1.0
+    lr: float = 0.01
+    batch_size: int = 256
+    linear: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("step", "cap", "reduction", "retrain_every"):
+            check_rate(name, getattr(self, name))
+        if self.images < 1:
+            raise UserError(f"images is {self.images}; it must be at least 1")
+        self._training = TrainSettings(
+            epochs=self.retrain_epochs, lr=self.lr, batch_size=self.batch_size, schedule="constant", nesterov=True
+        )
+        self._retrained = 0.0
+
+    def bind(self, env: gymnasium.Env[Any, Any]) -> None:
+        """Start in this environment."""
+        super().bind(env)
+        self._retrained = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """The reduction at the last retraining."""
+        return {"retrained": self._retrained}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict`'s result."""
+        self._retrained = state["retrained"]
+
+    @property
+    def gone(self) -> float:
+        """The share of the MACs that is gone."""
+        problem = self.env.problem
+        return 1.0 - problem.macs(self.env.network) / problem.cost.macs()
+
+    @property
+    def early(self) -> bool:
+        """Whether less than half of the wanted reduction is reached: the norm's turn."""
+        budget = self.env.settings.budget
+        return self.gone < (self.reduction if budget is None else 1.0 - budget) / 2
+
+    def plan_round(self) -> dict[str, int]:
+        """The layer of the smallest loss, and how many filters it loses."""
+        env = self.env
+        if self.retrain_epochs > 0 and self.gone - self._retrained >= self.retrain_every - 1e-9:
+            self._retrained = self.gone
+            env.train(self._training, tag="msvfp")
+        env.rank(self._ranking())
+        images = self._images()
+        losses: dict[tuple[str, int], float] = {}
+        for group in env.prunable:
+            count = self._trial(group)
+            if count > 0:
+                plan = plan_from_counts(env.network.groups, env.scores, {group.name: count})
+                model = env.network.remove(plan, env.problem.groups).model
+                losses[group.name, count] = mean_loss(env.problem, model, images)
+        if not losses:
+            return {}
+        name, count = min(losses, key=lambda trial: losses[trial])
+        return {name: count}
+
+    def _ranking(self) -> Scores:
+        network = self.env.network
+        criterion = get_criterion("l2" if self.early else "similarity")
+        return criterion.scores(CriterionContext(network.model, network.groups, seed=self.env.settings.seed))
+
+    def _images(self) -> Split:
+        train = self.env.problem.data.train
+        return train.subset(min(self.images, len(train)), seed=self.env.settings.seed)
+
+    def _trial(self, group: ChannelGroup) -> int:
+        """What a trial takes from a group: a step while it is below its cap (the last step may pass it)."""
+        if not self.linear and not is_convolution(group, self.env.network.groups):
+            return 0
+        whole = self.env.problem.groups[group.name].size
+        below = whole - group.size < self.cap * whole
+        return group.allowed(step_count(group.size, self.step)) if below else 0
+
+
+METHODS.register("msvfp")(
+    Recipe(
+        "MSVFP: a step of one layer at a time, the one that costs the least loss; L2 norm, then similarity",
+        PruneSettings(
+            method="msvfp",
+            controller="msvfp",
+            criterion="l2",
+            recovery="none",
+            max_rate=1.0,
+            check="end",
+            skip=("residual",),
+            finetune=TrainSettings(
+                epochs=160.0,
+                lr=0.01,
+                schedule="step",
+                milestones=(40.0, 80.0, 120.0),
+                gamma=0.2,
+                batch_size=256,
+                nesterov=True,
+            ),
+        ),
+    )
+)

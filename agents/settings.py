@@ -1,0 +1,141 @@
+"""What a pruning run is asked to do, in plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rlprune.agents.controller import make_controller
+from rlprune.criteria import get_criterion
+from rlprune.errors import UserError, check_rate, unknown_name
+from rlprune.problem import ProblemSpec
+from rlprune.recovery import TrainSettings, make_recovery
+
+CHECKS = ("round", "end")
+
+
+@dataclass(frozen=True)
+class PruneSettings:
+    """Everything that decides what a run gives, in plain values.
+
+    Attributes:
+        problem: Network and data.
+        method: The recipe that the other values were taken from (`rlprune methods` lists them).
+        controller: A name of `rlprune.agents.RULES`.
+        controller_options: Its settings, by field name; missing ones keep their defaults.
+        criterion: Name of the filter ranking.
+        recovery: Names of the repairs after each removal, joined by `+`.
+        tolerance: Largest drop of the control score allowed, in [0, 1].
+        target_macs: Stop once the MACs are at most this fraction of the unpruned network's; None goes on.
+        max_rate: Most of a group that one round may remove.
+        rounds: Stop after this many rounds; None goes on until nothing can be removed.
+        one_shot: Remove everything in one round. What comes out of tolerance is tried again with less removed.
+        attempts: How often a one-shot method may try; each attempt keeps the square root of the share of the MACs that
+            the one before kept.
+        check: When the tolerance is checked: after every `round`, or at the `end`, after fine-tuning; then, if the
+            last network is outside, the smallest one on the way that was inside is handed back. Many rounds without
+            a target are checked after every round.
+        skip: Kinds of groups that stay whole, such as `residual`.
+        round_epochs: Epochs of the recovery's `finetune` step, after every removal.
+        repair_epochs: Training, in epochs, that a round may spend to come back inside the tolerance.
+        lr: Learning rate of the training between removals.
+        batch_size: Images a step in it.
+        weight_decay: L2 penalty in it.
+        amp: Mixed precision (bfloat16) in it: twice as fast on GPUs and on recent CPUs.
+        finetune: How the network is trained once the pruning is over; the better of before and after is kept.
+    """
+
+    problem: ProblemSpec = field(default_factory=ProblemSpec)
+    method: str = "prc"
+    controller: str = "prc"
+    controller_options: Mapping[str, Any] = field(default_factory=dict)
+    criterion: str = "l1"
+    recovery: str = "lsq+bn-delta"
+    tolerance: float = 0.01
+    target_macs: float | None = None
+    max_rate: float = 0.5
+    rounds: int | None = None
+    one_shot: bool = False
+    attempts: int = 4
+    check: str = "round"
+    skip: tuple[str, ...] = ()
+    round_epochs: float = 1.0
+    repair_epochs: float = 10.0
+    lr: float = 0.01
+    batch_size: int = 128
+    weight_decay: float = 5e-4
+    amp: bool = False
+    finetune: TrainSettings = field(default_factory=lambda: TrainSettings(epochs=0.0))
+
+    def __post_init__(self) -> None:
+        make_controller(self.controller, self.controller_options)
+        get_criterion(self.criterion)
+        make_recovery(self.recovery, self.training)
+        check_rate("--tolerance", self.tolerance)
+        check_rate("--max-rate", self.max_rate)
+        if self.target_macs is not None:
+            check_rate("--target-macs", self.target_macs)
+        for name in ("rounds", "attempts"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"--{name} is {value}; it must be at least 1")
+        if not 0 <= self.repair_epochs < float("inf"):
+            raise UserError(f"--repair-epochs is {self.repair_epochs}; it must be a finite number >= 0")
+        if self.check not in CHECKS:
+            raise unknown_name("--check", self.check, CHECKS)
+
+    @property
+    def seed(self) -> int:
+        """The problem's seed is the seed of everything random."""
+        return self.problem.seed
+
+    @property
+    def training(self) -> TrainSettings:
+        """How to train between removals."""
+        return TrainSettings(
+            epochs=self.round_epochs,
+            lr=self.lr,
+            batch_size=self.batch_size,
+            weight_decay=self.weight_decay,
+            schedule="constant",
+            amp=self.amp,
+        )
+
+    @property
+    def checked_at_end(self) -> bool:
+        """Whether networks outside the tolerance may be gone through on the way."""
+        return self.check == "end" and (self.one_shot or self.target_macs is not None)
+
+    @property
+    def name(self) -> str:
+        """What the run folder is called."""
+        words = (Path(self.problem.model.partition(":")[2] or self.problem.model).stem, Path(self.problem.data).stem)
+        who = self.controller if self.method == "prc" else self.method
+        return "-".join([*words, who, f"t{self.tolerance:g}", f"s{self.seed}"]).replace(":", "-")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values only."""
+        return {
+            **asdict(self),
+            "problem": self.problem.to_json(),
+            "controller_options": dict(self.controller_options),
+            "skip": list(self.skip),
+            "finetune": {**asdict(self.finetune), "milestones": list(self.finetune.milestones)},
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> PruneSettings:
+        """The settings that `to_json` wrote."""
+        problem, finetune = dict(content["problem"]), dict(content.get("finetune", {"epochs": 0.0}))
+        problem["keep"] = tuple(problem["keep"])
+        finetune["milestones"] = tuple(finetune.get("milestones", ()))
+        return cls(
+            **{
+                **content,
+                "problem": ProblemSpec(**problem),
+                "skip": tuple(content.get("skip", ())),
+                "finetune": TrainSettings(**finetune),
+            }
+        )
