@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from rlprune.channels.groups import IntArray
 from rlprune.channels.labels import Bare, Entry, Labels, Part
@@ -34,9 +34,10 @@ def _weight(trace: Trace, tensor: Tensor) -> list[Part]:
     entry = trace.get(tensor)
     if not isinstance(entry, Bare):
         return []
-    main = entry.parts[0]
+    parts = sorted(entry.parts, key=lambda part: not isinstance(trace.tensors[part.name], nn.Parameter))
+    main = parts[0]
     same = len(main.where) == tensor.ndim and all(_whole(main, d, d, tensor.shape[d]) for d in (0, 1))
-    return list(entry.parts) if same and tensor.ndim >= 3 else []
+    return parts if same and tensor.ndim >= 3 else []
 
 
 @rule("convolution", "_convolution")

@@ -228,6 +228,7 @@ def chunked(net: RandomNet, a: int, b: int, c: int) -> Step:
 @operation
 def split_statically(net: RandomNet, a: int, b: int, c: int) -> Step:
     width = net.shapes[a][1]
+    need(width > 1)
     cut = width // 2 if c % 2 else 1 + c % (width - 1)
     return lambda pool: pool[a].split([cut, width - cut], 1)[c % 2]
 

@@ -1,0 +1,133 @@
+"""How models may be called, and what the options of the trace do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from channel_helpers import difference, random_plan
+from channel_structures import STRUCTURES, Net, conv, inputs_of
+from torch import Tensor, nn
+
+from rlprune.channels import remove_channels, trace_channels
+from rlprune.channels.checking import Checker
+from rlprune.channels.tracing import Forward
+from rlprune.errors import UserError
+
+X = torch.randn(2, 3, 12, 12)
+
+
+def test_keyword_inputs() -> None:
+    model = Net(lambda s, x, scale=None, **more: s.c(F.relu(s.a(x)) * scale["by"]), a=conv(3, 8), c=conv(8, 4))
+    kwargs = {"scale": {"by": torch.tensor(2.0)}, "flag": True, "name": "x"}
+    groups = trace_channels(model, X, kwargs=kwargs)
+    assert [g.name for g in groups.prunable] == ["a"]
+    assert difference(model, groups, random_plan(groups, 0.5), X, kwargs=kwargs) < 1e-9
+
+
+def test_a_model_that_only_runs_in_evaluation_mode_and_keeps_state() -> None:
+    class Stateful(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.c = conv(3, 8), conv(8, 4)
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, x: Tensor) -> Tensor:
+            if self.training:
+                raise RuntimeError("evaluation only")
+            self.calls += 1
+            self.last = x
+            return self.c(self.a(x))
+
+    model = Stateful()
+    groups = trace_channels(model, X)
+    assert groups["a"].locked is None and model.training and float(model.calls) == 0 and not hasattr(model, "last")
+
+
+def test_heads_that_only_run_in_training_are_cut_too() -> None:
+    class Auxiliary(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.norm, self.c, self.head = conv(3, 8), nn.BatchNorm2d(8), conv(8, 4), conv(8, 2)
+
+        def forward(self, x: Tensor) -> Any:
+            x = self.norm(self.a(x))
+            return (self.c(x), self.head(x)) if self.training else self.c(x)
+
+    model = Auxiliary()
+    groups = trace_channels(model, X)
+    assert groups["a"].consumers == ("c", "head") and groups["head"].locked
+    pruned = remove_channels(model, groups, random_plan(groups, 0.5)).train()
+    assert pruned(X)[1].shape[1] == 2
+    assert groups.layers["head"].extent == 0
+
+
+def test_half_precision_and_double() -> None:
+    model = nn.Sequential(conv(3, 8), nn.BatchNorm2d(8), nn.ReLU(), conv(8, 4))
+    for dtype in (torch.bfloat16, torch.float64):
+        groups = trace_channels(model.to(dtype), X.to(dtype))
+        assert [g.name for g in groups.prunable] == ["0"]
+
+
+@pytest.mark.gpu
+def test_on_a_gpu() -> None:
+    for name in sorted(STRUCTURES):
+        model = STRUCTURES[name]().cuda()
+        for child in model.modules():  # plain tensor attributes do not follow
+            for key, value in list(vars(child).items()):
+                if isinstance(value, Tensor):
+                    setattr(child, key, value.cuda())
+        inputs = torch.utils._pytree.tree_map(lambda t: t.cuda(), inputs_of(name))
+        groups = trace_channels(model, *inputs)
+        on_cpu = trace_channels(STRUCTURES[name](), *inputs_of(name))
+        assert {g.name for g in groups.prunable} == {g.name for g in on_cpu.prunable}, name
+        assert all(p.is_cuda for p in remove_channels(model, groups, random_plan(groups, 0.5)).parameters())
+
+
+def test_strict_raises_and_off_trusts() -> None:
+    model, inputs = STRUCTURES["static view"](), inputs_of("static view")
+    with pytest.raises(UserError, match=r"1 channel groups fail the self-check \(a: sizes are constants"):
+        trace_channels(model, *inputs, check="strict")
+    assert trace_channels(model, *inputs, check="off")["a"].locked is None
+    assert trace_channels(model, *inputs, check="on")["a"].locked
+    kept = trace_channels(model, *inputs, check="strict", keep=["a"])
+    assert "'a'" in str(kept["a"].locked)
+    with pytest.raises(UserError, match="must be one of on, strict, off"):
+        trace_channels(model, *inputs, check="never")
+
+
+def test_a_model_that_cannot_be_copied_is_a_user_error() -> None:
+    model = nn.Sequential(conv(3, 4))
+    model.graph_tensor = model[0].weight * 2
+    with pytest.raises(UserError, match="cannot be deep-copied"):
+        trace_channels(model, X)
+
+
+@pytest.mark.parametrize("name", ["residual", "C2f", "frozen batch norm", "transposed, grouped"])
+def test_a_healthy_network_takes_four_forward_passes(name: str) -> None:
+    model, inputs = STRUCTURES[name]().eval(), inputs_of(name)
+    groups = trace_channels(model, *inputs, check="off")
+    checker = Checker(model, groups, Forward(inputs))
+    assert checker.failures() == {} and checker.passes == 4
+
+
+def test_the_check_sees_a_mean_over_many_channels() -> None:
+    """One of 2048 channels changes a mean over them by a two-thousandth; the comparison layer by layer sees it."""
+    model = Net(lambda s, x: s.c(s.a(x) / s.a(x).shape[1] ** 0.5), a=conv(3, 2048, 1), c=conv(2048, 4, 1))
+    groups = trace_channels(model, X[:1, :, :4, :4])
+    assert "layer c sees other values" in str(groups["a"].locked)
+
+
+def test_bisection_finds_the_culprit_among_many() -> None:
+    def forward(s: Any, x: Tensor) -> Tensor:
+        for i in range(6):
+            x = F.relu(getattr(s, f"c{i}")(x))
+            if i == 3:
+                x = x.reshape(-1, 8, 12, 12)  # a constant in the code
+        return s.out(x)
+
+    model = Net(forward, c0=conv(3, 8), **{f"c{i}": conv(8, 8) for i in range(1, 6)}, out=conv(8, 4))
+    groups = trace_channels(model, X)
+    assert [g.name for g in groups.prunable] == ["c0", "c1", "c2", "c4", "c5"]
