@@ -48,6 +48,7 @@ def configure_compare(parser: argparse.ArgumentParser) -> None:
         f"most of a group that others remove a round (default: {play.round_rate})",
     )
     _add(group, "rounds", int, "N", f"most rounds (default: {play.rounds})")
+    _add(group, "skip", _names, "LIST", "kinds of groups that stay whole, such as residual")
     _add(group, "repair-epochs", float, "X", "training a round may spend to come back inside a tolerance (default: 0)")
     _add(group, "evaluations", int, "N", f"networks a search may score in each cell (default: {play.evaluations})")
     group.add_argument(
@@ -125,7 +126,7 @@ def compare_settings(args: argparse.Namespace) -> CompareSettings:
     problem = _given(args, problem, ("min_channels", "round_to"))
     if hasattr(args, "keep"):
         problem = replace(problem, keep=tuple(args.keep))
-    rules = ("criterion", "recovery", "max_rate", "round_rate", "rounds", "repair_epochs", "evaluations")
+    rules = ("criterion", "recovery", "max_rate", "round_rate", "rounds", "skip", "repair_epochs", "evaluations")
     play = replace(_given(args, PlaySettings(), rules), options=_options(getattr(args, "set", [])))
     training = ("finetune", "finetune_lr", "scratch", "scratch_epochs", "scratch_lr")
     tune = TuneSettings(**{name: getattr(args, name) for name in training if hasattr(args, name)})
@@ -178,7 +179,7 @@ def print_comparison(content: Mapping[str, Any]) -> None:
         for row in found["rows"]:
             against = row["against_baseline"]
             table.add_row(
-                escape(row["controller"]) + (f" ({row['failed']} failed)" if row["failed"] else ""),
+                escape(row["controller"]) + "".join(f" ({row[key]} {key})" for key in ("failed", "unmet") if row[key]),
                 _spread(row["merit"]),
                 "" if not against or row["controller"] == baseline else _spread(against["difference"], sign=True),
                 _spread(row["macs_left"]),

@@ -11,24 +11,21 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from rlprune.agents.controller import RULES, Controller, Rule, make_controller, run_episode
-from rlprune.agents.fixed import PFEC_TABLES, BoundRule
+from rlprune.agents.finishing import Finisher, better
+from rlprune.agents.methods import Pfec
 from rlprune.criteria import get_criterion
 from rlprune.envs import EnvSettings, FilterPruningEnv
 from rlprune.errors import UserError, unknown_name
 from rlprune.problem import PrunedNetwork, PruningProblem
-from rlprune.recovery import TrainSettings, make_recovery
-from rlprune.recovery.repair import RepairUntil
+from rlprune.recovery import RepairUntil, TrainSettings, make_recovery
 from rlprune.registry import Registry
 
 if TYPE_CHECKING:
     from rlprune.agents.comparison.settings import Goal, PlaySettings
 
 BISECTIONS = 7
-SCANNED = (0.1, 0.3, 0.5, 0.7, 0.9)
-OWN_CRITERION = {"fpsl": "fpsl", "msvfp": "msvfp"}
+OWN_CRITERION = {"fpsl": "fpsl", "slimming": "bn_scale"}
 """Methods whose ranking is part of the method."""
 
 
@@ -92,6 +89,7 @@ class Arena:
             budget=budget,
             max_rate=self.settings.max_rate,
             one_shot=True,
+            skip=self.settings.skip,
             seed=self.seed,
         )
         return FilterPruningEnv.from_problem(self.problem, rules, recovery=self.settings.recovery)
@@ -104,6 +102,7 @@ class Arena:
             budget=budget,
             max_rate=self.settings.round_rate,
             rounds=self.settings.rounds,
+            skip=self.settings.skip,
             seed=self.seed,
         )
         recovery = make_recovery(self.settings.recovery, TrainSettings())
@@ -169,14 +168,7 @@ def _cem(arena: Arena, env: FilterPruningEnv) -> Controller:
 @ONE_ROUND.register("pfec")
 def _pfec(arena: Arena, env: FilterPruningEnv) -> Controller:
     """PFEC's rates, scaled by one factor to the budget: of the table asked for, else from a sensitivity scan."""
-    if "table" in arena.options:
-        rates = PFEC_TABLES.get(arena.options["table"]).rates(arena.problem.groups)
-    else:
-        if not arena.scanned:
-            arena.scanned.update(scanned_rates(env))
-        rates = arena.scanned
-    counts = env.budget.repair(np.array([rates.get(group.name, 0.0) for group in env.prunable]))
-    return FixedCounts({group.name: int(count) for group, count in zip(env.prunable, counts, strict=True)})
+    return ScannedOnce(**arena.options, memory=arena.scanned)
 
 
 @ONE_ROUND.register("agent")
@@ -191,36 +183,19 @@ def _agent(arena: Arena, env: FilterPruningEnv) -> Controller:
 
 
 @dataclass
-class FixedCounts(BoundRule):
-    """Removes a given number of filters from every group, in one round."""
+class ScannedOnce(Pfec):
+    """PFEC that scans once for all the budgets it is tried at, and is charged for it once.
 
-    counts: Mapping[str, int]
-
-    def count(self) -> int:
-        """The current group's number."""
-        return self.counts[self.env.group.name]
-
-
-def scanned_rates(env: FilterPruningEnv, allowed: float = 0.05) -> dict[str, float]:
-    """For each group the largest rate that alone, unrepaired, costs no more than `allowed` of the score.
-
-    Li et al. 2016, section 3.2, set rates by stage from such a scan, by eye; the threshold and the rates between the
-    scanned ones, by interpolation, are reconstructed. One evaluation for each group and scanned rate.
+    Attributes:
+        memory: What the scan found.
     """
-    found = {}
-    for group in env.prunable:
-        rate, before = 0.0, 0.0
-        for tried in SCANNED:
-            count = int(tried * group.size)
-            if count == 0 or count > group.max_removable:
-                continue
-            drop = env.baseline.value - env.probe({group.name: count}).value
-            if drop > allowed:
-                rate += (tried - rate) * (allowed - before) / (drop - before)
-                break
-            rate, before = tried, max(drop, 0.0)
-        found[group.name] = rate
-    return found
+
+    memory: dict[str, float] = field(default_factory=dict)
+
+    def _scanned(self) -> dict[str, float]:
+        if not self.memory:
+            self.memory.update(super()._scanned())
+        return dict(self.memory)
 
 
 def _at_budget(arena: Arena, make: OneRound, budget: float) -> Played:
@@ -269,8 +244,12 @@ MANY_ROUNDS: Registry[Player] = Registry("schedule of many rounds")
 def _rule(arena: Arena, goal: Goal) -> Played:
     """Any rule: to the budget whatever the drop, or to the tolerance whatever the MACs."""
     env = arena.many_rounds(goal.value, 1.0) if goal.kind == "budget" else arena.many_rounds(None, goal.value)
-    episode = run_episode(env, make_controller(arena.controller, arena.options), seed=arena.seed)
-    return _accepted(env, episode.info)
+    controller = make_controller(arena.controller, arena.options)
+    played = _accepted(env, run_episode(env, controller, seed=arena.seed).info)
+    if isinstance(controller, Finisher) and played.network.plan:
+        last = better(arena.problem, (played.network, played.score), controller.finish(played.network))
+        played = replace(played, network=last[0], score=last[1])
+    return played
 
 
 @MANY_ROUNDS.register("prc")
@@ -293,7 +272,7 @@ def _prc(arena: Arena, goal: Goal) -> Played:
         state = env.state_dict()
         state["goal"]["tolerance"] = min(1.0, 2 * env.tolerance)
         state |= {"stopped": None, "idle": 0, "cap": arena.settings.round_rate}
-        observation, _ = env.load_state_dict(state)
+        observation = env.load_state_dict(state)
 
 
 def _accepted(env: FilterPruningEnv, info: Mapping[str, Any]) -> Played:

@@ -12,6 +12,7 @@ from rlprune.agents.comparison.contestants import check_contestant
 from rlprune.criteria import get_criterion
 from rlprune.errors import UserError, check_rate
 from rlprune.problem import ProblemSpec
+from rlprune.recovery import TrainSettings, make_recovery
 
 STAGES = ("prune", "finetune", "scratch")
 
@@ -74,16 +75,18 @@ class PlaySettings:
         max_rate: Most of a group that one round may remove; at a budget the limit of the single round.
         round_rate: The same for schedules that go round by round.
         rounds: Most rounds of those.
+        skip: Kinds of groups that stay whole, such as `residual`.
         repair_epochs: Training, in epochs, that they may spend on a round to come back inside a tolerance.
         evaluations: Networks that a search may score.
         options: Settings of controllers, by controller and then by field name.
     """
 
     criterion: str = "l1"
-    recovery: str = "lsq+bn"
+    recovery: str = "lsq+bn-delta"
     max_rate: float = 0.9
     round_rate: float = 0.5
-    rounds: int = 100
+    rounds: int = 400
+    skip: tuple[str, ...] = ()
     repair_epochs: float = 0.0
     evaluations: int = 60
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -95,10 +98,12 @@ class PlaySettings:
             if getattr(self, name) < least:
                 raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least {least}")
         get_criterion(self.criterion)
+        make_recovery(self.recovery, TrainSettings())
 
     def to_json(self) -> dict[str, Any]:
         """Plain values only."""
-        return {**asdict(self), "options": {name: dict(options) for name, options in self.options.items()}}
+        options = {name: dict(own) for name, own in self.options.items()}
+        return {**asdict(self), "skip": list(self.skip), "options": options}
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,8 @@ def merit(cell: Cell) -> float:
 def analyse(cells: Sequence[Cell], baseline: str) -> dict[str, Any]:
     """Everything the report says about a set of cells, in plain values.
 
+    Cells that failed, or whose network is above the budget, are counted as such and otherwise left out.
+
     Args:
         cells: Of any number of settings; those that failed count as failures and nothing else.
         baseline: The controller that the paired differences are against.
@@ -60,7 +62,7 @@ def analyse(cells: Sequence[Cell], baseline: str) -> dict[str, Any]:
     settings: dict[tuple[str, str, str, float], list[Cell]] = {}
     for cell in cells:
         settings.setdefault(setting_of(cell), []).append(cell)
-    finished = [cell for cell in cells if cell["status"] == "finished"]
+    finished = [cell for cell in cells if _counts(cell)]
     tables = [_table(key, members, baseline) for key, members in settings.items()]
     blocks: dict[Any, dict[str, float]] = {}
     for cell in finished:
@@ -91,22 +93,27 @@ def _table(key: tuple[str, str, str, float], cells: Sequence[Cell], baseline: st
     }
 
 
+def _counts(cell: Cell) -> bool:
+    """Whether a cell can be compared: finished, and its goal met. A network above the budget has no score at it."""
+    return cell["status"] == "finished" and bool(cell["stages"]["prune"]["goal_met"])
+
+
 def _by_seed(cells: Iterable[Cell]) -> dict[int, float]:
-    return {cell["seed"]: merit(cell) for cell in cells if cell["status"] == "finished"}
+    return {cell["seed"]: merit(cell) for cell in cells if _counts(cell)}
 
 
 def _row(controller: str, cells: Sequence[Cell], reference: Mapping[int, float]) -> dict[str, Any]:
-    done = [cell for cell in cells if cell["status"] == "finished"]
+    done = [cell for cell in cells if _counts(cell)]
     paired = paired_differences(_by_seed(done), reference)
     row: dict[str, Any] = {
         "controller": controller,
         "finished": len(done),
         "failed": sum(cell["status"] == "failed" for cell in cells),
+        "unmet": sum(cell["status"] == "finished" and not _counts(cell) for cell in cells),
         "merit": _interval([merit(cell) for cell in done]),
         "against_baseline": paired.to_json() if paired else None,
         "macs_left": _interval([macs_left(cell) for cell in done]),
         "drop": _interval([cell["stages"]["prune"]["drop"] for cell in done]),
-        "goal_met": sum(bool(cell["stages"]["prune"]["goal_met"]) for cell in done),
     }
     for stage in ("prune", "finetune", "scratch"):
         found = [cell["stages"][stage] for cell in done if _ended(cell, stage)]
@@ -150,7 +157,7 @@ def _proxy(cells: Sequence[Cell]) -> dict[str, Any] | None:
 
 def _warnings(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     """A warning if the two leading controllers differ by less than the split can resolve."""
-    done = [cell for cell in cells if cell["status"] == "finished"]
+    done = [cell for cell in cells if _counts(cell)]
     if not done or done[0]["goal"]["kind"] == "tolerance":
         return []
     model, data, kind, value = setting_of(done[0])

@@ -10,6 +10,7 @@ from typing import Any
 from rlprune.errors import UserError
 from rlprune.files import read_json
 from rlprune.report.pareto import non_dominated
+from rlprune.sensitivity import Sensitivity
 
 FORMAT = "rlprune-report-1"
 
@@ -182,11 +183,16 @@ def _checked(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _sensitivity(path: Path) -> dict[str, Any] | None:
-    """Scores of removing each rate of each group alone: `groups` (g,), `rates` (r,), `scores` (g, r), `baseline`."""
+    """A sensitivity scan in the folder: `groups` (g,), `rates` (r,), `scores` (g, r), and the `baseline`."""
     if not path.exists():
         return None
-    content = _checked(path, ("groups", "rates", "scores", "baseline"))
-    return {key: content[key] for key in ("groups", "rates", "scores", "baseline")}
+    found = Sensitivity.from_json(_checked(path, ("rates", "scores", "baseline")))
+    return {
+        "groups": list(found.scores),
+        "rates": list(found.rates),
+        "scores": [list(scores) for scores in found.scores.values()],
+        "baseline": found.baseline,
+    }
 
 
 def to_script(content: Mapping[str, Any]) -> str:

@@ -185,7 +185,7 @@ function standingsTable(holder, found) {
     const against = row.against_baseline;
     return [
       row.controller,
-      row.merit ? `${(100 * row.merit.mean).toFixed(2)}${spread(row.merit)}` : "failed",
+      row.merit ? `${(100 * row.merit.mean).toFixed(2)}${spread(row.merit)}` : row.unmet ? "goal not met" : "failed",
       !against || row.controller === DATA.analysis.baseline ? "–" : `${points(against.difference.mean)}${spread(against.difference)}`,
       row.macs_left ? percent(row.macs_left.mean, 1) : "–",
       row.evaluations ? count(row.evaluations.mean) : "–",

@@ -158,6 +158,14 @@ def test_a_run_works_in_a_browser(record, tmp_path):
     assert found["nonsense"] == [] and found["overflow"] <= 0
 
 
+def test_a_scan_in_the_run_folder_is_in_the_report(record, tmp_path):
+    (tmp_path / "record.json").write_text(json.dumps(record))
+    scan = {"settings": {}, "baseline": 0.9, "rates": [0.1, 0.5], "scores": {"a": [0.9, 0.5]}, "removed": {"a": [1, 5]}}
+    (tmp_path / "sensitivity.json").write_text(json.dumps(scan))
+    found = load_content(tmp_path)["sensitivity"]
+    assert found == {"groups": ["a"], "rates": [0.1, 0.5], "scores": [[0.9, 0.5]], "baseline": 0.9}
+
+
 def test_the_file_appears_whole(record, tmp_path):
     write_report(run_content(record), tmp_path / "report.html")
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
