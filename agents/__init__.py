@@ -3,6 +3,9 @@
 if __name__ == "agents":
     raise ImportError("this folder is the package rlprune.agents: write `import rlprune.agents`, not `import agents`")
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from rlprune.agents.controller import RULES, Controller, Episode, Rule, make_controller, run_episode
 from rlprune.agents.fixed import PerLayerTable, Polynomial, Uniform
 from rlprune.agents.methods import METHODS, Pfec
@@ -11,10 +14,15 @@ from rlprune.agents.pruning import PruneSettings, prune
 from rlprune.agents.replaying import rebuild, replay
 from rlprune.agents.search import CrossEntropySearch, RandomSearch
 
+if TYPE_CHECKING:
+    from rlprune.agents.sb3 import TrainedAgent, load_agent
+    from rlprune.agents.training import AgentSettings, train
+
 __all__ = [
     "METHODS",
     "PRC",
     "RULES",
+    "AgentSettings",
     "Controller",
     "CrossEntropySearch",
     "Episode",
@@ -24,10 +32,22 @@ __all__ = [
     "PruneSettings",
     "RandomSearch",
     "Rule",
+    "TrainedAgent",
     "Uniform",
+    "load_agent",
     "make_controller",
     "prune",
     "rebuild",
     "replay",
     "run_episode",
+    "train",
 ]
+
+# Stable-Baselines3 takes seconds to import: only those who train or load an agent wait for it.
+_HOMES = {"AgentSettings": "training", "TrainedAgent": "sb3", "load_agent": "sb3", "train": "training"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"rlprune.agents.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,1 @@
+"""Hyperparameters of the learning algorithms, in rl-zoo's YAML format."""

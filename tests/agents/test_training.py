@@ -1,0 +1,161 @@
+"""Training: reproducible, resumable, kept in files that load safely, and it really learns."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from rlprune.agents import run_episode
+from rlprune.agents.callbacks import checkpoints
+from rlprune.agents.noise import DecayingNoise
+from rlprune.agents.sb3 import ALGORITHMS, load_agent, make_noise, preset
+from rlprune.agents.training import AgentSettings, train
+from rlprune.envs import FilterPruningEnv
+from rlprune.envs.registration import ITERATIVE, LAYERWISE, MIXED, TOY
+from rlprune.envs.toy import ToyPruningEnv
+from rlprune.errors import UserError
+
+SMALL = {"control_size": 200, "calibration_size": 128}
+QUICK = {"ppo": {"n_steps": 32, "n_epochs": 2}, "a2c": {"n_steps": 8}}
+BUNDLED = sorted(set(ALGORITHMS) - {"tqc", "trpo", "crossq", "qrdqn"})
+
+
+def settings(algorithm: str = "ppo", **changes: Any) -> AgentSettings:
+    quick = QUICK.get(algorithm, {"learning_starts": 20, "batch_size": 16})
+    return AgentSettings(**{"algorithm": algorithm, "env": TOY, "episodes": 16, "hyperparameters": quick, **changes})
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return dict(load_agent(folder / "agent.zip").model.policy.state_dict())
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("algorithm", BUNDLED)
+def test_every_preset_trains_saves_and_acts_elsewhere(algorithm: str, tmp_path: Path) -> None:
+    agent = train(settings(algorithm, episodes=8), tmp_path / "one")
+    card = json.loads((tmp_path / "one" / "agent.json").read_text())
+    assert card["algorithm"] == algorithm and card["training"]["episodes"] == 8
+    lines = [json.loads(line) for line in (tmp_path / "one" / "episodes.jsonl").read_text().splitlines()]
+    assert len(lines) == 8 and all(line["plan"] for line in lines)
+    assert not checkpoints(tmp_path / "one")
+    assert list((tmp_path / "one").glob("events*"))
+    loaded = load_agent(tmp_path / "one" / "agent.zip")
+    for env in (ToyPruningEnv(seed=5), FilterPruningEnv(one_shot=True, budget=0.5, max_rate=0.9, **SMALL)):
+        assert run_episode(env, loaded).info["plan"] == run_episode(env, agent).info["plan"]
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "sac", "dqn", "amc"])
+def test_equal_seeds_train_equally_and_a_killed_training_ends_the_same(algorithm: str, tmp_path: Path) -> None:
+    setup = settings(algorithm, segment=40)
+    whole, again, killed = tmp_path / "whole", tmp_path / "again", tmp_path / "killed"
+    train(setup, whole)
+    train(setup, again)
+    assert same(weights(whole), weights(again))
+
+    class Killed(BaseException):
+        pass
+
+    def die(count: int, line: dict[str, Any]) -> None:
+        if count == 11:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(setup, killed, on_episode=die)
+    assert checkpoints(killed)
+    with pytest.raises(UserError, match="--resume"):
+        train(setup, killed)
+    with pytest.raises(UserError, match="other settings"):
+        train(settings(algorithm, seed=1), killed, resume=True)
+    train(setup, killed, resume=True)
+    assert same(weights(whole), weights(killed))
+    for name in ("episodes.jsonl", "agent.json"):
+        assert (whole / name).read_text() == (killed / name).read_text()
+    assert same(weights(killed), dict(train(setup, killed, resume=True).model.policy.state_dict()))
+
+
+@pytest.mark.parametrize("env", [LAYERWISE, ITERATIVE, MIXED])
+def test_real_environments_train_with_workers_that_share_their_scores(env: str, tmp_path: Path) -> None:
+    kwargs: dict[str, Any] = {"common": SMALL, "budgets": [0.5, 0.6]} if env == MIXED else SMALL
+    workers = 2 if env == MIXED else 1
+    setup = settings(env=env, env_kwargs=kwargs, episodes=4, workers=workers)
+    agent = train(setup, tmp_path / "one")
+    assert (tmp_path / "one" / "scores.sqlite").exists()
+    assert agent.card["metrics"]["deterministic"]
+
+
+def test_files_that_are_no_agent_are_refused(tmp_path: Path) -> None:
+    train(settings(episodes=2), tmp_path / "one")
+    path = tmp_path / "one" / "agent.zip"
+    with pytest.raises(UserError, match="no such file"):
+        load_agent(tmp_path / "nothing.zip")
+    card = json.loads(path.with_suffix(".json").read_text())
+    path.with_suffix(".json").write_text(json.dumps({**card, "features": ["width"]}))
+    with pytest.raises(UserError, match="other observations"):
+        load_agent(path)
+    path.with_suffix(".json").write_text(json.dumps({**card, "algorithm": "sac"}))
+    with pytest.raises(UserError, match="cannot be made with these"):
+        load_agent(path)
+    path.with_suffix(".json").write_text(json.dumps(card))
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(UserError, match="does not hold"):
+        load_agent(path)
+    shutil.rmtree(tmp_path / "one")
+
+
+def test_presets_are_in_rl_zoos_format_and_mistakes_are_named(tmp_path: Path) -> None:
+    for name in sorted(set(BUNDLED) - {"amc"}):
+        for env in (LAYERWISE, ITERATIVE):
+            found = preset(name, env)
+            assert {"n_timesteps", "policy"} <= set(found)
+    with pytest.raises(UserError, match="did you mean 'ppo'"):
+        preset("ppoo", LAYERWISE)
+    with pytest.raises(UserError, match=r"not installed|no preset comes"):
+        preset("tqc", LAYERWISE)
+    with pytest.raises(UserError, match="cannot read preset"):
+        preset("ppo", LAYERWISE, str(tmp_path / "none.yml"))
+    (tmp_path / "one.yml").write_text(yaml.safe_dump({LAYERWISE: {"policy": "MlpPolicy", "n_stepz": 3}}))
+    with pytest.raises(UserError, match="did you mean"):
+        preset("ppo", "rlprune/LayerwisePruning-v1", str(tmp_path / "one.yml"))
+    with pytest.raises(UserError, match="n_stepz"):
+        train(AgentSettings(env=LAYERWISE, preset=str(tmp_path / "one.yml"), env_kwargs=SMALL), tmp_path / "run")
+    with pytest.raises(UserError, match="episodes is 0"):
+        AgentSettings(episodes=0)
+
+
+def test_amcs_noise_falls_after_its_warm_up() -> None:
+    noise = make_noise(preset("amc", LAYERWISE))
+    assert isinstance(noise, DecayingNoise)
+    noise.reset()
+    spreads = []
+    for _ in range(103):
+        spreads.append(noise.now)
+        noise.reset()
+    assert spreads[:101] == [1.0] * 101
+    assert spreads[101:] == pytest.approx([0.95, 0.95**2])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["ppo", "sac", "td3"])
+def test_agents_come_within_two_percent_of_the_optimum(algorithm: str, tmp_path: Path) -> None:
+    env = ToyPruningEnv(seed=1)
+    setup = AgentSettings(algorithm, TOY, {"seed": 1, "reward": "gain"}, episodes=600)
+    agent = train(setup, tmp_path / "one")
+    score = run_episode(env, agent).info["final_score"]
+    assert env.uniform_score < 0.95 * env.optimum
+    assert score > 0.98 * env.optimum
+
+
+def test_gymnasium_knows_every_id() -> None:
+    assert {LAYERWISE, ITERATIVE, MIXED, TOY} <= set(gymnasium.registry)
+    assert np.isfinite(ToyPruningEnv().optimum)
