@@ -63,6 +63,7 @@ class FileSource:
         self.normalisation = normalisation
         self._decoded: np.ndarray | None = None
         self._present = np.zeros(len(self.paths), dtype=bool)
+        self._source: ArraySource | None = None
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -106,11 +107,12 @@ class FileSource:
         if self._decoded is None:
             self._decoded = np.zeros((len(self), *self.shape), dtype=np.uint8)
         missing = np.unique(positions[~self._present[positions]])
-        if len(missing):
+        if len(missing) or self._source is None:  # made anew after decoding: its copies on devices would be stale
             self._decoded[missing] = decode_all([self.paths[i] for i in missing], *self.shape)
             self._present[missing] = True
-        images = torch.from_numpy(self._decoded)
-        return ArraySource(self.name, images, self.labels, self.normalisation, mirror=self.shape[0] == 3)
+            images = torch.from_numpy(self._decoded)
+            self._source = ArraySource(self.name, images, self.labels, self.normalisation, mirror=self.shape[0] == 3)
+        return self._source
 
 
 class _Files(Dataset[torch.Tensor | str]):
@@ -168,10 +170,8 @@ def load_folder(root: Path, cut: Cut, side: int | None = None) -> DataSplits:
     paths = [path for found, _ in pools.values() for path in found]
     sizes, grey = survey(paths)
     shape = _shape(sizes, grey, side)
-    positions = cut_roles(
-        cut,
-        *(Pool(name, len(pools[name][0]), pools[name][1]) if name in pools else None for name in _ORDER),  # type: ignore[arg-type]
-    )
+    sized = {pool: Pool(pool, len(found), labels) for pool, (found, labels) in pools.items()}
+    positions = cut_roles(cut, sized["train"], sized.get("test"), sized.get("val"))
     normalisation = _normalisation(pools["train"][0], positions["train"][1], shape)
     sources: dict[str, Source] = {
         pool: FileSource(pool, found, labels, shape, normalisation) for pool, (found, labels) in pools.items()
@@ -179,9 +179,6 @@ def load_folder(root: Path, cut: Cut, side: int | None = None) -> DataSplits:
     content = {pool: hash_files(found) for pool, (found, _) in pools.items()}
     details = {"normalisation": normalisation.to_json()}
     return assemble(str(root), "classification", classes, shape, sources, positions, cut, content, details)
-
-
-_ORDER = ("train", "test", "val")
 
 
 def _class_folders(folder: Path) -> list[Path]:

@@ -40,6 +40,8 @@ def load_weights(model: nn.Module, path: str | Path) -> dict[str, Any]:
         content = read_tensors(Path(path))
     state, meta = _unwrap(content, path)
     own = model.state_dict()
+    # torchvision's segmentation weights bring an auxiliary head for training, which models without one do not miss
+    state = {name: value for name, value in state.items() if name in own or not name.startswith("aux_classifier.")}
     _check_names(state, own, path)
     for name, tensor in state.items():
         if tuple(tensor.shape) != tuple(own[name].shape):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -95,9 +96,13 @@ class Detection:
             len(truths),
             self.metric,
             details={"map": precision.map, "map50": precision.map50},
-            resample=lambda index: float(getattr(evaluation.precision(index), self.metric)),
+            resample=partial(_precision, evaluation, self.metric),
             draws=_DRAWS,
         )
+
+
+def _precision(evaluation: CocoEvaluation, metric: str, index: np.ndarray) -> float:
+    return float(getattr(evaluation.precision(index), metric))
 
 
 def _single_objects(target: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

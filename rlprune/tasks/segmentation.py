@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -83,7 +84,7 @@ class Segmentation:
         if self.metric == "loss":
             return Score(likelihood(mean_loss), n, "loss", mean_loss, details)
         measure = miou if self.metric == "miou" else pixel_accuracy
-        return Score(measure(table), n, self.metric, mean_loss, details, lambda index: measure(table[index]))
+        return Score(measure(table), n, self.metric, mean_loss, details, partial(_measured, measure, table))
 
     def _loss(self, logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
         valid = masks != IGNORE
@@ -102,6 +103,10 @@ class Segmentation:
         if "dice" in self.objective:
             terms.append(_dice(logits, one_hot, weight))
         return torch.stack(terms).sum()
+
+
+def _measured(measure: Callable[[np.ndarray], float], table: np.ndarray, index: np.ndarray) -> float:
+    return measure(table[index])
 
 
 def image_counts(predicted: torch.Tensor, masks: torch.Tensor, classes: int) -> np.ndarray:

@@ -37,6 +37,14 @@ def test_state_dicts_load_in_their_usual_wrappings(wrap: str, state: dict[str, t
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
 
 
+def test_the_auxiliary_head_of_torchvisions_segmentation_weights_is_left_out(
+    state: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    load_weights(
+        create_model("resnet20"), saved({**state, "aux_classifier.0.weight": torch.zeros(1)}, tmp_path / "w.pt")
+    )
+
+
 class NotPlain:
     pass
 

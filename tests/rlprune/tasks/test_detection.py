@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pickle
+import sys
 from typing import Any
 
 import numpy as np
@@ -8,6 +10,7 @@ import torch
 from torch import nn
 
 from rlprune.errors import UserError
+from rlprune.models import resolve_model
 from rlprune.tasks import get_task
 
 pytest.importorskip("pycocotools")
@@ -117,6 +120,32 @@ def test_losses_in_eval_mode_leave_norms_and_modes_alone_and_are_drawn_for_the_b
 def test_outputs_that_cannot_be_scored(found: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         score(found)
+
+
+def test_scores_can_be_sent_to_other_processes() -> None:
+    some = score(FOUND)
+    assert pickle.loads(pickle.dumps(some)).interval() == some.interval()
+
+
+def test_without_the_extra_the_message_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pycocotools.coco", None)
+    with pytest.raises(UserError, match=r"pip install 'rlprune\[detection\]'"):
+        score(FOUND)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ssdlite320_mobilenet_v3_large", "fasterrcnn_mobilenet_v3_large_320_fpn"])
+def test_detectors_of_torchvision(name: str) -> None:
+    model, task = resolve_model(f"torchvision:{name}", num_classes=3, in_channels=3), get_task("detection")
+    images = [torch.rand(3, 64, 64), torch.rand(3, 48, 64)]
+    truth = [target((5, 5, 30, 30, 1)), target((10, 10, 40, 40, 2), image=1)]
+    for mode in (True, False):
+        loss = task.loss(model.train(mode), (images, truth))
+        loss.backward()
+        assert torch.isfinite(loss)
+        assert model.training is mode
+    with torch.inference_mode():
+        assert 0.0 <= task.score(model, [(images, truth)]).value <= 1.0
 
 
 def test_models_without_losses_and_batches_without_images() -> None:

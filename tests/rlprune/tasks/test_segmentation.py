@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from rlprune.errors import UserError
+from rlprune.models import resolve_model
 from rlprune.tasks import get_task
 from rlprune.tasks.segmentation import Segmentation, image_counts, miou
 
@@ -103,6 +105,23 @@ def test_outputs_of_torchvision_are_understood() -> None:
     both = task.loss(Fixed({"out": small, "aux": small}), (masks, masks))
     assert float(both) == pytest.approx(1.5 * float(plain))
     assert task.outputs(Fixed({"out": small}), (masks, masks)).shape == (2, 3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "lraspp_mobilenet_v3_large",
+        pytest.param("fcn_resnet50", marks=pytest.mark.slow),
+        pytest.param("deeplabv3_mobilenet_v3_large", marks=pytest.mark.slow),
+    ],
+)
+def test_segmenters_of_torchvision(name: str) -> None:
+    model, task = resolve_model(f"torchvision:{name}", num_classes=4, in_channels=3), get_task("segmentation")
+    batch = torch.randn(2, 3, 64, 64), torch.randint(0, 4, (2, 64, 64))
+    task.loss(model.train(), batch).backward()
+    with torch.inference_mode():
+        score = task.score(model.eval(), [batch])
+    assert pickle.loads(pickle.dumps(score)).interval() == score.interval()
 
 
 @pytest.mark.parametrize(
