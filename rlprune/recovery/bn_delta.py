@@ -68,7 +68,7 @@ def shift_bn(
     kept = kept_channels(groups, plan)
     trained, measured_after = running_statistics(before), measure_bn(model, calls)
     for name, (mean, var) in running_statistics(model).items():
-        eps = model.get_submodule(name).eps
+        eps = float(model.get_submodule(name).eps)  # type: ignore[arg-type]
         rows = kept.get(name, slice(None))
         mean_trained, var_trained = (tensor[rows] for tensor in trained[name])
         mean_before, var_before = (tensor[rows] for tensor in measured_before[name])
