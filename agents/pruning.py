@@ -79,6 +79,8 @@ def prune(
             raise UserError(
                 f"{folder.path} holds a run already; add --resume to go on with it, or choose another --out"
             )
+        if "problem" not in previous["settings"]:
+            raise UserError(f"{folder.path} holds another kind of run, not a pruning; choose another --out")
         if PruneSettings.from_json(previous["settings"]) != settings:
             raise UserError(f"the run in {folder.path} was started with other settings; --resume takes none of its own")
         if previous["status"] == "finished":

@@ -158,6 +158,18 @@ def _problem_spec(args: argparse.Namespace, start: ProblemSpec | None = None) ->
     return replace(start or ProblemSpec(), **given)
 
 
+def _run_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("run")
+    group.add_argument("--out", metavar="DIR", help="run folder (default: a new one under runs/)")
+    group.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the run in --out; prune finds the newest unfinished one itself",
+    )
+    group.add_argument("--quiet", action="store_true", help="no progress, no table")
+    group.add_argument("--json", action="store_true", help="print the record as JSON")
+
+
 # --- prune ----------------------------------------------------------------------------------------------------------
 
 
@@ -179,13 +191,7 @@ def _configure_prune(parser: argparse.ArgumentParser) -> None:
     )
     group = parser.add_argument_group("fine-tuning", "Training of the pruned network; the better of both is kept.")
     _field_options(group, TrainSettings, prefix="finetune-", defaults=PruneSettings().finetune)
-    group = parser.add_argument_group("run")
-    group.add_argument("--out", metavar="DIR", help="run folder (default: a new one under runs/)")
-    group.add_argument(
-        "--resume", action="store_true", help="go on with the run in --out, or the newest unfinished one"
-    )
-    group.add_argument("--quiet", action="store_true", help="no progress, no table")
-    group.add_argument("--json", action="store_true", help="print the record as JSON")
+    _run_options(parser)
     for name in RULES.names():
         group = parser.add_argument_group(f"controller {name}")
         _field_options(group, RULES.get(name), prefix=f"{name}-")
@@ -215,7 +221,10 @@ def _run_prune(args: argparse.Namespace) -> int:
     resume, as_json = hasattr(args, "resume"), hasattr(args, "json")
     out = Path(args.out) if hasattr(args, "out") else newest_unfinished(Path("runs")) if resume else None
     if resume and out is not None and RunFolder(out).exists():
-        start = PruneSettings.from_json(RunFolder(out).read()["settings"])
+        recorded = RunFolder(out).read()["settings"]
+        if "problem" not in recorded:
+            raise UserError(f"{out} holds another kind of run, not a pruning; name the run with --out")
+        start = PruneSettings.from_json(recorded)
     else:
         start = METHODS.get(getattr(args, "method", "prc")).settings
     settings = _prune_settings(args, start)
@@ -230,6 +239,52 @@ def _run_prune(args: argparse.Namespace) -> int:
         print_summary(record, _console())
         print(f"Written to {folder.path}")
     return 0
+
+
+# --- train ----------------------------------------------------------------------------------------------------------
+
+
+def _configure_train(parser: argparse.ArgumentParser) -> None:
+    from rlprune.agents.basetraining import BaseSettings
+    from rlprune.recovery import TrainSettings
+
+    group = parser.add_argument_group("network and data")
+    _field_options(group, BaseSettings, skip=("training",))
+    group = parser.add_argument_group("training")
+    _field_options(group, TrainSettings, defaults=BaseSettings().training)
+    _run_options(parser)
+
+
+def _run_train(args: argparse.Namespace) -> int:
+    from rlprune.agents.basetraining import BaseSettings, train_base
+    from rlprune.record import RunFolder, free_folder
+    from rlprune.recovery import TrainSettings
+    from rlprune.report.live import LiveRun
+
+    resume, start = hasattr(args, "resume"), BaseSettings()
+    if resume and hasattr(args, "out") and RunFolder(args.out).exists():
+        start = BaseSettings.from_json(RunFolder(args.out).read()["settings"])
+    training = replace(start.training, **_given(args, TrainSettings))
+    settings = replace(start, **_given(args, BaseSettings), training=training)
+    words = (Path(settings.model.partition(":")[2] or settings.model).stem, Path(settings.data).stem)
+    name = "-".join([*words, "base", f"s{settings.seed}"]).replace(":", "-")
+    folder = RunFolder(args.out if hasattr(args, "out") else free_folder("runs", name))
+    with LiveRun(0.0, _console(stderr=True), quiet=hasattr(args, "quiet")) as live:
+        record = train_base(
+            settings, folder, command=shlex.join(["rlprune", *sys.argv[1:]]), resume=resume, on_step=live.work
+        )
+    if hasattr(args, "json"):
+        print(json.dumps(record, indent=2))
+    elif not hasattr(args, "quiet"):
+        low, high = record["test_interval"]
+        print(
+            f"{record['metric']} {100 * record['test_score']:.2f} % on test [{100 * low:.2f}, {100 * high:.2f}], "
+            f"{100 * record['control_score']:.2f} % on control; weights in {folder.model_file}"
+        )
+    return 0
+
+
+# --- methods --------------------------------------------------------------------------------------------------------
 
 
 def _configure_methods(parser: argparse.ArgumentParser) -> None:
@@ -367,6 +422,13 @@ COMMANDS = {
         "  rlprune prune --out runs/mine --resume",
         _configure_prune,
         _run_prune,
+    ),
+    "train": Command(
+        "train a base network on the train role, for prune --weights",
+        "  rlprune train --model vgg16 --data torchvision:CIFAR10 --device cuda --epochs 200 --lr 0.05 --amp\n"
+        "  rlprune train --model resnet110 --data cifar10.npz --out runs/base --resume",
+        _configure_train,
+        _run_train,
     ),
     "methods": Command(
         "list the methods of `prune --method`, or show one with all its constants",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from rlprune.criteria import CriterionContext, get_criterion
 from rlprune.data import DataSplits, load_data
 from rlprune.errors import UserError
 from rlprune.evaluation import Evaluator, Ledger, check_fits
+from rlprune.files import read_tensors
 from rlprune.models import default_weights, load_weights, resolve_model
 from rlprune.recovery import GramStore
 from rlprune.tasks import Batch, Score, Task, get_task
@@ -59,8 +61,13 @@ class ProblemSpec:
         model: Zoo name, `torchvision:NAME`, `package.module:function` or `file.py:function`.
         data: `digits`, an `.npz` file, a folder, or `torchvision:NAME`.
         weights: File with a state dict; None takes the weights that the zoo trains itself (digits/lenet5 only).
+        root: Folder that `data` is relative to, or where torchvision's sets lie.
+        seed: Of everything random.
+        device: Where to compute, such as `cpu` or `cuda`.
         control_from: `train` or `test`: where the control split is cut from. None chooses: `test` for a weights
             file that does not say what it was trained on, since it may have seen every training image.
+        control_size: Examples the tolerance is kept on; None chooses.
+        calibration_size: Examples that recovery looks at; None chooses.
         keep: Patterns of layer or group names that must not be pruned.
         min_channels: Smallest width a group may reach.
         round_to: Widths stay multiples of this.
@@ -81,25 +88,55 @@ class ProblemSpec:
 
     def build(self) -> PruningProblem:
         """Load the data and the network; raises UserError for anything that cannot be had."""
-        splits = load_data(
-            self.data,
-            root=self.root,
-            seed=self.seed,
-            control_from=self._control_from(),
-            control_size=self.control_size,
-            calibration_size=self.calibration_size,
-        )
+        splits = self._splits()
         model = load_network(self, splits)
         return PruningProblem(model, splits, spec=self)
 
-    def _control_from(self) -> str:
-        if self.control_from is not None:
-            return self.control_from
-        return "train" if self.weights is None else "test"
+    def _splits(self) -> DataSplits:
+        """The data, cut so that the weights have not seen the control images.
+
+        Weights that say what they were trained on (`rlprune train` wrote them) may keep the control split of the
+        training data, if that cut is this one; any others get theirs from held-out images.
+        """
+        if self.weights is None:
+            return self._load(self.control_from or "train")
+        trained = weights_meta(self.weights).get("train_fingerprint")
+        if self.control_from == "test" or (self.control_from is None and trained is None):
+            return self._load("test")
+        splits = self._load("train")
+        if trained is None or splits.train.fingerprint() == trained:
+            return splits
+        if self.control_from is None:
+            return self._load("test")
+        raise UserError(
+            f"{self.weights} was trained on another cut of {self.data!r}, so control images from train may have been "
+            "seen; take the --seed, --control-size and --calibration-size it was trained with, or --control-from test"
+        )
+
+    def _load(self, control_from: str) -> DataSplits:
+        return load_data(
+            self.data,
+            root=self.root,
+            seed=self.seed,
+            control_from=control_from,
+            control_size=self.control_size,
+            calibration_size=self.calibration_size,
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain values only."""
         return {**asdict(self), "keep": list(self.keep)}
+
+
+def weights_meta(path: str) -> dict[str, Any]:
+    """What a weights file says about itself; nothing where it cannot be read or says nothing."""
+    if path.startswith("torchvision:"):
+        return {}
+    try:
+        meta = read_tensors(Path(path)).get("meta")
+    except UserError:  # loading the weights will say it, with the network at hand
+        return {}
+    return dict(meta) if isinstance(meta, Mapping) else {}
 
 
 def load_network(spec: ProblemSpec, splits: DataSplits) -> nn.Module:

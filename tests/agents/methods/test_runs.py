@@ -1,0 +1,200 @@
+"""Every method runs from one command, keeps the tolerance, and leaves a record that can be replayed."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rlprune.agents import METHODS, RULES, PruneSettings, replay
+from rlprune.cli import main
+from rlprune.record import RunFolder, comparable
+
+NETWORK = """
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, classes):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(1, 16, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(16)
+        self.conv2, self.bn2 = nn.Conv2d(16, 24, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(24)
+        self.fc = nn.Linear(24 * 16, classes)
+
+    def forward(self, x):
+        x = self.bn1(self.conv1(x)).relu()
+        x = nn.functional.max_pool2d(self.bn2(self.conv2(x)).relu(), 2)
+        return self.fc(x.flatten(1))
+
+
+def build(num_classes, in_channels):
+    return Net(num_classes)
+"""
+
+QUICK = {
+    "pfec": ["--finetune-lr", "0.01"],
+    "fpsl": ["--lr", "0.02", "--fpsl-share", "0.1", "--finetune-lr", "0.02", "--finetune-milestones", "1,2"],
+    "msvfp": ["--msvfp-images", "100", "--msvfp-step", "0.2", "--msvfp-retrain-every", "0.1"],
+    "importance-weights": ["--importance-weights-images", "200", "--importance-weights-share", "0.15"],
+    "slimming": ["--slimming-epochs", "1"],
+    "eagleeye": ["--random-episodes", "5"],
+    "amc-rules": ["--controller", "random", "--random-episodes", "5"],
+    "uniform": [],
+    "prc": ["--prc-afp-epochs", "0.5", "--prc-alpha", "0.2", "--repair-epochs", "1", "--rounds", "3"],
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: Any) -> list[str]:
+    """The options of a small network trained here by `rlprune train`."""
+    folder = tmp_path_factory.mktemp("base")
+    (folder / "net.py").write_text(NETWORK)
+    model = ["--model", f"{folder / 'net.py'}:build"]
+    assert main(["train", *model, "--out", str(folder / "run"), "--epochs", "3", "--lr", "0.05", "--quiet"]) == 0
+    return [*model, "--weights", str(folder / "run" / "model.pt")]
+
+
+def test_every_method_is_tried_here() -> None:
+    assert set(QUICK) == set(METHODS.names())
+
+
+@pytest.mark.parametrize("method", sorted(QUICK))
+def test_a_method_runs(method: str, trained: list[str], tmp_path: Path) -> None:
+    argv = ["prune", "--method", method, *trained, "--out", str(tmp_path / "run"), "--quiet"]
+    argv += ["--target-macs", "0.6", "--tolerance", "0.03", "--finetune-epochs", "2"]
+    assert main([*argv, *QUICK[method]]) == 0
+    record = RunFolder(tmp_path / "run").read()
+    assert record["status"] == "finished" and record["method"] == method
+    assert record["drop"] <= 0.03
+    assert record["pruned"]["macs"] < record["baseline"]["macs"]
+    assert record["data"]["roles"]["control_from"] == "train", "the weights say which images they have seen"
+    last = record["finetune"][-1]
+    assert last["kept"] == (last["after"] >= last["before"])
+    assert replay(tmp_path / "run")["checks"]
+
+
+def test_options_override_the_recipe(trained: list[str], tmp_path: Path) -> None:
+    argv = ["prune", "--method", "uniform", *trained, "--out", str(tmp_path / "run"), "--quiet", "--tolerance", "0.5"]
+    assert main([*argv, "--target-macs", "0.8", "--criterion", "random", "--finetune-epochs", "0"]) == 0
+    settings = PruneSettings.from_json(RunFolder(tmp_path / "run").read()["settings"])
+    recipe = METHODS.get("uniform").settings
+    assert (settings.target_macs, settings.criterion, settings.finetune.epochs) == (0.8, "random", 0.0)
+    assert (settings.recovery, settings.one_shot, settings.finetune.lr) == (recipe.recovery, True, recipe.finetune.lr)
+
+
+def test_what_leaves_the_tolerance_is_tried_again_with_less(trained: list[str], tmp_path: Path) -> None:
+    argv = ["prune", "--method", "uniform", *trained, "--out", str(tmp_path / "run"), "--quiet", "--target-macs", "0.3"]
+    assert main([*argv, "--recovery", "none", "--finetune-epochs", "0", "--tolerance", "0.05", "--attempts", "9"]) == 0
+    record = RunFolder(tmp_path / "run").read()
+    shares = [line["macs"] / record["baseline"]["macs"] for line in record["rounds"]]
+    assert [line["attempt"] for line in record["rounds"]] == list(range(len(shares))) and len(shares) > 1
+    assert shares == sorted(shares) and record["drop"] <= 0.05
+    assert [line["round"] for line in record["rounds"]] == list(range(1, len(shares) + 1))
+
+
+def test_outside_at_the_end_hands_back_the_last_inside(trained: list[str], tmp_path: Path) -> None:
+    """No training repairs anything here, so the target cannot be reached inside the tolerance."""
+    argv = ["prune", "--method", "fpsl", *trained, "--out", str(tmp_path / "run"), "--quiet", "--target-macs", "0.05"]
+    quick = ["--fpsl-share", "0.06", "--recovery", "none", "--finetune-epochs", "0", "--tolerance", "0.05"]
+    assert main([*argv, *quick]) == 0
+    record = RunFolder(tmp_path / "run").read()
+    assert record["drop"] <= 0.05
+    drops = [record["baseline"]["control_score"] - line["score"] for line in record["rounds"]]
+    assert drops[-1] > 0.05, "the end was outside"
+    inside = [line["macs"] for line, drop in zip(record["rounds"], drops, strict=True) if drop <= 0.05]
+    assert record["pruned"]["macs"] == inside[-1]
+
+
+def test_a_tolerance_no_attempt_keeps_is_an_error(trained: list[str], tmp_path: Path, capsys: Any) -> None:
+    argv = ["prune", "--method", "uniform", *trained, "--out", str(tmp_path / "run"), "--quiet", "--target-macs", "0.1"]
+    assert main([*argv, "--recovery", "none", "--finetune-epochs", "0", "--tolerance", "0", "--attempts", "1"]) == 2
+    assert "cannot be met" in capsys.readouterr().err
+
+
+def test_the_constants_are_shown_as_options(capsys: Any) -> None:
+    assert main(["methods", "msvfp", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["--msvfp-step"], shown["--msvfp-cap"], shown["--msvfp-images"]) == (0.1, 0.7, 10000)
+    assert main(["methods", "--json"]) == 0
+    assert set(json.loads(capsys.readouterr().out)) == set(METHODS.names())
+    for name in METHODS.names():
+        assert METHODS.get(name).settings.controller in RULES.names()
+        assert main(["methods", name]) == 0
+
+
+def test_unknown_methods_suggest_the_closest(capsys: Any) -> None:
+    assert main(["prune", "--method", "fspl"]) == 2
+    assert "did you mean 'fpsl'" in capsys.readouterr().err
+
+
+# Stopping and going on ----------------------------------------------------------------------------------------------
+
+
+def killed_and_whole(argv: list[str], tmp_path: Path, kills: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Records of one command, run through, and killed at random moments and resumed."""
+
+    def start(name: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "rlprune.cli", *argv, "--out", str(tmp_path / name), "--quiet", "--resume"]
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+    begin = time.monotonic()
+    whole = start("whole")
+    assert whole.wait() == 0, whole.stderr and whole.stderr.read()
+    duration, moments = time.monotonic() - begin, random.Random(0)
+    for _ in range(kills):
+        process = start("killed")
+        try:
+            process.wait(timeout=moments.uniform(0.3, 0.95) * duration)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+        if process.stderr:
+            process.stderr.close()
+    last = start("killed")
+    assert last.wait() == 0, last.stderr and last.stderr.read()
+    for process in (whole, last):
+        if process.stderr:
+            process.stderr.close()
+    records = [comparable(RunFolder(tmp_path / name).read()) for name in ("whole", "killed")]
+    return records[0], records[1]
+
+
+def test_attempts_and_fine_tuning_go_on_bit_equal(trained: list[str], tmp_path: Path) -> None:
+    argv = ["prune", "--method", "uniform", *trained, "--target-macs", "0.08", "--tolerance", "0.02"]
+    argv += ["--recovery", "none", "--finetune-epochs", "3", "--finetune-lr", "0.003", "--attempts", "9"]
+    whole, killed = killed_and_whole(argv, tmp_path, kills=2)
+    assert killed == whole
+    assert len(whole["finetune"]) > 1, "more than one attempt"
+    assert not list((tmp_path / "killed").glob("finetune-*"))
+
+
+def test_training_goes_on_bit_equal(trained: list[str], tmp_path: Path) -> None:
+    argv = ["train", *trained[:2], "--epochs", "6", "--lr", "0.05"]
+    whole, killed = killed_and_whole(argv, tmp_path, kills=2)
+    assert killed == whole
+    weights = [torch.load(tmp_path / name / "model.pt", weights_only=True) for name in ("whole", "killed")]
+    assert weights[0]["meta"] == weights[1]["meta"]
+    for name, tensor in weights[0]["state_dict"].items():
+        assert torch.equal(tensor, weights[1]["state_dict"][name]), name
+
+
+# What a trained network has seen ------------------------------------------------------------------------------------
+
+
+def test_another_cut_takes_its_control_from_held_out_images(trained: list[str], capsys: Any) -> None:
+    assert main(["evaluate", *trained, "--json"]) == 0
+    same = json.loads(capsys.readouterr().out)
+    assert same["control_size"] == 431, "30 % of the training images, which this training kept aside"
+    assert main(["evaluate", *trained, "--seed", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["control_size"] == 359 // 2, "half of the held-out images"
+    assert main(["evaluate", *trained, "--seed", "1", "--control-from", "train"]) == 2
+    assert "another cut" in capsys.readouterr().err
