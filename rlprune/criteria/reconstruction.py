@@ -41,7 +41,7 @@ class Reconstruction:
             norm makes small matters less.
     """
 
-    ridge: float = 1e-2
+    ridge: float = 1e-3
     weigh: bool = True
 
     name = "reconstruction"

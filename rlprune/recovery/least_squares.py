@@ -114,7 +114,7 @@ def _refit(
             b.addr_(mean[s], old @ mean, alpha=-1)
         new = ridge_solve(a, b, old[:, s].T, ridge).T
         weights.append(new.reshape(len(outs), len(ins), -1).transpose(0, 1) if unfolding.transposed else new)
-        shifts.append(old @ mean - new @ mean[s] if centred else torch.zeros(len(outs), dtype=mean.dtype))
+        shifts.append(old @ mean - new @ mean[s] if centred else mean.new_zeros(len(outs)))
     return torch.cat(weights), torch.cat(shifts)
 
 

@@ -103,8 +103,12 @@ def _bn_delta(repair: Repair) -> None:
 
 @RECOVERY.register("finetune")
 def _finetune(repair: Repair) -> None:
-    """Training; the teacher, where the settings want one, is the unpruned network."""
+    """Training; the teacher, where the settings want one, is the unpruned network, and patience watches control."""
     problem = repair.problem
+
+    def control(model: nn.Module) -> float:
+        return problem.evaluator.score(model, "control").value
+
     train(
         repair.after.model,
         problem.task,
@@ -112,6 +116,7 @@ def _finetune(repair: Repair) -> None:
         repair.settings,
         seed=repair.seed,
         teacher=problem.model if repair.settings.distillation else None,
+        monitor=control if repair.settings.patience else None,
         on_step=repair.on_step,
         device=problem.device,
         ledger=problem.ledger,

@@ -60,3 +60,8 @@ def test_half_the_macs_of_resnet56(problem):
     assert as_is < 0.5
     assert bn > 0.78 and lsq > 0.82 and both >= 0.84
     assert both > max(bn, lsq) - 0.005
+
+
+def test_ranking_by_reconstruction_pays_where_pruning_is_deep(problem):
+    by_norm, by_error = (accuracy(problem, "lsq+bn", 0.3, criterion) for criterion in ("l1", "reconstruction"))
+    assert by_error >= by_norm + 0.05

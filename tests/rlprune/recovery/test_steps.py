@@ -98,6 +98,15 @@ def test_recovery_is_deterministic(problem):
     assert all(torch.equal(v, states[1][k]) for k, v in states[0].items())
 
 
+def test_patience_watches_the_control_split(problem):
+    before, after, plan = pruned(problem)
+    settings = TrainSettings(epochs=20, lr=1e-9, momentum=0.0, patience=2, augment=False)
+    trained, scored = problem.ledger.images_trained, problem.ledger.evaluations
+    make_recovery("finetune", settings).apply(before, after, plan, problem, seed=0)
+    epochs = problem.ledger.evaluations - scored
+    assert problem.ledger.images_trained - trained == epochs * len(problem.data.train) and 3 <= epochs < 20
+
+
 def test_names():
     assert {"none", "bn", "lsq", "finetune"} <= set(list_recoveries())
     assert make_recovery("lsq + bn").name == "lsq+bn"
