@@ -24,13 +24,20 @@ _FORMS = (
     "with COCO's train.json), or 'torchvision:NAME'"
 )
 
+
+def _unsized(cut: Cut, side: int | None) -> Cut:
+    if side is not None:
+        raise UserError(f"size={side} does not apply to detection data: detectors resize by themselves; leave it out")
+    return cut
+
+
 # What a folder may be, the most telling layout first
 _LAYOUTS: tuple[tuple[Callable[[Path], bool], Callable[[Path, Cut, int | None], DataSplits]], ...] = (
     (is_mask_folder, load_mask_folder),
     (is_inria, load_inria),
     (is_airs, load_airs),
-    (is_coco_folder, lambda root, cut, _: load_coco_folder(root, cut)),
-    (is_gtsdb, lambda root, cut, _: load_gtsdb(root, cut)),
+    (is_coco_folder, lambda root, cut, side: load_coco_folder(root, _unsized(cut, side))),
+    (is_gtsdb, lambda root, cut, side: load_gtsdb(root, _unsized(cut, side))),
     (is_class_folder, load_folder),
 )
 
@@ -68,11 +75,7 @@ def load_data(
         return load_digits(cut)
     if spec.startswith("torchvision:"):
         return load_torchvision(spec.partition(":")[2], cut, None if root is None else Path(root))
-    name, colon, text = spec.rpartition(":")
-    side: int | None = None
-    if colon and "=" in text:
-        spec, side = name, parse_options("folders", text, {"size": 0})["size"]
-    path = Path(spec) if root is None else Path(root) / spec
+    path, side = _path_and_size(spec, Path() if root is None else Path(root))
     if path.suffix == ".npz":
         return load_npz(path, cut)
     if not path.exists():
@@ -83,3 +86,11 @@ def load_data(
         if fits(path):
             return load(path, cut, side)
     raise UserError(f"{path} holds no images in a layout known here; {_FORMS}")
+
+
+def _path_and_size(spec: str, root: Path) -> tuple[Path, int | None]:
+    """`FOLDER` or `FOLDER:size=N`; a folder whose own name looks like the latter is taken as it is."""
+    name, colon, text = spec.rpartition(":")
+    if not colon or "=" not in text or (root / spec).exists():
+        return root / spec, None
+    return root / name, int(parse_options("a data folder", text, {"size": 224})["size"])

@@ -84,6 +84,11 @@ def test_other_category_numbers_are_counted_from_one(tmp_path: Path) -> None:
     assert {*labels.tolist()} == {1, 2}
 
 
+def test_sizes_are_for_the_detector_to_choose(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="size=64 does not apply to detection data"):
+        load_data(f"{coco(tmp_path)}:size=64")
+
+
 def test_augmented_boxes_stay_inside_and_keep_their_labels(tmp_path: Path) -> None:
     data = load_data(str(coco(tmp_path, count=20)))
     runs = [list(data.train.batches(4, seed=0, epoch=epoch, augment=True)) for epoch in (0, 0, 1)]

@@ -58,8 +58,16 @@ def test_grey_images_have_one_channel_and_large_ones_are_cropped(tmp_path: Path)
     assert data.input_shape == (3, 224, 224)
     assert next(iter(data.control.batches(2)))[0].shape[1:] == (3, 224, 224)
     assert load_data(f"{large}:size=64").input_shape == (3, 64, 64)
+    with pytest.raises(UserError, match="did you mean 'size'"):
+        load_data(f"{large}:sise=64")
+    with pytest.raises(UserError, match="it must be a int"):
+        load_data(f"{large}:size=big")
     with pytest.raises(UserError, match="image size is 3"):
         load_data(f"{large}:size=3")
+
+
+def test_a_folder_may_be_called_like_an_option(tmp_path: Path) -> None:
+    assert load_data(str(make(tmp_path / "a:size=9"))).input_shape == (3, 20, 24)
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
