@@ -249,13 +249,19 @@ class ChannelGroups(Sequence[ChannelGroup]):
 
     def removed_positions(self, plan: PruningPlan) -> dict[tuple[str, int], IntArray]:
         """(tensor, dim) -> sorted positions that go under a plan."""
-        gone: dict[tuple[str, int], list[IntArray]] = {}
+        return {key: np.flatnonzero(~keep) for key, keep in self.kept(plan).items()}
+
+    def kept(self, plan: PruningPlan) -> dict[tuple[str, int], npt.NDArray[np.bool_]]:
+        """(tensor, dim) -> for each position whether it stays, for the dimensions that shrink under a plan."""
+        masks: dict[tuple[str, int], npt.NDArray[np.bool_]] = {}
         for name, units in plan.removed.items():
-            group = self[name]
             chosen = np.asarray(units, dtype=np.int64)
-            for slot in group.slots:
-                gone.setdefault((slot.tensor, slot.dim), []).append(slot.index[chosen].ravel())
-        return {key: np.unique(np.concatenate(parts)) for key, parts in gone.items()}
+            for slot in self[name].slots:
+                key = (slot.tensor, slot.dim)
+                if key not in masks:
+                    masks[key] = np.ones(self.shapes[slot.tensor][slot.dim], dtype=bool)
+                masks[key][slot.index[chosen]] = False
+        return masks
 
     def after(self, plan: PruningPlan) -> ChannelGroups:
         """The groups of the pruned network: same names, units and positions renumbered from 0, nothing retraced."""
@@ -264,25 +270,25 @@ class ChannelGroups(Sequence[ChannelGroup]):
             return self
         shapes = dict(self.shapes)
         maps: dict[tuple[str, int], IntArray] = {}
-        for (tensor, dim), positions in self.removed_positions(plan).items():
-            shape = list(shapes[tensor])
-            keep = np.ones(self.shapes[tensor][dim], dtype=np.int64)
-            keep[positions] = 0
+        for (tensor, dim), keep in self.kept(plan).items():
             maps[tensor, dim] = np.cumsum(keep) - 1
-            shape[dim] -= len(positions)
+            shape = list(shapes[tensor])
+            shape[dim] = int(keep.sum())
             shapes[tensor] = tuple(shape)
         groups = []
         for group in self._groups:
             removed = plan.removed.get(group.name, ())
-            rows = np.ones(group.size, dtype=bool)
-            rows[list(removed)] = False
+            rows = np.delete(np.arange(group.size), removed)
             slots = []
             for slot in group.slots:
                 index = slot.index[rows] if removed else slot.index
                 renumber = maps.get((slot.tensor, slot.dim))
-                slots.append(replace(slot, index=index if renumber is None else renumber[index]))
-            groups.append(replace(group, size=group.size - len(removed), slots=tuple(slots)))
-        layers = {name: layer.resized(shapes[layer.weight]) for name, layer in self.layers.items()}
+                slots.append(Slot(slot.tensor, slot.dim, slot.role, index if renumber is None else renumber[index]))
+            groups.append(replace(group, size=len(rows), slots=tuple(slots)))
+        layers = {
+            name: layer if shapes[layer.weight] == layer.shape else layer.resized(shapes[layer.weight])
+            for name, layer in self.layers.items()
+        }
         lost = sum(math.prod(self.shapes[t]) - math.prod(shape) for t, shape in shapes.items() if t not in self.buffers)
         return ChannelGroups(groups, layers, shapes, self.parameters - lost, self.fixed_macs, self.buffers)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from typing import Any
 
 import numpy as np
@@ -34,15 +35,17 @@ def remove_channels(model: nn.Module, groups: ChannelGroups, plan: PruningPlan) 
 def removed_copy(model: nn.Module, groups: ChannelGroups, plan: PruningPlan, share: bool = False) -> nn.Module:
     """What `remove_channels` does; with `share`, parameters that stay as they are are not copied."""
     plan.validate(groups)
-    gone = _by_tensor(groups, plan)
+    cuts: dict[str, list[tuple[int, IntArray]]] = {}
+    for (name, dim), keep in groups.kept(plan).items():
+        cuts.setdefault(name, []).append((dim, np.flatnonzero(keep)))
     memo: dict[int, Any] = {id(p): p for p in model.parameters()} if share else {}
     resized: dict[int, str] = {}
-    for name, tensor in _tensors(model, groups).items():
-        if name in gone:
-            memo[id(tensor)] = _cut(tensor, gone[name])
-            resized[id(tensor)] = name
-    pruned: nn.Module = copy.deepcopy(model, memo)
-    _update_attributes(model, pruned, resized, groups, plan)
+    tensors = _tensors(model, groups)
+    for name, cut in cuts.items():
+        memo[id(tensors[name])] = _cut(tensors[name], cut)
+        resized[id(tensors[name])] = name
+    pruned = _deepcopy(model, memo)
+    _update_attributes(model, pruned, resized, groups)
     return pruned
 
 
@@ -74,8 +77,7 @@ def masked_copy(model: nn.Module, groups: ChannelGroups, plan: PruningPlan, shar
                     memo[id(tensor)] = copy.deepcopy(tensor)
                 positions = torch.from_numpy(slot.index[list(units)].ravel()).to(tensor.device)
                 memo[id(tensor)].index_fill_(slot.dim, positions, 0)
-    masked: nn.Module = copy.deepcopy(model, memo)
-    return masked
+    return _deepcopy(model, memo)
 
 
 def _tensors(model: nn.Module, groups: ChannelGroups) -> dict[str, Tensor]:
@@ -92,13 +94,14 @@ def _tensors(model: nn.Module, groups: ChannelGroups) -> dict[str, Tensor]:
     return tensors
 
 
-def _by_tensor(groups: ChannelGroups, plan: PruningPlan) -> dict[str, list[tuple[int, IntArray]]]:
-    gone: dict[str, list[tuple[int, IntArray]]] = {}
-    for (tensor, dim), positions in groups.removed_positions(plan).items():
-        keep = np.ones(groups.shapes[tensor][dim], dtype=bool)
-        keep[positions] = False
-        gone.setdefault(tensor, []).append((dim, np.flatnonzero(keep)))
-    return gone
+def _deepcopy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """A deep copy; most of what a module holds is empty hook tables, which need no recursion."""
+    for module in model.modules():
+        for value in vars(module).values():
+            if type(value) in (dict, OrderedDict, set) and not value:
+                memo[id(value)] = type(value)()
+    copied: nn.Module = copy.deepcopy(model, memo)
+    return copied
 
 
 def _cut(tensor: Tensor, cuts: list[tuple[int, IntArray]]) -> Tensor:
@@ -121,10 +124,8 @@ def _memory_format(tensor: Tensor) -> torch.memory_format:
     return torch.contiguous_format
 
 
-def _update_attributes(
-    model: nn.Module, pruned: nn.Module, resized: dict[int, str], groups: ChannelGroups, plan: PruningPlan
-) -> None:
-    layers = {layer.weight: layer for layer in groups.after(plan).layers.values()}
+def _update_attributes(model: nn.Module, pruned: nn.Module, resized: dict[int, str], groups: ChannelGroups) -> None:
+    layers = {layer.weight: layer for layer in groups.layers.values()}
     after: Any
     for before, after in zip(model.modules(), pruned.modules(), strict=True):
         own = {**before._parameters, **before._buffers}
@@ -134,7 +135,7 @@ def _update_attributes(
         weight = getattr(after, "weight", None)
         layer = layers.get(names.get("weight", names.get("weight_orig", "")))
         if layer is not None and isinstance(weight, Tensor):
-            _resize_layer(after, layer)
+            _resize_layer(after, layer.resized(tuple(weight.shape)))
         elif isinstance(weight, Tensor):
             _resize_other(after, tuple(weight.shape))
         elif "running_mean" in names and hasattr(after, "num_features"):

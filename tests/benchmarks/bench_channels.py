@@ -1,0 +1,130 @@
+"""Time the channel engine beside a plain forward pass, and beside Torch-Pruning where that is installed.
+
+python tests/benchmarks/bench_channels.py [MODEL ...]
+
+Columns: one forward pass; tracing (without the check); the self-check and how many forward passes it made; removing
+30 % of every group; pickling and deep-copying the groups; the share of MACs in prunable groups. For Torch-Pruning
+(`pip install torch-pruning`): building its graph, pruning 30 %, the MACs of the layers that got narrower, and whether
+the pruned network runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import pickle
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).parent))
+from channel_coverage import macs_prunable, random_plan
+from channel_models import build
+
+from rlprune.channels import ChannelGroups, remove_channels, trace_channels
+from rlprune.channels.checking import Checker
+from rlprune.channels.tracing import Forward
+from rlprune.cost import CostModel
+
+MODELS = [
+    "vgg16", "resnet18", "resnet50", "densenet121", "mobilenet_v2", "shufflenet_v2_x1_0", "convnext_tiny",
+    "ssd300_vgg16", "fasterrcnn_resnet50_fpn",
+]  # fmt: skip
+
+CLOCK = time.perf_counter
+
+
+def best(function: Callable[[], Any], repeats: int = 3) -> tuple[float, Any]:
+    """The shortest of some runs, in seconds, and the result."""
+    times = []
+    for _ in range(repeats):
+        start = CLOCK()
+        result = function()
+        times.append(CLOCK() - start)
+    return min(times), result
+
+
+def ours(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[str, ChannelGroups]:
+    """The columns of this engine."""
+    with torch.no_grad():
+        forward, _ = best(lambda: Forward(inputs)(model))
+    trace, groups = best(lambda: trace_channels(model, *inputs, check="off"))
+    checker = Checker(model, groups, Forward(inputs))
+    check, failed = best(checker.failures, 1)
+    groups = groups.with_locks(failed)
+    remove, _ = best(lambda: remove_channels(model, groups, random_plan(groups, 0.3)))
+    dump, _ = best(lambda: pickle.loads(pickle.dumps(groups)))
+    clone, _ = best(lambda: copy.deepcopy(groups))
+    cost = CostModel(groups)
+    counts = random_plan(groups, 0.3).counts
+    macs, _ = best(lambda: [cost.macs(counts) for _ in range(100)])
+    return (
+        f"{forward:.2f} | {trace:.2f} | {check:.2f} ({checker.passes}) | {1e3 * remove:.0f} | {1e3 * dump:.1f} "
+        f"| {1e3 * clone:.1f} | {10 * macs:.3f} | {100 * macs_prunable(groups):.1f} %",
+        groups,
+    )
+
+
+def theirs(model: nn.Module, inputs: tuple[Any, ...], groups: ChannelGroups) -> str:
+    """The columns of Torch-Pruning on a copy of the same model."""
+    try:
+        import torch_pruning as tp
+    except ImportError:
+        return "- | - | - | not installed"
+    model = copy.deepcopy(model)
+    outputs = {g.name for g in groups if g.locked == "it is an output of the model"}
+    ignored = [module for name, module in model.named_modules() if name in outputs]
+    wide = {name: layer.shape for name, layer in groups.layers.items()}
+    try:
+        start = CLOCK()
+        pruner = tp.pruner.BasePruner(
+            model, inputs[0], importance=tp.importance.RandomImportance(), pruning_ratio=0.3, ignored_layers=ignored
+        )
+        graph = CLOCK() - start
+        start = CLOCK()
+        pruner.step()
+        prune = CLOCK() - start
+    except Exception as error:
+        return f"- | - | - | {type(error).__name__}: {' '.join(str(error).split())[:60]}"
+    modules = dict(model.named_modules())
+    narrower = [n for n, shape in wide.items() if n in modules and modules[n].weight.shape[0] < shape[0]]
+    share = sum(groups.layers[name].macs for name in narrower) / CostModel(groups).macs()
+    try:
+        with torch.no_grad():
+            model(*inputs)
+        runs = "runs"
+    except Exception as error:
+        runs = f"broken: {' '.join(str(error).split())[:60]}"
+    return f"{graph:.2f} | {1e3 * prune:.0f} | {100 * share:.1f} % | {runs}"
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", nargs="*", default=MODELS)
+    parser.add_argument("--cpu", action="store_true", help="processor time instead of wall time, on a busy machine")
+    options = parser.parse_args()
+    if options.cpu:
+        global CLOCK
+        CLOCK = time.process_time
+        torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    print(
+        "| model | forward s | trace s | check s (passes) | remove ms | pickle ms | deepcopy ms | MACs of a plan ms "
+        "| MACs prunable | TP graph s | TP prune ms | TP MACs | TP result |"
+    )
+    print("|" + "---|" * 13)
+    for name in options.models:
+        model, inputs = build(name)
+        columns, groups = ours(model, inputs)
+        print(f"| {name} | {columns} | {theirs(model, inputs, groups)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
