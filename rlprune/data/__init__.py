@@ -1,8 +1,8 @@
 """Data: digits, arrays, folders and torchvision's sets, cut into disjoint roles.
 
 Roles. `train` is for training and nothing else; `calibration` comes from the training images and serves batch-norm
-statistics, Gram matrices and criteria; `control` is for decisions; `test` is looked at once, at the end. No two share an
-image. A network that may have seen every training image takes its control split out of the held-out ones
+statistics, Gram matrices and criteria; `control` is for decisions; `test` is looked at once, at the end. No two share
+an image. A network that may have seen every training image takes its control split out of the held-out ones
 (`control_from="test"`); `whole_test` is the published test set as a whole.
 
 Normalisation. Colour images get ImageNet's constants, which public weights expect, those of the CIFAR ResNets among
