@@ -10,7 +10,7 @@ import gymnasium
 import numpy as np
 import numpy.typing as npt
 
-from rlprune.errors import unknown_name
+from rlprune.errors import UserError, unknown_name
 from rlprune.registry import Registry
 
 Array = npt.NDArray[Any]
@@ -45,14 +45,21 @@ class Rule(Protocol):
 
 
 RULES: Registry[Any] = Registry("controller")
+AGENT = "agent:"
 
 
 def make_controller(name: str, options: Mapping[str, Any] | None = None) -> Controller:
-    """The rule called `name`, with the settings in `options` by field name.
+    """The rule called `name`, with the settings in `options` by field name, or the trained agent of `agent:FILE`.
 
     Raises:
         UserError: For an unknown rule or option.
     """
+    if name.startswith(AGENT):
+        from rlprune.agents.sb3 import load_agent  # needs Stable-Baselines3, which rules do not
+
+        if options:
+            raise UserError(f"{name} takes no options; it was trained with its own")
+        return load_agent(name.removeprefix(AGENT))
     rule = RULES.get(name)
     settings = {f.name: f for f in fields(rule)}
     options = dict(options or {})

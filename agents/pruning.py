@@ -272,9 +272,11 @@ class _Run:
 
 def make_env(problem: PruningProblem, settings: PruneSettings, watcher: Watcher | None = None) -> FilterPruningEnv:
     """The environment in which these settings are played."""
-    recovery: Recovery = make_recovery(settings.recovery, settings.training)
+    progress = (watcher or Silent()).work
+    recovery: Recovery = make_recovery(
+        settings.recovery, settings.training, lambda done: progress("training after the removal", done, 1.0)
+    )
     if settings.repair_epochs > 0 and not settings.checked_at_end and not settings.one_shot:
-        progress = (watcher or Silent()).work
         recovery = RepairUntil(recovery, settings.training, settings.tolerance, settings.repair_epochs, progress)
     rules = EnvSettings(
         criterion=settings.criterion,

@@ -23,7 +23,7 @@ class PruneSettings:
     Attributes:
         problem: Network and data.
         method: The recipe that the other values were taken from (`rlprune methods` lists them).
-        controller: A name of `rlprune.agents.RULES`.
+        controller: A name of `rlprune.agents.RULES`, or `agent:FILE` for a trained agent.
         controller_options: Its settings, by field name; missing ones keep their defaults.
         criterion: Name of the filter ranking.
         recovery: Names of the repairs after each removal, joined by `+`.
@@ -112,7 +112,7 @@ class PruneSettings:
     def name(self) -> str:
         """What the run folder is called."""
         words = (Path(self.problem.model.partition(":")[2] or self.problem.model).stem, Path(self.problem.data).stem)
-        who = self.controller if self.method == "prc" else self.method
+        who = Path(self.controller.partition(":")[2] or self.controller).stem if self.method == "prc" else self.method
         return "-".join([*words, who, f"t{self.tolerance:g}", f"s{self.seed}"]).replace(":", "-")
 
     def to_json(self) -> dict[str, Any]:

@@ -200,12 +200,14 @@ def _configure_prune(parser: argparse.ArgumentParser) -> None:
 def _prune_settings(args: argparse.Namespace, start: PruneSettings) -> PruneSettings:
     """The settings of `start` (a recipe, or the run to go on with), changed by the options that were given."""
     from rlprune.agents import RULES, PruneSettings
+    from rlprune.agents.controller import AGENT
     from rlprune.recovery import TrainSettings
 
     given = _given(args, PruneSettings)
     controller = given.get("controller", start.controller)
     options = dict(start.controller_options) if controller == start.controller else {}
-    options |= _given(args, RULES.get(controller), f"{controller}-")
+    if not controller.startswith(AGENT):
+        options |= _given(args, RULES.get(controller), f"{controller}-")
     finetune = replace(start.finetune, **_given(args, TrainSettings, "finetune-"))
     return replace(
         start, **given, problem=_problem_spec(args, start.problem), controller_options=options, finetune=finetune

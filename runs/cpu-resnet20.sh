@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Every method, short, on a trained ResNet-20 at 47 % of its MACs, on a CPU: one seed, some 10 epochs of training each.
+# Each of the nine runs takes under 30 minutes on 2 cores; `bash runs/cpu-resnet20.sh uniform fpsl` runs two of them.
+# The tolerance is wide, since so little training cannot hold a tight one: what is compared is the score at equal cost.
+#
+# WEIGHTS  a trained ResNet-20, for instance cifar10_resnet20.pt (required)
+# DATA     cifar10.npz or torchvision:CIFAR10 (default)
+DEVICE=cpu
+source "$(dirname "$0")/lib.sh"
+: "${WEIGHTS:?give the file of a trained ResNet-20 in WEIGHTS}"
+SEED=${SEED:-0}
+at=(--target-macs 0.47 --tolerance 0.2 --attempts 1 --control-size 2000 --seed "$SEED")
+tuned=(--finetune-epochs 10 --finetune-lr 0.05 --finetune-schedule cosine --finetune-batch-size 128)
+short=(--finetune-epochs 6 --finetune-lr 0.05 --finetune-schedule cosine --finetune-batch-size 128)
+
+declare -A options=(
+    [uniform]=""
+    [pfec]="--pfec-by-stage"
+    [fpsl]="--fpsl-share 0.12 --lr 0.02 --round-epochs 0.5"
+    [prc]="--check round --prc-alpha 0.2 --prc-afp-epochs 0.25 --repair-epochs 0.5"
+    [msvfp]="--msvfp-images 512 --msvfp-step 0.15 --msvfp-retrain-every 0.15 --msvfp-retrain-epochs 0.5"
+    [importance-weights]="--importance-weights-images 2000 --importance-weights-share 0.1 --importance-weights-epsilon 1"
+    [eagleeye]="--random-episodes 60"
+    [slimming]="--slimming-epochs 4 --slimming-penalty 1e-4"
+    [amc-rules]="--cem-episodes 120"
+)
+for method in "${@:-uniform pfec fpsl prc msvfp importance-weights eagleeye slimming amc-rules}"; do
+    for name in $method; do
+        case $name in
+            fpsl | prc | msvfp | slimming) training=("${short[@]}") ;;
+            *) training=("${tuned[@]}") ;;
+        esac
+        # shellcheck disable=SC2086 # the options are words
+        $RLPRUNE prune --method "$name" --model resnet20 --weights "$WEIGHTS" "${common[@]}" "${at[@]}" "${training[@]}" \
+            ${options[$name]} --out "$OUT/cpu-$name-resnet20-s$SEED" || failed "$name"
+    done
+done

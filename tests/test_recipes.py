@@ -1,0 +1,64 @@
+"""The scripts in runs/ are commands that exist, with options that are right, and their table reads what they write."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlprune.agents import METHODS
+from rlprune.cli import main
+
+RUNS = Path(__file__).resolve().parent.parent / "runs"
+SCRIPTS = sorted(path.name for path in RUNS.glob("*.sh") if path.name != "lib.sh")
+
+
+def commands(script: str, folder: Path) -> list[list[str]]:
+    """What a script would run."""
+    fake = folder / "rlprune"
+    fake.write_text(f'#!{sys.executable}\nimport shlex, sys\nprint(shlex.join(sys.argv[1:]), file=open("log", "a"))\n')
+    fake.chmod(0o755)
+    environment = {**os.environ, "RLPRUNE": str(fake), "OUT": "out", "WEIGHTS": "weights.pt", "SEEDS": "0 1 2"}
+    subprocess.run(["bash", str(RUNS / script)], cwd=folder, env=environment, check=True)
+    return [shlex.split(line) for line in (folder / "log").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_command_is_understood(script: str, tmp_path: Path, monkeypatch: Any) -> None:
+    seen: list[Any] = []
+
+    def take(settings: Any, folder: Any, **_: Any) -> dict[str, Any]:
+        seen.append((settings, folder.path))
+        return {}
+
+    monkeypatch.setattr("rlprune.agents.prune", take)
+    monkeypatch.setattr("rlprune.agents.basetraining.train_base", take)
+    argvs = commands(script, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for argv in argvs:
+        assert main([*argv, "--quiet"]) == 0, argv
+    assert len(seen) == len(argvs) and len({path for _, path in seen}) == len(argvs), "each has a folder of its own"
+    if script != "cpu-resnet20.sh":
+        assert len(argvs) % 3 == 0, "three seeds"
+    else:
+        assert {settings.method for settings, _ in seen} == set(METHODS.names())
+    assert f"`{script}" in (RUNS / "README.md").read_text()
+
+
+def test_the_table_puts_seeds_together(tmp_path: Path) -> None:
+    for seed, score in ((0, 0.93), (1, 0.95)):
+        side = {"macs": 100, "parameters": 50, "test_score": 0.94}
+        pruned = {"macs": 50, "parameters": 10, "test_score": score}
+        folder = tmp_path / f"fpsl-vgg16-s{seed}"
+        folder.mkdir()
+        record = {"status": "finished", "baseline": side, "pruned": pruned}
+        (folder / "record.json").write_text(json.dumps(record))
+    files = map(str, tmp_path.glob("*/record.json"))
+    run = subprocess.run([sys.executable, RUNS / "table.py", *files], capture_output=True, text=True, check=True)
+    assert "| fpsl-vgg16 | 2 | 94.00 ± 0.00 | 94.00 ± 1.41 | 0.00 ± 1.41 | 2.00× fewer | 5.00× fewer |" in run.stdout
