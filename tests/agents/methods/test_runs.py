@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-import random
-import signal
-import subprocess
-import sys
-import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from rlprune.agents import METHODS, RULES, PruneSettings, replay
+from rlprune.agents import METHODS, RULES, PruneSettings, prune, replay
+from rlprune.agents.basetraining import BaseSettings, train_base
+from rlprune.agents.pruning import Silent
 from rlprune.cli import main
+from rlprune.problem import ProblemSpec
 from rlprune.record import RunFolder, comparable
+from rlprune.recovery import TrainSettings
 
 NETWORK = """
 import torch
@@ -136,55 +136,84 @@ def test_unknown_methods_suggest_the_closest(capsys: Any) -> None:
     assert "did you mean 'fpsl'" in capsys.readouterr().err
 
 
-# Stopping and going on ----------------------------------------------------------------------------------------------
+# Stopping and going on; tests/agents/test_pruning.py kills whole processes ------------------------------------------
 
 
-def killed_and_whole(argv: list[str], tmp_path: Path, kills: int) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Records of one command, run through, and killed at random moments and resumed."""
+class Stop(Exception):
+    """Stands for a power cut."""
 
-    def start(name: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "rlprune.cli", *argv, "--out", str(tmp_path / name), "--quiet", "--resume"]
-        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
-    begin = time.monotonic()
-    whole = start("whole")
-    assert whole.wait() == 0, whole.stderr and whole.stderr.read()
-    duration, moments = time.monotonic() - begin, random.Random(0)
-    for _ in range(kills):
-        process = start("killed")
+class Interrupts(Silent):
+    """Stops a run at its n-th sign of life."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def round(self, line: dict[str, Any], base_macs: int, rounds_left: float | None) -> None:
+        self.work("round")
+
+    def work(self, what: str, done: float = 0.0, total: float = 1.0) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise Stop
+
+
+def settings_of(method: str, trained: list[str], **changes: Any) -> PruneSettings:
+    spec = ProblemSpec(model=trained[1], weights=trained[3], control_from="train")
+    finetune = TrainSettings(epochs=3, lr=0.01)
+    return replace(
+        METHODS.get(method).settings, **{"problem": spec, "finetune": finetune, "tolerance": 0.05, **changes}
+    )
+
+
+RESUMED = {
+    "uniform": {"target_macs": 0.08, "tolerance": 0.02, "recovery": "none", "attempts": 9},
+    "fpsl": {"target_macs": 0.6, "lr": 0.02, "controller_options": {"share": 0.1}},
+    "msvfp": {"target_macs": 0.7, "controller_options": {"images": 50, "step": 0.2, "retrain_every": 0.1}},
+    "importance-weights": {"target_macs": 0.6, "controller_options": {"images": 100, "share": 0.1, "epsilon": 9.0}},
+    "prc": {"rounds": 3, "controller_options": {"afp_epochs": 0.5}, "repair_epochs": 0.5},
+}
+
+
+@pytest.mark.parametrize("method", sorted(RESUMED))
+def test_a_run_stopped_again_and_again_ends_bit_equal(method: str, trained: list[str], tmp_path: Path) -> None:
+    settings = settings_of(method, trained, **RESUMED[method])
+    whole = prune(settings, RunFolder(tmp_path / "whole"))
+    folder, stops = RunFolder(tmp_path / "stopped"), 0
+    for after in (2, 9, 23, 12, 40, 31):
         try:
-            process.wait(timeout=moments.uniform(0.3, 0.95) * duration)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-        if process.stderr:
-            process.stderr.close()
-    last = start("killed")
-    assert last.wait() == 0, last.stderr and last.stderr.read()
-    for process in (whole, last):
-        if process.stderr:
-            process.stderr.close()
-    records = [comparable(RunFolder(tmp_path / name).read()) for name in ("whole", "killed")]
-    return records[0], records[1]
-
-
-def test_attempts_and_fine_tuning_go_on_bit_equal(trained: list[str], tmp_path: Path) -> None:
-    argv = ["prune", "--method", "uniform", *trained, "--target-macs", "0.08", "--tolerance", "0.02"]
-    argv += ["--recovery", "none", "--finetune-epochs", "3", "--finetune-lr", "0.003", "--attempts", "9"]
-    whole, killed = killed_and_whole(argv, tmp_path, kills=2)
-    assert killed == whole
-    assert len(whole["finetune"]) > 1, "more than one attempt"
-    assert not list((tmp_path / "killed").glob("finetune-*"))
+            prune(settings, folder, resume=True, watcher=Interrupts(after))
+        except Stop:
+            stops += 1
+    assert stops > 1
+    assert comparable(prune(settings, folder, resume=True)) == comparable(whole)
+    assert not list(folder.path.glob("finetune-*")) and not folder.checkpoint_file.exists()
+    if method == "uniform":
+        assert len(whole["finetune"]) > 1, "more than one attempt"
 
 
 def test_training_goes_on_bit_equal(trained: list[str], tmp_path: Path) -> None:
-    argv = ["train", *trained[:2], "--epochs", "6", "--lr", "0.05"]
-    whole, killed = killed_and_whole(argv, tmp_path, kills=2)
-    assert killed == whole
-    weights = [torch.load(tmp_path / name / "model.pt", weights_only=True) for name in ("whole", "killed")]
+    settings = BaseSettings(model=trained[1], training=TrainSettings(epochs=4, lr=0.05))
+    whole, folder = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "stopped")
+    record = train_base(settings, whole)
+    for after in (5, 12):
+        with pytest.raises(Stop):
+            train_base(settings, folder, resume=True, on_step=Interrupts(after).work)
+    assert comparable(train_base(settings, folder, resume=True)) == comparable(record)
+    weights = [torch.load(run.model_file, weights_only=True) for run in (whole, folder)]
     assert weights[0]["meta"] == weights[1]["meta"]
     for name, tensor in weights[0]["state_dict"].items():
         assert torch.equal(tensor, weights[1]["state_dict"][name]), name
+
+
+def test_a_training_is_no_pruning_and_is_left_alone(trained: list[str], tmp_path: Path, capsys: Any) -> None:
+    folder = RunFolder(Path(trained[3]).parent)
+    assert main(["prune", "--out", str(folder.path), "--resume"]) == 2
+    assert "not a pruning" in capsys.readouterr().err
+    assert main(["train", *trained[:2], "--out", str(folder.path)]) == 2
+    assert "--resume" in capsys.readouterr().err
+    assert main(["train", *trained[:2], "--out", str(folder.path), "--resume", "--epochs", "9"]) == 2
+    assert "other settings" in capsys.readouterr().err
 
 
 # What a trained network has seen ------------------------------------------------------------------------------------
