@@ -289,4 +289,6 @@ def make_env(problem: PruningProblem, settings: PruneSettings, watcher: Watcher 
         skip=settings.skip,
         seed=settings.seed,
     )
-    return FilterPruningEnv.from_problem(problem, rules, recovery=recovery)
+    env = FilterPruningEnv.from_problem(problem, rules, recovery=recovery)
+    env.watch = progress
+    return env
