@@ -64,7 +64,7 @@ def count_macs(model: nn.Module, *example_inputs: Any, kwargs: Mapping[str, Any]
     >>> count_macs(nn.Conv2d(3, 8, 3, padding=1), torch.zeros(1, 3, 10, 10))
     21600
     """
-    worker = working_copy(model).eval()
+    worker = working_copy(model, share=False).eval()
     counter = _MacCounter(worker)
     with torch.no_grad(), counter:
         Forward(example_inputs, dict(kwargs or {}))(worker)

@@ -77,7 +77,7 @@ def _layers(trace: Trace) -> tuple[dict[str, Layer], int, dict[str, str]]:
         name = owner if owner and leaf in ("weight", "weight_orig") else call.weight
         layers[name] = Layer(
             name, call.weight, call.bias, call.kind, call.groups, call.kernel, call.stride, extent, call.in_extent,
-            call.out_extent, shape, call.order,
+            call.out_extent, shape, call.order, call.groups > 1 and (shape[1] == 1 or shape[0] == call.groups),
         )  # fmt: skip
     return layers, fixed, odd
 

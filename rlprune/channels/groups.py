@@ -62,6 +62,7 @@ class Layer:
         out_extent: batch x output positions, summed over all calls.
         shape: shape of the weight.
         order: place in execution order, from 0.
+        groups_follow_channels: True when a channel takes its convolution group along (depthwise, one filter a group).
     """
 
     name: str
@@ -76,13 +77,7 @@ class Layer:
     out_extent: int
     shape: tuple[int, ...]
     order: int
-
-    @property
-    def groups_follow_channels(self) -> bool:
-        """True when removing a channel removes a convolution group (depthwise, or one filter a group)."""
-        if self.groups == 1:
-            return False
-        return self.shape[1] == 1 or self.shape[0] == self.groups
+    groups_follow_channels: bool = False
 
     def resized(self, shape: tuple[int, ...]) -> Layer:
         """The same layer with another weight shape."""

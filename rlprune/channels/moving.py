@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rlprune.channels.groups import IntArray
 from rlprune.channels.labels import Bare, Entry, Fixed, Labels, Part, spread, varying_axes
-from rlprune.channels.rules import Op, along, attach, mix, put_moved, rule, unknown
+from rlprune.channels.rules import Op, along, attach, mix, put_moved, rule
 
 if TYPE_CHECKING:
     from rlprune.channels.tracing import Trace
@@ -364,20 +364,3 @@ def fixed_step(trace: Trace, op: Op) -> None:
         mix(trace, op, f"channels are shifted or cut by a fixed number ({op.name})")
     else:
         put_moved(trace, op, entry)
-
-
-@rule("embedding")
-def embedding(trace: Trace, op: Op) -> None:
-    """A table look-up: the result's last axis is the table's second dimension."""
-    entry = trace.get(op.args[0])
-    if not isinstance(entry, Bare) or any(len(part.where) != 2 for part in entry.parts):
-        unknown(trace, op)
-        return
-    trace.lock(trace.get(op.args[1]), f"its values decide which rows are taken ({op.name})")
-    parts = []
-    for part in entry.parts:
-        width = part.where[1]
-        parts.append(
-            Part(part.name, (None, Labels(op.out.ndim - 1, width.vector) if isinstance(width, Labels) else width))
-        )
-    trace.put(op.out, Bare(tuple(parts)))

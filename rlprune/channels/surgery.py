@@ -45,6 +45,7 @@ def removed_copy(model: nn.Module, groups: ChannelGroups, plan: PruningPlan, sha
         memo[id(tensors[name])] = _cut(tensors[name], cut)
         resized[id(tensors[name])] = name
     pruned = _deepcopy(model, memo)
+    _check_replaced(pruned, {name: memo[id(tensors[name])] for name in cuts})
     _update_attributes(model, pruned, resized, groups)
     return pruned
 
@@ -77,7 +78,20 @@ def masked_copy(model: nn.Module, groups: ChannelGroups, plan: PruningPlan, shar
                     memo[id(tensor)] = copy.deepcopy(tensor)
                 positions = torch.from_numpy(slot.index[list(units)].ravel()).to(tensor.device)
                 memo[id(tensor)].index_fill_(slot.dim, positions, 0)
-    return _deepcopy(model, memo)
+    masked = _deepcopy(model, memo)
+    _check_replaced(masked, {name: memo[id(t)] for name, t in tensors.items() if memo.get(id(t), t) is not t})
+    return masked
+
+
+def _check_replaced(copied: nn.Module, expected: dict[str, Any]) -> None:
+    """A model with a copying method of its own (a scripted one, say) may have kept its old weights."""
+    tensors = {**dict(copied.named_parameters()), **dict(copied.named_buffers())}
+    for name, tensor in expected.items():
+        if tensors.get(name) is not tensor:
+            raise UserError(
+                f"the model's deep copy does not take the new {name!r}; scripted models and modules with a "
+                "__deepcopy__ of their own cannot be pruned, give the plain module"
+            )
 
 
 def _tensors(model: nn.Module, groups: ChannelGroups) -> dict[str, Tensor]:

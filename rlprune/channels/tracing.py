@@ -7,7 +7,6 @@ each operator a rule (see `rules`) carries labels from its inputs to its outputs
 
 from __future__ import annotations
 
-import contextlib
 import copy
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
@@ -43,7 +42,11 @@ class Call:
 class Trace:
     """Everything gathered while the model runs: labels of tensors, of parameters, and the calls of layers."""
 
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], private: bool = False) -> None:
+        self.private = private  # whether the parameters are copies that the forward pass may write to
+        self.parameter_storages = {
+            t.untyped_storage()._cdata: n for n, t in tensors.items() if isinstance(t, nn.Parameter)
+        }
         self.book = Book()
         self.tensors = dict(tensors)
         self.sites: dict[tuple[str, int], IntArray] = {}
@@ -126,6 +129,10 @@ class Trace:
         return call
 
 
+class ParameterWritten(RuntimeError):
+    """The forward pass writes into a parameter, so the trace needs a copy of its own."""
+
+
 assert layers and mixing and moving  # imported for the rules they enter
 
 
@@ -138,6 +145,10 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func._schema.is_mutable and args and isinstance(args[0], Tensor) and not self.trace.private:
+            name = self.trace.parameter_storages.get(args[0].untyped_storage()._cdata)
+            if name is not None:
+                raise ParameterWritten(name)
         out = func(*args, **kwargs)
         rules.apply(self.trace, func, args, kwargs, out)
         return out
@@ -152,15 +163,15 @@ def tensors_in(value: Any, seen: set[int] | None = None) -> list[Tensor]:
         return []
     seen.add(id(value))
     if isinstance(value, Mapping):
-        items: Iterable[Any] = value.values()
+        items: list[Any] = list(value.values())
     elif is_dataclass(value):
         items = [getattr(value, f.name) for f in fields(value)]
     elif isinstance(value, (list, tuple, set, frozenset)):
-        items = value
-    elif hasattr(value, "__dict__"):
-        items = vars(value).values()
+        items = list(value)
     else:
-        return []
+        names = [name for cls in type(value).__mro__ for name in getattr(cls, "__slots__", ())]
+        items = [*vars(value).values()] if hasattr(value, "__dict__") else []
+        items += [getattr(value, name, None) for name in names if name not in ("__dict__", "__weakref__")]
     return [tensor for item in items for tensor in tensors_in(item, seen)]
 
 
@@ -177,9 +188,9 @@ def training_paths(model: nn.Module) -> None:
             module.eval()
 
 
-def working_copy(model: nn.Module) -> nn.Module:
-    """A copy of the modules that shares the parameters, so that a forward pass cannot change the caller's object."""
-    memo: dict[int, Any] = {id(p): p for p in model.parameters()}
+def working_copy(model: nn.Module, share: bool = True) -> nn.Module:
+    """A copy of the modules that may share the parameters, so that a forward pass cannot change the caller's object."""
+    memo: dict[int, Any] = {id(p): p for p in model.parameters()} if share else {}
     try:
         return copy.deepcopy(model, memo)
     except (RuntimeError, TypeError) as error:
@@ -210,8 +221,15 @@ class Forward:
 
 def run_trace(model: nn.Module, forward: Forward) -> Trace:
     """Run a model's copy on labels and return what was gathered."""
-    worker = working_copy(model).eval()
-    trace = Trace(named_tensors(worker))
+    try:
+        return _run_trace(model, forward, private=False)
+    except ParameterWritten:
+        return _run_trace(model, forward, private=True)
+
+
+def _run_trace(model: nn.Module, forward: Forward, private: bool) -> Trace:
+    worker = working_copy(model, share=not private).eval()
+    trace = Trace(named_tensors(worker), private)
 
     def prepare(inputs: list[Tensor]) -> None:
         for tensor in inputs:
@@ -228,9 +246,13 @@ def run_trace(model: nn.Module, forward: Forward) -> Trace:
         # layers that only run in training (auxiliary heads) read channels too
         training_paths(worker)
         trace.counting = False
-        with contextlib.suppress(Exception):  # many models cannot train on bare example inputs
+        try:
             run()
             trace.training = True
+        except ParameterWritten:
+            raise
+        except Exception:  # many models cannot train on bare example inputs
+            trace.training = False
     return trace
 
 
@@ -279,4 +301,6 @@ def trace_channels(
     groups = groups.with_minimum(min_channels, round_to).lock(keep)
     if check == "off":
         return groups
+    if trace.private:
+        model = working_copy(model, share=False)
     return check_groups(model, groups, forward, strict=check == "strict", training=trace.training)

@@ -131,3 +131,55 @@ def test_bisection_finds_the_culprit_among_many() -> None:
     model = Net(forward, c0=conv(3, 8), **{f"c{i}": conv(8, 8) for i in range(1, 6)}, out=conv(8, 4))
     groups = trace_channels(model, X)
     assert [g.name for g in groups.prunable] == ["c0", "c1", "c2", "c4", "c5"]
+
+
+def test_a_forward_pass_that_writes_its_parameters_leaves_the_callers_alone() -> None:
+    class Clipped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.c = conv(3, 8), conv(8, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.a.weight.data.clamp_(-0.05, 0.05)
+            return self.c(F.relu(self.a(x)))
+
+    model = Clipped()
+    before = model.a.weight.detach().clone()
+    groups = trace_channels(model, X)
+    assert torch.equal(model.a.weight, before) and groups["a"].locked is None
+
+
+def test_outputs_in_objects_with_slots_are_outputs() -> None:
+    class Box:
+        __slots__ = ("value",)
+
+        def __init__(self, value: Tensor) -> None:
+            self.value = value
+
+    model = Net(lambda s, x: Box(s.a(x)), a=conv(3, 8))
+    assert trace_channels(model, X)["a"].locked == "it is an output of the model"
+
+
+def test_scripted_models_are_refused() -> None:
+    from rlprune.channels import PruningPlan
+
+    class Stubborn(nn.Sequential):
+        def __deepcopy__(self, memo: dict) -> Stubborn:
+            return Stubborn(*(conv(3, 8), conv(8, 4)))
+
+    model = Stubborn(conv(3, 8), conv(8, 4))
+    groups = trace_channels(nn.Sequential(*model), X)
+    with pytest.raises(UserError, match="does not take the new"):
+        remove_channels(model, groups, PruningPlan({"0": [1]}))
+
+
+def test_grouped_layers_stay_grouped_when_one_channel_a_group_is_left() -> None:
+    model = nn.Sequential(conv(3, 4), conv(4, 8, groups=2), conv(8, 4))
+    groups = trace_channels(model, X, min_channels=1)
+    first = random_plan(groups, 0.5)
+    assert first.count("0") == 1
+    pruned, after = remove_channels(model, groups, first), groups.after(first)
+    second = random_plan(after, 0.5, seed=3)
+    assert second.count("1") == 1
+    twice = remove_channels(pruned, after, second)
+    assert twice[1].groups == 2 and twice(X).shape[1] == 4
