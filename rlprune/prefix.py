@@ -7,7 +7,7 @@ that something later still reads are kept in memory; the others are replaced by 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_map
 
 Call = tuple[Any, ...]
+Slice = tuple[int, Tensor]
 
 
 class _Finished(Exception):
@@ -40,6 +41,7 @@ class PrefixCache:
         self._end: dict[str, int] = {}
         self._outputs: dict[str, list[Any]] = {}  # of every module on the example
         self._result = self._trace()
+        self._position = 0
         self._prefix: tuple[str, ...] = ()
         self._live: set[str] = set()
         self._kept: dict[int, dict[str, list[Any]]] = {}  # batch -> module -> an output a call
@@ -59,43 +61,56 @@ class PrefixCache:
         """When the first of these modules starts; changes are cheapest to visit in this order."""
         return min((self._start[self._started(name)] for name in changed), default=0)
 
-    def advance(self, changed: Collection[str]) -> None:
+    def advance(self, changed: Collection[str], sliced: Collection[str] = ()) -> None:
         """Prepare for variants that differ in the modules of these names, and in no other.
+
+        Args:
+            changed: The modules that differ.
+            sliced: Those of them whose output, before any of the others runs, only loses channels.
 
         Raises:
             ValueError: if it is before the last one's position; visit changes in order.
         """
         position = self.position(changed)
-        prefix = tuple(self._before("", position))
+        if position < self._position:
+            raise ValueError("the prefix cache moves forwards only; visit changes in the order of `position`")
+        others = [name for name in changed if name not in sliced]
+        reached = self.position(others) if others else position
+        prefix = tuple(self._before("", position)) + tuple(n for n in sliced if self._end.get(n, reached) < reached)
+        self._position = position
         if set(prefix) == set(self._prefix):
             return
-        if not all(_covered(old, prefix) for old in self._prefix):
-            raise ValueError("the prefix cache moves forwards only; visit changes in the order of `position`")
-        live = {
-            name for name in prefix if (name in self._live or name not in self._prefix) and self._read(name, prefix)
-        }
+        live = {name for name in prefix if self._read(name, prefix)}
         if not self._same(prefix, live):
             live = set(prefix)
+        if any(name in self._prefix and name not in self._live for name in live):  # it was not kept; start again
+            self._prefix, self._live, self._kept = (), set(), {}
         new = [name for name in prefix if name not in self._prefix]
-        last = max(new, key=lambda name: self._end[name])
+        last = max(new, key=lambda name: self._end[name], default="")
         kept: dict[int, dict[str, list[Any]]] = {}
         used = 0
         with torch.inference_mode():
             for batch, call in enumerate(self._calls()):
                 if used > self._limit:
                     break
-                found = self._record(batch, call, new, live, last)
+                known = self._kept.get(batch)
+                found = self._record(known, call, new if known else list(prefix), live, last) if new else {}
                 for name in prefix:
                     if name not in found:
-                        outputs = self._kept[batch][name]
+                        outputs = (known or {})[name]
                         found[name] = outputs if name in live else tree_map(_hollow, outputs)
                 kept[batch] = found
                 used += sum(t.untyped_storage().nbytes() for t in tree_flatten(found)[0] if isinstance(t, Tensor))
         self._prefix, self._live, self._kept = prefix, live, kept
 
     @contextmanager
-    def attached(self, variant: nn.Module) -> Iterator[Callable[[int], None]]:
-        """Let a variant's first modules answer from memory; the result says which batch comes next."""
+    def attached(self, variant: nn.Module, kept: Mapping[str, Slice] | None = None) -> Iterator[Callable[[int], None]]:
+        """Let a variant's first modules answer from memory; the result says which batch comes next.
+
+        Args:
+            variant: The changed network.
+            kept: For the sliced modules: axis and positions of the channels that the variant has left.
+        """
         place: dict[str, int] = dict.fromkeys(self._prefix, 0)
         current: dict[str, list[Any]] = {}
 
@@ -104,7 +119,7 @@ class PrefixCache:
             current.update(self._kept.get(batch, {}))
             place.update(dict.fromkeys(self._prefix, 0))
 
-        with _answering(variant, self._prefix, lambda name: current.get(name), place, self._live):
+        with _answering(variant, self._prefix, current.get, place, self._live, kept):
             yield select
 
     def _trace(self) -> list[Any]:
@@ -170,10 +185,10 @@ class PrefixCache:
         pairs = zip(result, self._result, strict=True)
         return all(torch.equal(a, b) if isinstance(a, Tensor) else a == b for a, b in pairs)
 
-    def _record(self, batch: int, call: Call, new: list[str], live: set[str], last: str) -> dict[str, list[Any]]:
-        """Outputs of the modules that join the prefix, computed from what is known of this batch."""
-        known = self._kept.get(batch)
-        wanted = new if known is not None else [*new, *(name for name in self._prefix if not _covered(name, new))]
+    def _record(
+        self, known: dict[str, list[Any]] | None, call: Call, wanted: list[str], live: set[str], last: str
+    ) -> dict[str, list[Any]]:
+        """Outputs of the modules that join the prefix, computed from what is known of a batch."""
         found: dict[str, list[Any]] = {name: [] for name in wanted}
 
         def keep(name: str) -> Callable[..., None]:
@@ -186,9 +201,8 @@ class PrefixCache:
 
         place = dict.fromkeys(self._prefix, 0)
         handles = [self._model.get_submodule(name).register_forward_hook(keep(name)) for name in wanted]
-        answers = (known or {}).get
         try:
-            with _answering(self._model, self._prefix if known else (), answers, place, self._live):
+            with _answering(self._model, self._prefix if known else (), (known or {}).get, place, self._live):
                 self._model(*call)
         except _Finished:
             pass
@@ -205,6 +219,7 @@ def _answering(
     answers: Callable[[str], list[Any] | None],
     place: dict[str, int],
     live: Collection[str],
+    kept: Mapping[str, Slice] | None = None,
 ) -> Iterator[None]:
     """Let modules return, call after call, what `answers` gives for their name; None lets them compute."""
 
@@ -217,6 +232,9 @@ def _answering(
                 return compute(*arguments, **keywords)
             output = outputs[place[name]]
             place[name] += 1
+            if kept and name in kept:
+                axis, positions = kept[name]
+                return output.index_select(axis, positions) if name in live else output.narrow(axis, 0, len(positions))
             return tree_map(_copy, output) if name in live else output
 
         return forward
@@ -233,11 +251,6 @@ def _answering(
                 del module.forward
             else:
                 module.forward = forward
-
-
-def _covered(name: str, others: Iterable[str]) -> bool:
-    """Whether one of the other modules is this one or is around it."""
-    return any(name == other or name.startswith(f"{other}.") for other in others)
 
 
 def _copy(value: Any) -> Any:

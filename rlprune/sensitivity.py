@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from rlprune.channels import PruningPlan
 from rlprune.criteria import lowest
@@ -17,6 +18,7 @@ from rlprune.evaluation import evaluating
 from rlprune.files import read_json, write_json
 from rlprune.prefix import PrefixCache
 from rlprune.recovery import make_recovery
+from rlprune.recovery.unfolding import UNFOLDABLE
 
 if TYPE_CHECKING:
     from rlprune.channels import ChannelGroup
@@ -189,19 +191,29 @@ class _Scorer:
         """Score by count."""
         if self._cache is not None and plans:
             with evaluating(self.network.model):
-                self._cache.advance(_touched(group))
+                self._cache.advance(_touched(group), _sliced(self.network.model, group))
         found = {}
         for count, plan in plans.items():
             after = self.network.remove(plan, self.problem.groups)
             self.recovery.apply(self.network, after, plan, self.problem, self.seed)
-            found[count] = self._score(after.model).value
+            found[count] = self._score(after.model, self._kept(group, plan)).value
         return found
 
-    def _score(self, model: nn.Module) -> Score:
+    def _kept(self, group: ChannelGroup, plan: PruningPlan) -> dict[str, tuple[int, torch.Tensor]]:
+        """Output axis and channels left of the modules whose output only loses channels."""
+        groups, kept = self.network.groups, {}
+        removed = groups.removed_positions(plan)
+        for module, (axis, tensor, dim) in _sliced(self.network.model, group).items():
+            mask = torch.ones(groups.shapes[tensor][dim], dtype=torch.bool)
+            mask[torch.from_numpy(removed[tensor, dim])] = False
+            kept[module] = axis, mask.nonzero().flatten().to(self.problem.device)
+        return kept
+
+    def _score(self, model: nn.Module, kept: Mapping[str, tuple[int, torch.Tensor]]) -> Score:
         problem, cache = self.problem, self._cache
         if cache is None:
             return problem.evaluator.score_split(model, self.split)
-        with evaluating(model), torch.inference_mode(), cache.attached(model) as select:
+        with evaluating(model), torch.inference_mode(), cache.attached(model, kept) as select:
             score = problem.task.score(model, self._selecting(select))
         problem.ledger.evaluations += 1
         problem.ledger.images_evaluated += score.n
@@ -222,3 +234,31 @@ class _Scorer:
 def _touched(group: ChannelGroup) -> set[str]:
     """Modules that hold any of a group's tensors."""
     return {slot.tensor.rpartition(".")[0] for slot in group.slots}
+
+
+def _sliced(model: nn.Module, group: ChannelGroup) -> dict[str, tuple[int, str, int]]:
+    """Modules that make the group's channels and do nothing else to it: (output axis, tensor, its axis) by name.
+
+    Until a consumer runs, their outputs are those of the unpruned network without the removed channels. A norm over
+    channels breaks that for the whole group.
+    """
+    found: dict[str, tuple[int, str, int]] = {}
+    readers = {slot.tensor.rpartition(".")[0] for slot in group.slots if slot.role == "in"}
+    for slot in group.slots:
+        name = slot.tensor.rpartition(".")[0]
+        if name in readers:
+            continue
+        module = model.get_submodule(name)
+        if isinstance(module, nn.Linear):
+            axis = -1
+        elif isinstance(module, _BatchNorm) or (isinstance(module, UNFOLDABLE) and not _splits(module)):
+            axis = 1
+        else:
+            return {}
+        found[name] = (axis, slot.tensor, slot.dim)
+    return found
+
+
+def _splits(module: nn.Module) -> bool:
+    """Whether a transposed conv has groups: its weight then does not say all its output channels."""
+    return bool(getattr(module, "transposed", False)) and getattr(module, "groups", 1) > 1

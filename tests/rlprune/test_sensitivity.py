@@ -12,9 +12,10 @@ from rlprune.channels import PruningPlan
 from rlprune.criteria import lowest
 from rlprune.data import load_data
 from rlprune.errors import UserError
+from rlprune.models import create_model
 from rlprune.prefix import PrefixCache
 from rlprune.problem import PruningProblem
-from rlprune.sensitivity import Sensitivity, scan
+from rlprune.sensitivity import Sensitivity, _Scorer, _sliced, _touched, scan
 
 
 class Block(nn.Module):
@@ -190,3 +191,23 @@ def test_what_controllers_ask():
     assert Sensitivity.from_json(json.loads(json.dumps(found.to_json()))) == found
     with pytest.raises(UserError, match="did you mean"):
         found.drops("aa")
+
+
+@pytest.mark.parametrize("name", ["lenet5", "resnet20", "mobilenet_v2", "skipping"])
+def test_cached_outputs_are_the_removed_network_s(name):
+    torch.manual_seed(0)
+    model = Skipping() if name == "skipping" else create_model(name, num_classes=10, in_channels=1)
+    problem = PruningProblem(model, load_data("digits"))
+    scorer = _Scorer(problem, problem.base(), "none", limit=48, seed=0)
+    groups = scorer.in_order(list(problem.groups.prunable))
+    for group in groups if len(groups) < 12 else groups[:: len(groups) // 6]:
+        plan = PruningPlan({group.name: range(0, group.max_removable, 2)})
+        with torch.inference_mode():
+            scorer._cache.advance(_touched(group), _sliced(problem.model, group))
+            after = scorer.network.remove(plan, problem.groups).model
+            wanted = [after(*call) for call in scorer._calls()]
+            with scorer._cache.attached(after, scorer._kept(group, plan)) as select:
+                for number, call in enumerate(scorer._calls()):
+                    select(number)
+                    torch.testing.assert_close(after(*call), wanted[number], rtol=1e-5, atol=1e-6)
+    assert scorer._cache.modules
