@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,12 +14,13 @@ from torch import nn
 
 from rlprune.agents.fixed import BoundRule
 from rlprune.agents.settings import PruneSettings
-from rlprune.channels import ChannelGroup, ChannelGroups
-from rlprune.data.splits import Split
+from rlprune.channels import ChannelGroup, ChannelGroups, PruningPlan
 from rlprune.envs import FilterPruningEnv
 from rlprune.evaluation import evaluating
-from rlprune.problem import PruningProblem
+from rlprune.prefix import PrefixCache
+from rlprune.problem import PrunedNetwork, PruningProblem
 from rlprune.registry import Registry
+from rlprune.tasks import Batch
 
 Scores = Mapping[str, NDArray[np.float64]]
 
@@ -107,14 +110,70 @@ def first_to_meet(env: FilterPruningEnv, order: list[str]) -> int:
     return low
 
 
-def mean_loss(problem: PruningProblem, model: nn.Module, images: Split, batch_size: int = 500) -> float:
-    """The task's mean loss of a network in eval mode; counts as an evaluation."""
-    total, seen = 0.0, 0
-    with evaluating(model), torch.no_grad():
-        for batch in images.batches(batch_size, device=problem.device):
-            size = len(batch[1])
-            total += float(problem.task.loss(model, batch)) * size
-            seen += size
-    problem.ledger.evaluations += 1
-    problem.ledger.images_evaluated += seen
-    return total / max(seen, 1)
+class FixedImages:
+    """Some images of the train role, the same ones in every round; on the device for good if they are few enough.
+
+    Args:
+        problem: Data, task and device.
+        count: How many; all of the role if there are no more.
+        seed: Of the draw.
+        batch_size: Images at a time.
+    """
+
+    HELD = 2**30  # bytes
+
+    def __init__(self, problem: PruningProblem, count: int, seed: int, batch_size: int = 500) -> None:
+        train = problem.data.train
+        self.problem, self.batch_size = problem, batch_size
+        self.split = train.subset(min(count, len(train)), seed=seed)
+        few = 4 * len(self.split) * math.prod(problem.data.input_shape) <= self.HELD
+        self._held = list(self._stream()) if few else None
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def batches(self) -> Iterable[Batch]:
+        """The images, in batches of fixed order."""
+        return self._stream() if self._held is None else self._held
+
+    def _stream(self) -> Iterator[Batch]:
+        return self.split.batches(self.batch_size, device=self.problem.device)
+
+    def loss(self, model: nn.Module, select: Callable[[int], None] | None = None) -> float:
+        """The task's mean loss of a network in eval mode; counts as an evaluation.
+
+        Args:
+            model: The network.
+            select: Told the number of every batch before the network sees it.
+        """
+        problem, total, seen = self.problem, 0.0, 0
+        with evaluating(model), torch.inference_mode():
+            for number, batch in enumerate(self.batches()):
+                if select is not None:
+                    select(number)
+                size = len(batch[1])
+                total += float(problem.task.loss(model, batch)) * size
+                seen += size
+        problem.ledger.evaluations += 1
+        problem.ledger.images_evaluated += seen
+        return total / max(seen, 1)
+
+    def losses(self, network: PrunedNetwork, plans: Mapping[str, PruningPlan]) -> dict[str, float]:
+        """The loss of `network` without each of the plans in turn, each of which is of the group that names it.
+
+        What runs before a group's first layer is computed once.
+        """
+        problem, found = self.problem, dict[str, float]()
+
+        def modules(name: str) -> set[str]:
+            return {slot.tensor.rpartition(".")[0] for slot in network.groups[name].slots}
+
+        with evaluating(network.model):
+            calls = partial(map, problem.task.inputs)
+            cache = PrefixCache(network.model, problem.example_inputs, lambda: calls(self.batches()))
+            for name in sorted(plans, key=lambda name: cache.position(modules(name))):
+                cache.advance(modules(name))
+                model = network.remove(plans[name], problem.groups).model.eval()
+                with cache.attached(model) as select:
+                    found[name] = self.loss(model, select)
+        return {name: found[name] for name in plans}

@@ -17,13 +17,12 @@ import torch
 from torch import Tensor
 
 from rlprune.agents.controller import RULES
-from rlprune.agents.methods.base import METHODS, Recipe, RoundRule, Scores, counts_of, global_order, mean_loss
+from rlprune.agents.methods.base import METHODS, FixedImages, Recipe, RoundRule, Scores, counts_of, global_order
 from rlprune.agents.settings import PruneSettings
 from rlprune.channels import ChannelGroups
 from rlprune.criteria import CriterionContext, plan_from_counts
 from rlprune.criteria.combining import as_scores, combine_layers, weight_slots
 from rlprune.criteria.gates import ImportanceWeights, fold_gates
-from rlprune.data.splits import Split
 from rlprune.errors import UserError, check_rate
 from rlprune.evaluation import evaluating
 from rlprune.problem import PrunedNetwork, PruningProblem
@@ -32,7 +31,7 @@ from rlprune.recovery import TrainSettings
 Gates = dict[str, Tensor]
 
 
-def gate_gradient(problem: PruningProblem, network: PrunedNetwork, gates: Gates, images: Split) -> Gates:
+def gate_gradient(problem: PruningProblem, network: PrunedNetwork, gates: Gates, images: FixedImages) -> Gates:
     """dL/da of the mean loss of the gated network, with the filters held still: weight name -> (filters,).
 
     By the chain rule it is the inner product of the loss's gradient at the gated filter with the filter (and bias).
@@ -45,7 +44,7 @@ def gate_gradient(problem: PruningProblem, network: PrunedNetwork, gates: Gates,
     wanted = [gated.get_parameter(name).requires_grad_() for name in [*names, *biased.values()]]
     sums = [torch.zeros_like(tensor) for tensor in wanted]
     with evaluating(gated):
-        for batch in images.batches(256, device=problem.device):
+        for batch in images.batches():
             loss = problem.task.loss(gated, batch) * (len(batch[1]) / len(images))
             for total, part in zip(sums, torch.autograd.grad(loss, wanted, allow_unused=True), strict=True):
                 if part is not None:
@@ -114,6 +113,7 @@ class GateThreshold(RoundRule):
         """Start in this environment."""
         super().bind(env)
         self._gates = {}
+        self._images = FixedImages(self.env.problem, self.images, seed=self.env.settings.seed, batch_size=128)
 
     def state_dict(self) -> dict[str, Any]:
         """The gates of all filters of the unpruned network."""
@@ -126,7 +126,7 @@ class GateThreshold(RoundRule):
     def plan_round(self) -> dict[str, int]:
         """What lies below the threshold, unless the loss rises by more than epsilon."""
         env = self.env
-        images = self._images()
+        images = self._images
         if not self._gates:
             self._gates = self._warmed(images)
         else:
@@ -147,11 +147,7 @@ class GateThreshold(RoundRule):
             fold_gates(folded.model, network.groups, self._current(network))
         return folded
 
-    def _images(self) -> Split:
-        train = self.env.problem.data.train
-        return train.subset(min(self.images, len(train)), seed=self.env.settings.seed)
-
-    def _warmed(self, images: Split) -> Gates:
+    def _warmed(self, images: FixedImages) -> Gates:
         problem, network = self.env.problem, self.env.network
         problem.ledger.images_trained += self.warmup_epochs * len(images)
         return self._criterion.learn(
@@ -160,7 +156,7 @@ class GateThreshold(RoundRule):
                 network.groups,
                 seed=self.env.settings.seed,
                 task=problem.task,
-                batches=lambda: images.batches(128, device=problem.device),
+                batches=images.batches,
             )
         )
 
@@ -181,7 +177,7 @@ class GateThreshold(RoundRule):
         """The gates of the filters that are left."""
         return {name: gate[self._kept(network, name)] for name, gate in self._gates.items()}
 
-    def _update(self, images: Split) -> None:
+    def _update(self, images: FixedImages) -> None:
         """A gradient step on the gates, scaled by the gradient's largest entry."""
         env = self.env
         gradient = gate_gradient(env.problem, env.network, self._current(env.network), images)
@@ -192,14 +188,14 @@ class GateThreshold(RoundRule):
             gate[kept] -= self.update_lr * part / max(largest, 1e-12)
             self._gates[name] = gate
 
-    def _increase(self, counts: Mapping[str, int], gates: Gates, images: Split) -> float:
+    def _increase(self, counts: Mapping[str, int], gates: Gates, images: FixedImages) -> float:
         """How much the gated network's loss rises when `counts` go."""
         env = self.env
         plan = plan_from_counts(env.network.groups, env.scores, counts)
         gated = env.network.copy()
         fold_gates(gated.model, env.network.groups, gates)
         pruned = gated.remove(plan, env.problem.groups)
-        return mean_loss(env.problem, pruned.model, images) - mean_loss(env.problem, gated.model, images)
+        return images.loss(pruned.model) - images.loss(gated.model)
 
 
 METHODS.register("importance-weights")(

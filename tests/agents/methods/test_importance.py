@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from rlprune.agents.methods.base import FixedImages
 from rlprune.agents.methods.importance import gate_gradient, gate_scores
 from rlprune.channels import PruningPlan, mask_channels
 from rlprune.criteria import lowest
@@ -21,8 +22,8 @@ def test_the_gradient_is_that_of_the_gated_network(problem: Any) -> None:
     names = [layer.weight for layer in network.groups.layers.values() if layer.name.startswith("convs")]
     generator = torch.Generator().manual_seed(1)
     gates = {name: torch.rand(len(network.model.get_parameter(name)), generator=generator) for name in names}
-    split = problem.data.train.first(50)
-    images, labels = next(split.batches(50))
+    few = FixedImages(problem, 50, seed=3)
+    images, labels = next(iter(few.batches()))
 
     def loss(changed: dict[str, Any]) -> float:
         model = problem.base().model.double().eval()
@@ -30,7 +31,7 @@ def test_the_gradient_is_that_of_the_gated_network(problem: Any) -> None:
         with torch.no_grad():
             return float(F.cross_entropy(model(images.double()), labels))
 
-    gradient = gate_gradient(problem, network, gates, split)
+    gradient = gate_gradient(problem, network, gates, few)
     for name, j in ((names[0], 2), (names[1], 5), (names[2], 0)):
         step = torch.zeros_like(gates[name]).double()
         step[j] = 1e-4
@@ -74,13 +75,13 @@ def test_too_large_an_increase_of_the_loss_ends_it(playing: Any, problem: Any) -
     """The increase is that of the gated network's loss over the images; here by masking instead of removing."""
     rule, env = playing("importance-weights", target=0.3, images=100, share=0.2, epsilon=1e3)
     counts, gates = rule.plan_round(), rule._current(env.network)
-    images, labels = next(rule._images().batches(100))
+    images, labels = next(iter(rule._images.batches()))
     gated = problem.base().model
     fold_gates(gated, problem.groups, gates)
     plan = PruningPlan({name: lowest(env.scores[name], count) for name, count in counts.items()})
     with torch.no_grad():
         losses = [F.cross_entropy(model.eval()(images), labels) for model in (gated, masked(gated, problem, plan))]
-    increase = rule._increase(counts, gates, rule._images())
+    increase = rule._increase(counts, gates, rule._images)
     assert increase == pytest.approx(float(losses[1] - losses[0]), abs=1e-5)
     for epsilon, goes_on in ((increase + 1e-4, True), (max(increase - 1e-4, 0.0), increase <= 0)):
         rule, _ = playing("importance-weights", target=0.3, images=100, share=0.2, epsilon=max(epsilon, 0.0))
