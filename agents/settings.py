@@ -14,6 +14,7 @@ from rlprune.problem import ProblemSpec
 from rlprune.recovery import TrainSettings, make_recovery
 
 CHECKS = ("round", "end")
+KINDS = ("depthwise", "grouped", "residual", "concatenated", "transposed", "linear")
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class PruneSettings:
         check: When the tolerance is checked: after every `round`, or at the `end`, after fine-tuning; then, if the
             last network is outside, the smallest one on the way that was inside is handed back. Many rounds without
             a target are checked after every round.
-        skip: Kinds of groups that stay whole, such as `residual`.
+        skip: Kinds of groups that stay whole: `residual`, `depthwise`, `grouped`, `concatenated`, `transposed`,
+            `linear`.
         round_epochs: Epochs of the recovery's `finetune` step, after every removal.
         repair_epochs: Training, in epochs, that a round may spend to come back inside the tolerance.
         lr: Learning rate of the training between removals.
@@ -85,6 +87,9 @@ class PruneSettings:
             raise UserError(f"--repair-epochs is {self.repair_epochs}; it must be a finite number >= 0")
         if self.check not in CHECKS:
             raise unknown_name("--check", self.check, CHECKS)
+        for kind in self.skip:
+            if kind not in KINDS:
+                raise unknown_name("kind of group in --skip", kind, [*KINDS, "none"])
 
     @property
     def seed(self) -> int:

@@ -131,9 +131,23 @@ def test_the_constants_are_shown_as_options(capsys: Any) -> None:
         assert main(["methods", name]) == 0
 
 
-def test_unknown_methods_suggest_the_closest(capsys: Any) -> None:
-    assert main(["prune", "--method", "fspl"]) == 2
-    assert "did you mean 'fpsl'" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["--method", "fspl"], "did you mean 'fpsl'"),
+        (["--check", "ends"], "did you mean 'end'"),
+        (["--skip", "residul,linear"], "did you mean 'residual'"),
+        (["--finetune-schedule", "cosin"], "did you mean 'cosine'"),
+        (["--finetune-lr", "0"], "lr is 0.0"),
+        (["--attempts", "0"], "--attempts is 0"),
+        (["--method", "fpsl", "--fpsl-share", "2"], "share is 2.0"),
+        (["--method", "msvfp", "--msvfp-images", "0"], "images is 0"),
+        (["--controller", "agent:nowhere.zip"], "nowhere.zip"),
+    ],
+)
+def test_mistakes_are_named(argv: list[str], says: str, capsys: Any) -> None:
+    assert main(["prune", *argv]) == 2
+    assert says in capsys.readouterr().err
 
 
 # Stopping and going on; tests/agents/test_pruning.py kills whole processes ------------------------------------------
