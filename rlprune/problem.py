@@ -61,6 +61,7 @@ class ProblemSpec:
         model: Zoo name, `torchvision:NAME`, `package.module:function` or `file.py:function`.
         data: `digits`, an `.npz` file, a folder, or `torchvision:NAME`.
         weights: File with a state dict; None takes the weights that the zoo trains itself (digits/lenet5 only).
+        task: What the network does, where the data's own task needs an option, such as `detection:metric=map50`.
         root: Folder that `data` is relative to, or where torchvision's sets lie.
         seed: Of everything random.
         device: Where to compute, such as `cpu` or `cuda`.
@@ -76,6 +77,7 @@ class ProblemSpec:
     model: str = "lenet5"
     data: str = "digits"
     weights: str | None = None
+    task: str | None = None
     root: str | None = None
     seed: int = 0
     device: str = "cpu"
@@ -174,7 +176,7 @@ class PruningProblem:
         data: Its data, split into roles.
         spec: Where the two came from, for the record.
         device: Where to compute.
-        task: Defaults to the task the data declares.
+        task: Defaults to the task of `spec`, and that to the one the data declares.
     """
 
     def __init__(
@@ -189,7 +191,7 @@ class PruningProblem:
         self.spec = spec or ProblemSpec()
         self.device = checked_device(device or self.spec.device)
         self.data = data
-        self.task = task or get_task(data.task)
+        self.task = task or get_task(self.spec.task or data.task)
         self.model = copy.deepcopy(model).eval().to(self.device)
         self.ledger = Ledger()
         self.evaluator = Evaluator(self.task, data, device=str(self.device), ledger=self.ledger)
