@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,10 +25,14 @@ class World:
 
     @classmethod
     def current(cls) -> World:
-        """As `torch.distributed` was initialised; one process if it was not."""
-        if dist.is_available() and dist.is_initialized():
-            return cls(dist.get_rank(), dist.get_world_size())
-        return cls()
+        """As `torch.distributed` was initialised, or as `torchrun` says it should be; else one process."""
+        if not dist.is_available():
+            return cls()
+        if not dist.is_initialized():
+            if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+                return cls()
+            join()
+        return cls(dist.get_rank(), dist.get_world_size())
 
     @property
     def first(self) -> bool:
@@ -68,6 +74,13 @@ class World:
             dist.all_reduce(value)
         return value
 
+    def share_parameters(self, model: nn.Module) -> None:
+        """Give all processes the first one's parameters and buffers."""
+        if self.size > 1:
+            for parameter in model.parameters():
+                dist.broadcast(parameter.detach(), 0)
+        self.share_buffers(model)
+
     def share_buffers(self, model: nn.Module) -> None:
         """Give all processes the first one's buffers (batch-norm statistics)."""
         if self.size > 1:
@@ -86,6 +99,23 @@ class World:
         """Wait for all."""
         if self.size > 1:
             dist.barrier()
+
+
+def join() -> None:
+    """Join the processes that `torchrun` started.
+
+    With accelerators "cuda" means this process's own from here on: call it before the network goes there. `train`
+    calls it too.
+    """
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    atexit.register(_leave)
+
+
+def _leave() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _cut(part: Any, rank: int, size: int) -> Any:

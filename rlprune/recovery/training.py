@@ -119,6 +119,7 @@ class _Run:
         self.model, self.task, self.split, self.settings, self.seed = model, task, split, settings, seed
         self.penalties, self.teacher, self.device = penalties, teacher, device
         self.world = World.current()
+        self.world.share_parameters(model)
         self.steps_per_epoch = _steps(len(split), settings.batch_size)
         self.steps = round(settings.epochs * self.steps_per_epoch)
         if settings.epochs > 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -196,41 +197,35 @@ def test_names_suggest_the_closest(name, value):
 
 
 WORKER = """
-import importlib.util, sys, torch
-from torch import distributed as dist
+import importlib.util, os, sys, torch
 from rlprune.recovery import TrainSettings, train
 from rlprune.tasks import get_task
 spec = importlib.util.spec_from_file_location("toys", sys.argv[1])
 toys = importlib.util.module_from_spec(spec); spec.loader.exec_module(toys)
 torch.set_num_threads(1)
-dist.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=int(sys.argv[3]), world_size=2)
-model = toys.small_network(norm=False)
+rank = int(os.environ["RANK"])
+model = toys.small_network(seed=rank, norm=False)  # the first process's weights are what all start from
 settings = TrainSettings(epochs=2, lr=0.05, batch_size=40, augment=True, clip_norm=1.0, orthogonality=0.01)
-report = train(model, get_task("classification"), toys.shapes_split(99), settings, seed=0, monitor=lambda m: 0.5)
-torch.save({"state": model.state_dict(), "losses": report.losses}, sys.argv[4])
-dist.destroy_process_group()
+report = train(model, get_task("classification"), toys.shapes_split(99), settings, seed=0, monitor=lambda m: 0.5 + rank)
+torch.save({"state": model.state_dict(), "losses": report.losses, "scores": report.scores}, f"{sys.argv[2]}/{rank}.pt")
 """
 
 
-def test_two_processes_are_one_with_the_double_batch(tmp_path):
+def test_two_processes_under_torchrun_are_one_with_the_double_batch(tmp_path):
     script = tmp_path / "worker.py"
     script.write_text(WORKER)
-    here = str(Path(__file__).with_name("toys.py"))
-
-    def start(rank):
-        out = tmp_path / f"{rank}.pt"
-        command = [sys.executable, str(script), here, str(tmp_path / "store"), str(rank), str(out)]
-        return subprocess.Popen(command, stderr=subprocess.PIPE, text=True), out
-
-    jobs = [start(0), start(1)]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*launch, str(script), str(Path(__file__).with_name("toys.py")), str(tmp_path)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=300, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    )
+    assert done.returncode == 0, done.stderr
     model = toys.small_network(norm=False)
     settings = TrainSettings(epochs=2, lr=0.05, batch_size=40, augment=True, clip_norm=1.0, orthogonality=0.01)
     report = train(model, TASK, toys.shapes_split(99), settings, seed=0, monitor=lambda m: 0.5)
-    for job, _ in jobs:
-        _, errors = job.communicate(timeout=120)
-        assert job.returncode == 0, errors
-    first, second = (torch.load(out, weights_only=True) for _, out in jobs)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     for key, value in model.state_dict().items():
         torch.testing.assert_close(first["state"][key], value, atol=1e-5, rtol=1e-4)
         assert torch.equal(first["state"][key], second["state"][key])
     assert first["losses"] == pytest.approx(report.losses, rel=1e-4)
+    assert first["scores"] == second["scores"] == report.scores
