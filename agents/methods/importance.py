@@ -207,6 +207,7 @@ METHODS.register("importance-weights")(
             criterion="l1",
             max_rate=0.9,
             check="end",
+            skip=("residual",),
             finetune=TrainSettings(epochs=20.0, lr=0.01),
         ),
     )

@@ -24,6 +24,7 @@ METHODS.register("uniform")(
             max_rate=0.95,
             one_shot=True,
             check="end",
+            skip=("residual",),
             finetune=TrainSettings(epochs=10.0, lr=0.05),
         ),
     )
@@ -43,6 +44,7 @@ METHODS.register("eagleeye")(
             max_rate=0.8,
             one_shot=True,
             check="end",
+            skip=("residual",),
             finetune=TrainSettings(epochs=40.0, lr=0.01),
         ),
     )
@@ -61,6 +63,7 @@ METHODS.register("amc-rules")(
             max_rate=0.8,
             one_shot=True,
             check="end",
+            skip=("residual",),
             finetune=TrainSettings(epochs=40.0, lr=0.01),
         ),
     )
