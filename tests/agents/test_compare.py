@@ -17,12 +17,12 @@ from rlprune.errors import UserError
 from rlprune.record import comparable
 from rlprune.report.pareto import find_networks
 
-OPTIONS = "--controllers uniform,pfec,random,cem --seeds 0,1 --budgets 0.25 --evaluations 8 --finetune 0.5 --scratch"
+OPTIONS = "--controllers uniform,cem --seeds 0,1 --budgets 0.25 --evaluations 8 --finetune 0.5 --scratch"
 
 
 def small(**changes):
     start = {
-        "controllers": ("uniform", "pfec", "random", "cem"),
+        "controllers": ("uniform", "cem"),
         "seeds": (0, 1),
         "budgets": (0.25,),
         "play": PlaySettings(evaluations=8),
@@ -44,7 +44,7 @@ def stages(content, stage):
 def test_every_cell_is_there_and_meets_the_budget(done):
     _, content = done
     assert content["status"] == "finished"
-    assert [cell["status"] for cell in content["cells"]] == ["finished"] * 8
+    assert [cell["status"] for cell in content["cells"]] == ["finished"] * 4
     for found in stages(content, "prune").values():
         assert found["goal_met"]
         assert found["pruned"]["macs"] <= 0.25 * found["baseline"]["macs"]
@@ -59,7 +59,7 @@ def test_the_books_show_what_each_cell_cost_and_nothing_else(done):
         assert spent["images_evaluated"] == size * spent["evaluations"]
         if controller == "uniform":
             assert spent["evaluations"] == 1
-        if controller in ("random", "cem"):
+        if controller == "cem":
             assert 2 <= spent["evaluations"] <= 8
     trained = {found["spent"]["images_trained"] for found in stages(content, "finetune").values()}
     scratch = {found["spent"]["images_trained"] for found in stages(content, "scratch").values()}
@@ -76,7 +76,7 @@ def test_seeds_are_paired(done):
     rows = {row["controller"]: row for row in table["rows"]}
     assert rows["uniform"]["against_baseline"]["difference"]["mean"] == 0
     assert rows["cem"]["against_baseline"]["difference"]["n"] == 2
-    assert table["proxy"]["n"] == 8
+    assert table["proxy"]["n"] == 4
 
 
 def test_every_network_is_on_the_disk_and_scores_what_is_recorded(done):
@@ -90,7 +90,7 @@ def test_every_network_is_on_the_disk_and_scores_what_is_recorded(done):
         )
         assert problem.macs(network) == recorded["macs"]
         assert problem.parameters(network) == recorded["parameters"]
-    assert len(find_networks(folder)) == 8 * 3
+    assert len(find_networks(folder)) == 4 * 3
 
 
 def test_scratch_starts_from_other_weights_than_finetuning(done):
@@ -126,24 +126,25 @@ def start(folder, *options):
     return subprocess.Popen([*command, "--out", str(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def test_killed_at_random_it_ends_the_same(done, tmp_path):
+def test_killed_at_random_it_ends_the_same_and_leaves_nothing_behind(done, tmp_path):
     _, content = done
     moments, folder = random.Random(0), tmp_path / "killed"
-    seen = []
-    for _ in range(3):
+    for number in range(2):
         process = start(folder, "--workers", "2")
-        begin, wanted = time.monotonic(), len(list(folder.glob("cells/*/*.json"))) + moments.randint(1, 9)
-        while process.poll() is None and time.monotonic() - begin < 120:
-            if len(list(folder.glob("cells/*/*.json"))) >= wanted:
-                break
+        there = len(list(folder.glob("cells/*/*.json")))
+        wanted = there + moments.randint(1, 5)
+        while process.poll() is None and len(list(folder.glob("cells/*/*.json"))) < wanted:
             time.sleep(0.02)
+        assert process.poll() is None, f"kill {number} came too late"
+        workers = children(process.pid)
         process.send_signal(signal.SIGKILL)
-        process.wait()
-        process.stdout.close(), process.stderr.close()
+        process.communicate()
         for path in folder.glob("**/*.json"):
             json.loads(path.read_text())  # never half a file
-        seen.append(len(list(folder.glob("cells/*/*.json"))))
-    assert 0 < seen[0] < 8 * 4, "not killed while it was working"
+        deadline = time.monotonic() + 60
+        while any(map(alive, workers)):
+            assert workers and time.monotonic() < deadline, "a worker outlived its parent"
+            time.sleep(0.02)
     process = start(folder)
     _, errors = process.communicate()
     assert process.returncode == 0, errors
@@ -152,19 +153,8 @@ def test_killed_at_random_it_ends_the_same(done, tmp_path):
     assert not list(folder.glob("**/.*.part"))
 
 
-def test_workers_do_not_outlive_a_killed_comparison(tmp_path):
-    process = start(tmp_path / "killed")
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    while process.poll() is None and not list((tmp_path / "killed").glob("cells/*/*.json")):
-        time.sleep(0.05)
-    workers = [int(pid) for pid in children.read_text().split()]
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert workers
-    deadline = time.monotonic() + 30
-    while any(map(alive, workers)):
-        assert time.monotonic() < deadline, "a worker outlived its parent"
-        time.sleep(0.05)
+def children(pid):
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def alive(pid):
@@ -216,7 +206,7 @@ def test_training_while_pruning_is_taken_off_the_shared_budget(tmp_path):
         seeds=(0,),
         budgets=(0.7,),
         play=PlaySettings(options={"prc": {"afp_epochs": 0.25}}),
-        tune=TuneSettings(finetune=4.0),
+        tune=TuneSettings(finetune=3.0),
     )
     content = compare(settings, tmp_path / "out", workers=2)
     total = {}
@@ -230,7 +220,7 @@ def test_training_while_pruning_is_taken_off_the_shared_budget(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"controllers": ("unifrom",)}, "did you mean 'uniform'"),
+        ({"controllers": ("unifrom",), "baseline": "unifrom"}, "did you mean 'uniform'"),
         ({"controllers": ()}, "--controllers is empty"),
         ({"seeds": (1, 1)}, "twice"),
         ({"budgets": (), "tolerances": ()}, "needs a goal"),
