@@ -143,7 +143,7 @@ class FilterPruningEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         problem: PruningProblem,
         settings: EnvSettings | None = None,
         *,
-        recovery: str | Recovery = "lsq+bn",
+        recovery: str | Recovery = "lsq+bn-delta",
         train_settings: TrainSettings | None = None,
         cache: str | None = None,
         render_mode: str | None = None,

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -159,3 +162,15 @@ def test_agents_come_within_two_percent_of_the_optimum(algorithm: str, tmp_path:
 def test_gymnasium_knows_every_id() -> None:
     assert {LAYERWISE, ITERATIVE, MIXED, TOY} <= set(gymnasium.registry)
     assert np.isfinite(ToyPruningEnv().optimum)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["ppo", "dqn"])
+def test_rl_zoo_trains_with_our_presets(algorithm: str, tmp_path: Path) -> None:
+    pytest.importorskip("rl_zoo3")
+    bundled = resources.files("rlprune.agents.presets") / f"{algorithm}.yml"
+    command = [sys.executable, "-m", "rl_zoo3.train", "--algo", algorithm, "--env", LAYERWISE, "--gym-packages"]
+    command += ["rlprune", "-conf", str(bundled), "-n", "40", "--eval-freq", "-1", "--log-folder", str(tmp_path)]
+    command += ["--env-kwargs", "control_size:200", "calibration_size:128"]
+    subprocess.run(command, check=True, capture_output=True)
+    assert list(tmp_path.glob(f"{algorithm}/*/*.zip"))
