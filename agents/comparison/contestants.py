@@ -6,17 +6,16 @@ budgets. One that goes round by round ends at the budget, or at the tolerance, b
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from rlprune.agents.controller import RULES, Controller, Rule, make_controller, run_episode
+from rlprune.agents.controller import AGENT, RULES, Controller, Rule, make_controller, run_episode
 from rlprune.agents.finishing import Finisher, better
 from rlprune.agents.methods import Pfec
 from rlprune.criteria import get_criterion
 from rlprune.envs import EnvSettings, FilterPruningEnv
-from rlprune.errors import UserError, unknown_name
+from rlprune.errors import unknown_name
 from rlprune.problem import PrunedNetwork, PruningProblem
 from rlprune.recovery import RepairUntil, TrainSettings, make_recovery
 from rlprune.registry import Registry
@@ -123,18 +122,14 @@ def check_contestant(controller: str, options: Mapping[str, Any]) -> None:
     """Raise UserError if there is no such controller, or it has not these options."""
     options = dict(options)
     get_criterion(options.pop("criterion", "l1"))
-    if controller.startswith("agent:"):
-        if options:
-            raise UserError(f"{controller} takes no options; it was trained with its own")
-        return
-    if controller not in RULES.names():
-        raise unknown_name("controller", controller, [*RULES.names(), "agent:FILE"])
+    if not controller.startswith(AGENT) and controller not in RULES.names():
+        raise unknown_name("controller", controller, [*RULES.names(), f"{AGENT}FILE"])
     make_controller(controller, options)
 
 
 def play(arena: Arena, goal: Goal) -> Played:
     """Play one cell."""
-    name = "agent" if arena.controller.startswith("agent:") else arena.controller
+    name = "agent" if arena.controller.startswith(AGENT) else arena.controller
     if name in ONE_ROUND.names():
         make = ONE_ROUND.get(name)
         return _at_budget(arena, make, goal.value) if goal.kind == "budget" else _at_tolerance(arena, make, goal.value)
@@ -174,12 +169,7 @@ def _pfec(arena: Arena, env: FilterPruningEnv) -> Controller:
 @ONE_ROUND.register("agent")
 def _agent(arena: Arena, env: FilterPruningEnv) -> Controller:
     """A trained agent, as it is."""
-    try:
-        load = importlib.import_module("rlprune.agents.sb3").load_agent
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"trained agents cannot be loaded here ({error}); compare rules and searches") from None
-    agent: Controller = load(arena.controller.partition(":")[2])
-    return agent
+    return make_controller(arena.controller)
 
 
 @dataclass

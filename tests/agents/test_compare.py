@@ -217,6 +217,25 @@ def test_training_while_pruning_is_taken_off_the_shared_budget(tmp_path):
     assert total["prc"] == pytest.approx(total["uniform"], rel=0.15)  # a fraction of an epoch is whole batches
 
 
+def test_an_agent_plays_by_the_rules_of_everybody(tmp_path):
+    sb3 = pytest.importorskip("rlprune.agents.sb3")
+    from rlprune.envs import EnvSettings, FilterPruningEnv
+    from rlprune.problem import ProblemSpec
+
+    env = FilterPruningEnv.from_problem(ProblemSpec().build(), EnvSettings(budget=0.25, max_rate=0.9, one_shot=True))
+    hyperparameters = {"policy": "MlpPolicy", "n_steps": 8, "batch_size": 8}
+    agent, path = sb3.make_agent("ppo", env, hyperparameters, seed=0), tmp_path / "agent.zip"
+    card = {"algorithm": "ppo", "hyperparameters": hyperparameters, "levels": None}
+    sb3.save_agent(path, agent, card)
+    settings = CompareSettings(controllers=("uniform", f"agent:{path}"), seeds=(0,), budgets=(0.25,))
+    for cell in compare(settings, tmp_path / "out")["cells"]:
+        assert cell["status"] == "finished", cell["error"]
+        assert cell["stages"]["prune"]["goal_met"]
+        assert cell["stages"]["prune"]["spent"]["evaluations"] == 1
+    with pytest.raises(UserError, match="no such file"):
+        CompareSettings(controllers=("uniform", "agent:nobody.zip"), budgets=(0.25,))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
