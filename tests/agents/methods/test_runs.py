@@ -7,12 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import pytest
 import torch
 
 from rlprune.agents import METHODS, RULES, PruneSettings, prune, replay
 from rlprune.agents.basetraining import BaseSettings, train_base
 from rlprune.agents.pruning import Silent
+from rlprune.agents.sb3 import make_agent, save_agent
 from rlprune.cli import main
 from rlprune.problem import ProblemSpec
 from rlprune.record import RunFolder, comparable
@@ -79,6 +81,17 @@ def test_a_method_runs(method: str, trained: list[str], tmp_path: Path) -> None:
     assert record["data"]["roles"]["control_from"] == "train", "the weights say which images they have seen"
     last = record["finetune"][-1]
     assert last["kept"] == (last["after"] >= last["before"])
+    assert replay(tmp_path / "run")["checks"]
+
+
+def test_a_trained_agent_plays_by_amcs_rules(trained: list[str], tmp_path: Path) -> None:
+    hyperparameters = {"policy": "MlpPolicy", "n_steps": 8, "batch_size": 8}
+    agent = make_agent("ppo", gymnasium.make("rlprune/ToyPruning-v0"), hyperparameters, seed=0)
+    save_agent(tmp_path / "agent.zip", agent, {"algorithm": "ppo", "hyperparameters": hyperparameters})
+    argv = ["prune", "--method", "amc-rules", *trained, "--out", str(tmp_path / "run"), "--quiet", "--tolerance", "0.9"]
+    assert main([*argv, "--controller", f"agent:{tmp_path / 'agent.zip'}", "--finetune-epochs", "0"]) == 0
+    record = RunFolder(tmp_path / "run").read()
+    assert record["pruned"]["macs"] <= 0.5 * record["baseline"]["macs"]
     assert replay(tmp_path / "run")["checks"]
 
 
