@@ -13,6 +13,7 @@ from rlprune.agents.prc import PRC
 from rlprune.agents.pruning import PruneSettings, prune
 from rlprune.agents.replaying import rebuild, replay
 from rlprune.agents.search import CrossEntropySearch, RandomSearch
+from rlprune.agents.sensitive import SensitivityRule
 
 if TYPE_CHECKING:
     from rlprune.agents.sb3 import TrainedAgent, load_agent
@@ -32,6 +33,7 @@ __all__ = [
     "PruneSettings",
     "RandomSearch",
     "Rule",
+    "SensitivityRule",
     "TrainedAgent",
     "Uniform",
     "load_agent",

@@ -13,6 +13,7 @@ from stable_baselines3.common.monitor import Monitor
 
 from rlprune.agents import make_controller, run_episode
 from rlprune.agents.fixed import PFEC_TABLES, Polynomial, removed_at
+from rlprune.agents.sensitive import monotone
 from rlprune.channels import trace_channels
 from rlprune.cost import CostModel
 from rlprune.envs import EnvSettings, FilterPruningEnv
@@ -20,6 +21,7 @@ from rlprune.envs.filter_pruning import shared_problem
 from rlprune.errors import UserError
 from rlprune.models import create_model
 from rlprune.problem import ProblemSpec, PruningProblem
+from rlprune.sensitivity import Sensitivity
 
 
 @pytest.fixture(scope="module")
@@ -116,3 +118,19 @@ def test_rules_run_through_stable_baselines3s_evaluation(problem: PruningProblem
 def test_a_rule_that_was_not_bound_says_so() -> None:
     with pytest.raises(UserError, match="bind"):
         make_controller("uniform", {"rate": 0.1}).predict(np.zeros(3))
+
+
+def test_sensitivity_spares_what_hurts_and_meets_the_budget(problem: PruningProblem) -> None:
+    env = env_of(problem, one_shot=True, budget=0.4, reward="accuracy")
+    rule = make_controller("sensitivity", {"limit": 100})
+    info = run_episode(env, rule).info
+    assert info["final_macs_share"] <= 0.4
+    env = env_of(problem, tolerance=0.05)
+    assert run_episode(env, make_controller("sensitivity", {"limit": 100})).info["final_drop"] <= 0.05
+
+
+def test_a_sensitivity_curve_never_falls() -> None:
+    found = Sensitivity({}, 0.9, (0.25, 0.5), {"g": [0.8, 0.85]}, {"g": [2, 4]})
+    curve = monotone(found, "g", 8)
+    assert curve[0] == 0 and curve[2] == pytest.approx(0.1) and curve[8] == 1
+    assert (np.diff(curve) >= 0).all()
