@@ -4,6 +4,7 @@ from rlprune.recovery.batchnorm import recalibrate_bn
 from rlprune.recovery.grams import GramStore, LayerGram
 from rlprune.recovery.least_squares import least_squares
 from rlprune.recovery.penalties import FilterL1, Orthogonality
+from rlprune.recovery.refitting import refit
 from rlprune.recovery.repair import RepairUntil
 from rlprune.recovery.settings import TrainSettings
 from rlprune.recovery.steps import RECOVERY, Recovery, Repair, clear_grams, grams_of, list_recoveries, make_recovery
@@ -26,5 +27,6 @@ __all__ = [
     "list_recoveries",
     "make_recovery",
     "recalibrate_bn",
+    "refit",
     "train",
 ]

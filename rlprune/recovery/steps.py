@@ -16,6 +16,7 @@ from rlprune.recovery.batchnorm import recalibrate_bn
 from rlprune.recovery.bn_delta import Statistics, measure_bn, shift_bn
 from rlprune.recovery.grams import GramStore
 from rlprune.recovery.least_squares import least_squares
+from rlprune.recovery.refitting import refit
 from rlprune.recovery.settings import TrainSettings
 from rlprune.recovery.training import OnStep, train
 from rlprune.registry import Registry
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 BN_IMAGES = 256
 BN_BATCH = 64
 GRAM_BATCH = 64
+REFIT_IMAGES = 1024
 CACHED_BYTES = 2 * 2**30
 
 
@@ -99,6 +101,16 @@ def _bn_delta(repair: Repair) -> None:
         _measured[key] = measure_bn(repair.before.model, calls)
     before = repair.before
     shift_bn(repair.after.model, before.model, calls, _measured[key], before.groups, repair.plan)
+
+
+@RECOVERY.register("refit")
+def _refit(repair: Repair) -> None:
+    """Least squares on the pruned network's own activations; goes between `lsq` and a batch-norm step."""
+    if repair.plan:
+        problem, before = repair.problem, repair.before
+        images = problem.data.calibration.first(REFIT_IMAGES)
+        calls = [problem.task.inputs(batch) for batch in images.batches(GRAM_BATCH, device=problem.device)]
+        refit(repair.after.model, before.model, before.groups, repair.plan, calls, seed=problem.spec.seed)
 
 
 @RECOVERY.register("finetune")
