@@ -6,6 +6,7 @@ always gives the same, nothing is lost and nothing counts twice. The package and
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -49,6 +50,7 @@ class RayPool:
         except ImportError:
             raise UserError("--ray needs Ray: pip install 'rlprune[ray]'") from None
         if not ray.is_initialized():
+            _check_answers(address)
             try:
                 ray.init(
                     address=None if address == "local" else address,
@@ -85,3 +87,16 @@ class RayPool:
         """Leave the cluster; a local one ends."""
         self._running.clear()
         self._ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Raise UserError if nobody listens at `host:port`; Ray itself would go on trying for many minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon:
+        if address not in ("auto", "local"):
+            raise UserError(f"--ray is {address!r}; it must be auto, local, or HOST:PORT")
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, ValueError) as error:
+        raise UserError(f"--ray {address} cannot be reached ({error}); start it with `ray start --head`") from None

@@ -163,7 +163,8 @@ class Progress:
 
 
 def print_comparison(content: Mapping[str, Any]) -> None:
-    """Print a table for each setting, the ranks, and the warnings."""
+    """Print a table for each setting (networks scored and images trained are means), the ranks, and the warnings."""
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -173,16 +174,16 @@ def print_comparison(content: Mapping[str, Any]) -> None:
     for found in content["analysis"]["settings"]:
         goal = found["goal"]
         title = f"{found['model']} on {found['data']}, {goal['kind']} {goal['value']:g}: {found['measure']}, %"
-        table = Table(title=escape(title), title_justify="left")
-        for column in ("controller", "mean", f"vs {baseline}", "MACs left", "evaluations", "images trained", "time"):
-            table.add_column(column, justify="left" if column == "controller" else "right")
+        table = Table(title=escape(title), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+        for column in ("controller", "mean", f"vs {baseline}", "MACs %", "scored", "trained", "time"):
+            table.add_column(column, justify="left" if column == "controller" else "right", no_wrap=True)
         for row in found["rows"]:
             against = row["against_baseline"]
             table.add_row(
                 escape(row["controller"]) + "".join(f" ({row[key]} {key})" for key in ("failed", "unmet") if row[key]),
                 _spread(row["merit"]),
                 "" if not against or row["controller"] == baseline else _spread(against["difference"], sign=True),
-                _spread(row["macs_left"]),
+                f"{100 * row['macs_left']['mean']:.1f}" if row["macs_left"] else "–",
                 *(f"{row[key]['mean']:,.0f}" if row[key] else "–" for key in ("evaluations", "images_trained")),
                 f"{row['time']['seconds']['mean']:.1f} s" if row["time"]["seconds"] else "–",
             )

@@ -48,7 +48,10 @@ def test_a_node_killed_in_mid_run_loses_nothing_and_doubles_nothing(cluster, tmp
     assert comparable(here) == comparable(content)
 
 
-def test_a_cluster_that_is_not_there_is_said_in_one_line(tmp_path):
-    with pytest.raises(UserError, match="cannot be reached") as error:
-        compare(SETTINGS, tmp_path / "out", ray="nobody:6379")
+@pytest.mark.parametrize(
+    ("address", "message"), [("localhost:1", "cannot be reached"), ("somewhere", "must be auto"), ("a:b", "cannot be")]
+)
+def test_a_cluster_that_is_not_there_is_said_in_one_line(tmp_path, address, message):
+    with pytest.raises(UserError, match=message) as error:
+        compare(SETTINGS, tmp_path / "out", ray=address)
     assert "\n" not in str(error.value)

@@ -65,7 +65,8 @@ function scoreChart(holder, width, { cells, problem, stage, split, limit, trail,
 function intervalChart(holder, width, { rows, format, indexOf, label }) {
   const shown = rows.filter((row) => row.interval);
   const bounds = shown.flatMap(({ interval }) => [interval.mean, interval.low ?? interval.mean, interval.high ?? interval.mean]);
-  const [low, high] = extent(bounds), pad = (high - low || 0.01) * 0.08;
+  const within = (value) => Math.max(0, Math.min(1, value)); // an interval of few seeds can leave what is possible
+  const [low, high] = extent(bounds.map(within)), pad = (high - low || 0.01) * 0.08;
   const names = Math.min(130, Math.max(...shown.map((row) => 7.2 * row.name.length)) + 14), line = 30;
   const x = { domain: [format.scale * (low - pad), format.scale * (high + pad)], label };
   const height = 62 + line * shown.length;
@@ -81,7 +82,7 @@ function intervalChart(holder, width, { rows, format, indexOf, label }) {
     const y = 20 + number * line, i = indexOf(row.name), { mean: middle, low: from, high: to, n } = row.interval;
     put(svg, "text", { class: "value", x: names - 12, y: y + 4, "text-anchor": "end" }, shorten(row.name, 18));
     if (from !== null) {
-      put(svg, "line", { x1: sx(format.scale * from), x2: sx(format.scale * to), y1: y, y2: y, stroke: colour(i), "stroke-width": 3, "stroke-linecap": "round", opacity: 0.45 });
+      put(svg, "line", { x1: sx(format.scale * within(from)), x2: sx(format.scale * within(to)), y1: y, y2: y, stroke: colour(i), "stroke-width": 3, "stroke-linecap": "round", opacity: 0.45 });
     }
     const node = mark(svg, i, sx(format.scale * middle), y, 6);
     const spread = from === null ? "one seed, no interval" : `95 % interval ${format.text(from)} to ${format.text(to)}, ${n} seeds`;

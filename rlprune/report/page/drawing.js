@@ -59,7 +59,12 @@ function linear(domain, range) {
   return (value) => range[0] + ((value - domain[0]) / span) * (range[1] - range[0]);
 }
 
-const decimals = (step) => Math.max(0, Math.min(6, -Math.floor(Math.log10(step) + 1e-9) + (String(step).includes("25") ? 1 : 0)));
+// As many decimals as it takes to write every multiple of a step.
+function decimals(step) {
+  let digits = 0;
+  while (digits < 6 && Math.abs(step * 10 ** digits - Math.round(step * 10 ** digits)) > 1e-6) digits++;
+  return digits;
+}
 
 // A plot with axes. `x` and `y` are { domain, label, format?, ticks? }; returns the canvas and its scales.
 function plot(holder, width, height, x, y, margin) {

@@ -118,7 +118,9 @@ function tiles() {
     const row = table.rows.find((entry) => entry.merit);
     if (!row) continue;
     const where = DATA.problems.length > 1 ? `${table.model} on ${table.data}, ` : "";
-    tile(holder, percent(row.merit.mean), `${where}${goalText(table.goal)}: ${row.controller} leads (${table.measure})`);
+    const first = table.rows.filter((entry) => entry.merit && entry.merit.mean === row.merit.mean);
+    const who = first.length > 1 ? `${first.length} controllers are level` : `${row.controller} leads`;
+    tile(holder, percent(row.merit.mean), `${where}${goalText(table.goal)}: ${who} (${table.measure})`);
   }
 }
 
