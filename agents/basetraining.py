@@ -17,6 +17,7 @@ from rlprune.models import resolve_model
 from rlprune.problem import checked_device
 from rlprune.record import RunFolder, versions
 from rlprune.recovery import TrainSettings, train
+from rlprune.recovery.distributed import World
 from rlprune.seeding import derive
 from rlprune.tasks import get_task
 
@@ -69,7 +70,8 @@ def train_base(
 ) -> dict[str, Any]:
     """Train a network and write `model.pt` (`state_dict` and `meta`) and `record.json` into a folder.
 
-    Killed at any moment, `resume` goes on from the last whole epoch, on a CPU to the same bits.
+    Killed at any moment, `resume` goes on from the last whole epoch, on a CPU to the same bits. Under `torchrun` the
+    processes share each batch, and the first one writes the files.
 
     Args:
         settings: What to do.
@@ -96,7 +98,7 @@ def train_base(
             raise UserError(f"the run in {folder.path} was started with other settings; --resume takes none of its own")
         if previous["status"] == "finished":
             return previous
-    folder.clear_remains()
+    world = World.current()
     device = checked_device(settings.device)
     data = load_data(
         settings.data,
@@ -118,7 +120,11 @@ def train_base(
         "command": command,
         "versions": versions(),
     }
-    folder.write(record)
+    world.barrier()  # all have seen whether there was a run
+    if world.first:
+        folder.clear_remains()
+        folder.write(record)
+    world.barrier()  # nobody makes a checkpoint in a folder that is not there
     patience = settings.training.patience
     report = train(
         model,
@@ -153,10 +159,11 @@ def train_base(
         "calibration_size": settings.calibration_size,
         "test_score": scores["whole_test"].value,
     }
-    weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-    write_tensors(folder.model_file, {"state_dict": weights, "meta": meta})
-    folder.write(record)
-    folder.drop_checkpoint()
+    if world.first:
+        weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+        write_tensors(folder.model_file, {"state_dict": weights, "meta": meta})
+        folder.write(record)
+        folder.drop_checkpoint()
     return record
 
 

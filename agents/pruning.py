@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import asdict, replace
 from typing import Any, NoReturn, Protocol
@@ -73,6 +74,8 @@ def prune(
     Raises:
         UserError: For anything the user can mend, such as a tolerance that no removal meets.
     """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("pruning is one process's work; torchrun is for `rlprune train`: start prune without it")
     if folder.exists():
         previous = folder.read()
         if not resume:
@@ -100,7 +103,8 @@ class _Run:
         self.attempt, self.past = 0, list[dict[str, Any]]()
         self.budget = settings.target_macs
         self.spent, self.started = 0.0, time.monotonic()
-        self.inside: PrunedNetwork | None = None
+        self.inside: PrunedNetwork | None = None  # the last that kept the tolerance, where the end is what counts
+        self.rolled_back = False
         self.tuning: list[Tuned] = []
         self.record: dict[str, Any] = {
             "status": "running",
@@ -137,7 +141,7 @@ class _Run:
             self.past, self.budget, state = self.history, share**0.5, None
             self.attempt += 1
         self.record["time"] = {"pruning_s": self.spent + time.monotonic() - self.started}
-        return network, str(info["stopped"])
+        return network, "tolerance" if self.rolled_back else str(info["stopped"])
 
     def _episode(self, state: dict[str, Any] | None) -> dict[str, Any]:
         """Play rounds until the environment ends the episode; returns its last info."""
@@ -211,9 +215,8 @@ class _Run:
         )
         if report is not None:
             self.tuning.append(report)
-        if self._allowed(score):
-            return tuned
-        return self.inside
+        self.rolled_back = not self._allowed(score)
+        return self.inside if self.rolled_back else tuned
 
     def _fail(self) -> NoReturn:
         self.record["status"] = "nothing removed"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -271,13 +272,14 @@ def _run_train(args: argparse.Namespace) -> int:
     words = (Path(settings.model.partition(":")[2] or settings.model).stem, Path(settings.data).stem)
     name = "-".join([*words, "base", f"s{settings.seed}"]).replace(":", "-")
     folder = RunFolder(args.out if hasattr(args, "out") else free_folder("runs", name))
-    with LiveRun(0.0, _console(stderr=True), quiet=hasattr(args, "quiet")) as live:
+    quiet = hasattr(args, "quiet") or int(os.environ.get("RANK", "0")) > 0
+    with LiveRun(0.0, _console(stderr=True), quiet=quiet) as live:
         record = train_base(
             settings, folder, command=shlex.join(["rlprune", *sys.argv[1:]]), resume=resume, on_step=live.work
         )
     if hasattr(args, "json"):
         print(json.dumps(record, indent=2))
-    elif not hasattr(args, "quiet"):
+    elif not quiet:
         low, high = record["test_interval"]
         print(
             f"{record['metric']} {100 * record['test_score']:.2f} % on test [{100 * low:.2f}, {100 * high:.2f}], "
