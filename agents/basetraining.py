@@ -31,6 +31,7 @@ class BaseSettings:
     Attributes:
         model: Zoo name, `torchvision:NAME`, `package.module:function` or `file.py:function`.
         data: `digits`, an `.npz` file, a folder, or `torchvision:NAME`.
+        task: What the network does, where the data's own task needs an option, such as `detection:metric=map50`.
         root: Folder that `data` is relative to, or where torchvision's sets lie.
         seed: Of everything random: cut of the data, initial weights, order, augmentation.
         device: Where to compute, such as `cpu` or `cuda`.
@@ -41,6 +42,7 @@ class BaseSettings:
 
     model: str = "lenet5"
     data: str = "digits"
+    task: str | None = None
     root: str | None = None
     seed: int = 0
     device: str = "cpu"
@@ -109,7 +111,7 @@ def train_base(
         calibration_size=settings.calibration_size,
     )
     model = fresh_model(settings.model, data, settings.seed).to(device)
-    task, ledger, started = get_task(data.task), Ledger(), time.monotonic()
+    task, ledger, started = get_task(settings.task or data.task), Ledger(), time.monotonic()
     evaluator = Evaluator(task, data, device=str(device), ledger=ledger)
     record: dict[str, Any] = {
         "status": "running",

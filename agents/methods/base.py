@@ -151,7 +151,7 @@ class FixedImages:
             for number, batch in enumerate(self.batches()):
                 if select is not None:
                     select(number)
-                size = len(batch[1])
+                size = problem.task.size(batch)
                 total += float(problem.task.loss(model, batch)) * size
                 seen += size
         problem.ledger.evaluations += 1

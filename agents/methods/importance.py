@@ -45,7 +45,7 @@ def gate_gradient(problem: PruningProblem, network: PrunedNetwork, gates: Gates,
     sums = [torch.zeros_like(tensor) for tensor in wanted]
     with evaluating(gated):
         for batch in images.batches():
-            loss = problem.task.loss(gated, batch) * (len(batch[1]) / len(images))
+            loss = problem.task.loss(gated, batch) * (problem.task.size(batch) / len(images))
             for total, part in zip(sums, torch.autograd.grad(loss, wanted, allow_unused=True), strict=True):
                 if part is not None:
                     total += part
