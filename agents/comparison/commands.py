@@ -192,9 +192,11 @@ def print_comparison(content: Mapping[str, Any]) -> None:
             console.print(f"rank correlation before and after fine-tuning: {found['proxy']['spearman']:.2f}")
     for warning in content["analysis"]["warnings"]:
         console.print(f"Too close to call: {warning['text']}", markup=False, highlight=False, soft_wrap=True)
-    ranks = [f"{row['name']} {row['mean_rank']:.2f}" for row in content["analysis"]["ranks"]]
+    ranks = content["analysis"]["ranks"]
     if ranks:
-        console.print(f"Mean ranks: {', '.join(ranks)}", markup=False, highlight=False, soft_wrap=True)
+        listed = ", ".join(f"{row['name']} {row['mean_rank']:.2f}" for row in ranks)
+        where = f"Mean ranks over {ranks[0]['blocks']} settings and seeds that all of them finished"
+        console.print(f"{where}: {listed}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _spread(interval: Mapping[str, Any] | None, *, sign: bool = False) -> str:
