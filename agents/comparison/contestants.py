@@ -130,9 +130,10 @@ def check_contestant(controller: str, options: Mapping[str, Any]) -> None:
 def play(arena: Arena, goal: Goal) -> Played:
     """Play one cell."""
     name = "agent" if arena.controller.startswith(AGENT) else arena.controller
-    if name in ONE_ROUND.names():
-        make = ONE_ROUND.get(name)
-        return _at_budget(arena, make, goal.value) if goal.kind == "budget" else _at_tolerance(arena, make, goal.value)
+    if name in ONE_ROUND.names() and goal.kind == "budget":
+        return _at_budget(arena, ONE_ROUND.get(name), goal.value)
+    if name in ONE_ROUND.names() and name not in MANY_ROUNDS.names():
+        return _at_tolerance(arena, ONE_ROUND.get(name), goal.value)
     return MANY_ROUNDS.get(name if name in MANY_ROUNDS.names() else "rule")(arena, goal)
 
 
@@ -164,6 +165,12 @@ def _cem(arena: Arena, env: FilterPruningEnv) -> Controller:
 def _pfec(arena: Arena, env: FilterPruningEnv) -> Controller:
     """PFEC's rates, scaled by one factor to the budget: of the table asked for, else from a sensitivity scan."""
     return ScannedOnce(**arena.options, memory=arena.scanned)
+
+
+@ONE_ROUND.register("sensitivity")
+def _sensitivity(arena: Arena, env: FilterPruningEnv) -> Controller:
+    """One level of harm for all groups, the one that meets the budget. At a tolerance it goes round by round."""
+    return make_controller("sensitivity", arena.options)
 
 
 @ONE_ROUND.register("agent")
@@ -230,6 +237,7 @@ def _least_share(arena: Arena) -> float:
 MANY_ROUNDS: Registry[Player] = Registry("schedule of many rounds")
 
 
+@MANY_ROUNDS.register("sensitivity")
 @MANY_ROUNDS.register("rule")
 def _rule(arena: Arena, goal: Goal) -> Played:
     """Any rule: to the budget whatever the drop, or to the tolerance whatever the MACs."""
