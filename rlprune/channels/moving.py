@@ -217,7 +217,7 @@ def index_put(trace: Trace, op: Op) -> None:
     for index in indices:
         if index is not None:
             trace.lock(trace.get(index), f"its values decide which positions of another tensor are written ({op.name})")
-    if len(indices) == 1 and indices[0].ndim == 1 and isinstance(source, Labels) and source.axis:
+    if len(indices) == 1 and indices[0].ndim == 1 and isinstance(source, Labels) and source.axis is not None:
         place = source.axis + target.ndim - values.ndim
         if place > 0 and target.shape[place] == len(source.vector) and (entry is None or isinstance(entry, Labels)):
             if entry is None:

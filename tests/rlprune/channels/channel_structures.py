@@ -486,3 +486,14 @@ class Branching(nn.Module):
         for _ in range(int(x.sum() > 1e9) + 1):
             y = F.relu(self.b(y))
         return self.c(y)
+
+
+def _by_rows(x: Tensor) -> Tensor:
+    """As detectors gather regions of several levels; a single row is written without its first axis."""
+    out = x.new_zeros(x.shape)
+    out[torch.tensor([1])] = x[torch.tensor([1])]
+    out[torch.tensor([0])] = x[torch.tensor([0])]
+    return out
+
+
+structure("rows written by index")(net(lambda s, x: s.c(_by_rows(s.a(x))), a=c(3, 8), c=c(8, 4)))

@@ -13,11 +13,12 @@ from rlprune.cost import CostModel, count_macs, count_parameters
 
 models = pytest.importorskip("torchvision.models")
 
-FAST = ["resnet18", "mobilenet_v3_small", "squeezenet1_1", "shufflenet_v2_x0_5", "vgg11_bn"]
+FAST = ["resnet18", "mobilenet_v3_small", "squeezenet1_1", "shufflenet_v2_x0_5"]
 CLASSIFIERS = [
     "alexnet", "vgg16", "resnet50", "resnext50_32x4d", "wide_resnet50_2", "densenet121", "googlenet", "inception_v3",
     "squeezenet1_0", "mobilenet_v2", "mobilenet_v3_large", "mnasnet1_0", "shufflenet_v2_x1_0", "efficientnet_b0",
     "efficientnet_v2_s", "regnet_x_400mf", "regnet_y_400mf", "convnext_tiny",
+    "vgg11_bn",
 ]  # fmt: skip
 TRANSFORMERS = ["vit_b_32", "swin_t", "swin_v2_t", "maxvit_t"]
 SEGMENTERS = ["fcn_resnet50", "deeplabv3_resnet50", "deeplabv3_mobilenet_v3_large", "lraspp_mobilenet_v3_large"]
