@@ -3,10 +3,9 @@
     RLPRUNE_TEST_DATA=FOLDER OMP_NUM_THREADS=1 python tests/benchmarks/bench_sensitivity.py [resnet56] [500]
 
 FOLDER holds `cifar10.npz` and `weights/cifar10_resnet56.pt`; the second argument is the number of control images. The
-three take turns, a third of the groups at a time, and processor time is
-counted, so that what else the machine does falls on none of them. The
-loop over masked copies is what scripts do: images through PIL and torchvision's transforms, batches of 256; it runs at
-three of the nine rates, which all cost it the same, and is scaled up.
+three take turns, a third of the groups at a time, and processor time is counted, so that what else the machine does
+falls on none of them. The loop over masked copies is what scripts do: images through PIL and torchvision's transforms,
+batches of 256; it runs at three of the nine rates, which all cost it the same, and is scaled up.
 """
 
 from __future__ import annotations
