@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from rlprune.agents.comparison.contestants import check_contestant
+from rlprune.agents.controller import AGENT
 from rlprune.criteria import get_criterion
 from rlprune.errors import UserError, check_rate
 from rlprune.problem import ProblemSpec
@@ -47,19 +49,21 @@ class Cell:
         controller: A rule, a search, or `agent:FILE`.
         spec: Network, data and seed.
         goal: What is asked for.
+        shown: Controller, network and data as they are shown: without folders, where that leaves them apart.
     """
 
     id: str
     controller: str
     spec: ProblemSpec
     goal: Goal
+    shown: tuple[str, str, str]
 
     def to_json(self) -> dict[str, Any]:
         """What identifies it in `comparison.json`."""
         return {
             "id": self.id,
-            "controller": self.controller,
-            "problem": {"model": self.spec.model, "data": self.spec.data},
+            "controller": self.shown[0],
+            "problem": {"model": self.shown[1], "data": self.shown[2]},
             "goal": self.goal.to_json(),
             "seed": self.spec.seed,
         }
@@ -199,6 +203,11 @@ class CompareSettings:
         )
 
     @property
+    def shown(self) -> dict[str, str]:
+        """Every controller as it is shown."""
+        return brief(self.controllers)
+
+    @property
     def name(self) -> str:
         """What the folder is called."""
         models = "-".join(_word(model.partition("=")[0]) for model in self.models)
@@ -208,6 +217,7 @@ class CompareSettings:
         """The grid, seed by seed, so that a comparison stopped early has compared something."""
         found: list[Cell] = []
         names: set[str] = set()
+        controllers, models, sets = self.shown, brief(self.models), brief(self.data)
         for seed, model, data, goal, controller in itertools.product(
             self.seeds, self.models, self.data, self.goals, self.controllers
         ):
@@ -219,7 +229,8 @@ class CompareSettings:
                 number += 1
                 unique = f"{stem}-{number}"
             names.add(unique)
-            found.append(Cell(unique, controller, spec, goal))
+            shown = (controllers[controller], models[model], sets[data])
+            found.append(Cell(unique, controller, spec, goal, shown))
         return found
 
     def to_json(self) -> dict[str, Any]:
@@ -235,8 +246,22 @@ class CompareSettings:
         }
 
 
+def brief(texts: Sequence[str]) -> dict[str, str]:
+    """Short names of networks, data sets or controllers, or the whole text where two would be the same.
+
+    >>> brief(["uniform", "agent:runs/ppo/agent.zip"])
+    {'uniform': 'uniform', 'agent:runs/ppo/agent.zip': 'agent_ppo'}
+    >>> brief(["a/x.npz", "b/x.npz"])
+    {'a/x.npz': 'a/x.npz', 'b/x.npz': 'b/x.npz'}
+    """
+    words = {text: _word(text.partition("=")[0]) for text in texts}
+    counts = Counter(words.values())
+    return {text: word if counts[word] == 1 else text for text, word in words.items()}
+
+
 def _word(text: str) -> str:
     """A name that can be part of a file name: of paths the stem, of `module:function` the function."""
-    last = Path(text.rpartition(":")[2] if not text.startswith("agent:") else text.partition(":")[2]).stem
-    word = "".join(c if c.isalnum() or c in "._" else "_" for c in last) or "x"
-    return f"agent_{word}" if text.startswith("agent:") else word
+    path = Path(text.removeprefix(AGENT) if text.startswith(AGENT) else text.rpartition(":")[2])
+    stem = path.parent.name if text.startswith(AGENT) and path.stem == "agent" else path.stem
+    word = "".join(c if c.isalnum() or c in "-._" else "_" for c in stem) or "x"
+    return f"agent_{word}" if text.startswith(AGENT) else word

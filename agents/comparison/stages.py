@@ -52,7 +52,8 @@ class Job:
     def parameters(self) -> dict[str, Any]:
         """What decides the stage's result: a result with other parameters is not this job's."""
         wanted: dict[str, Any] = {
-            "cell": self.cell.to_json(),
+            "controller": self.cell.controller,
+            "goal": self.cell.goal.to_json(),
             "problem": self.cell.spec.to_json(),
             "play": {**self.play.to_json(), "options": dict(self.play.options.get(self.cell.controller, {}))},
         }
@@ -228,11 +229,9 @@ def _met(goal: Goal, drop: float, left: float) -> bool:
     return left <= goal.value if goal.kind == "budget" else drop <= goal.value
 
 
-def cell_from_json(content: Mapping[str, Any]) -> Cell:
-    """The cell in a stage's recorded parameters."""
-    problem = {**content["problem"], "keep": tuple(content["problem"]["keep"])}
-    cell = content["cell"]
-    return Cell(cell["id"], cell["controller"], ProblemSpec(**problem), Goal(**cell["goal"]))
+def spec_from_json(content: Mapping[str, Any]) -> ProblemSpec:
+    """The problem in a stage's recorded parameters."""
+    return ProblemSpec(**{**content["problem"], "keep": tuple(content["problem"]["keep"])})
 
 
 def jobs_of(settings: CompareSettings, cell: Cell) -> list[Job]:

@@ -179,7 +179,7 @@ def test_what_fails_is_recorded_and_not_fatal(tmp_path):
     unmet = found[("lenet5", 0.001)]
     assert unmet["status"] == "failed" and "cannot be met" in unmet["error"]["message"]
     assert (tmp_path / "out" / "cells" / unmet["id"] / "error.txt").read_text().startswith("Traceback")
-    dead = found[(f"{deadly}:build", 0.25)]
+    dead = found[("build", 0.25)]
     assert dead["status"] == "failed" and dead["error"]["kind"] == "WorkerDied"
     assert [row["failed"] for row in content["analysis"]["settings"][1]["rows"]] == [1]
 
@@ -258,6 +258,9 @@ def test_mistakes_in_the_settings_are_said_in_one_line(changes, message):
 def test_two_files_of_one_name_are_two_cells():
     cells = small(models=("a/net.py:build", "b/net.py:build"), seeds=(0,)).cells()
     assert len({cell.id for cell in cells}) == len(cells)
+    assert {cell.shown[1] for cell in cells} == {"a/net.py:build", "b/net.py:build"}
+    (cell,) = small(controllers=("uniform",), models=("mine/net.py:build",), seeds=(0,)).cells()
+    assert cell.shown == ("uniform", "build", "digits")
 
 
 def test_the_command_writes_the_report_and_exits_cleanly(tmp_path, monkeypatch, capsys):
