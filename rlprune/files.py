@@ -58,7 +58,9 @@ def write_json(path: Path, content: Any) -> None:
 
 def write_tensors(path: Path, content: dict[str, Any]) -> None:
     """Write tensors and plain values whole, in the form that `read_tensors` accepts."""
-    buffer = io.BytesIO()  # torch.save reports a full disk as a RuntimeError of its own; plain writes report it as it is
+    buffer = (
+        io.BytesIO()
+    )  # torch.save reports a full disk as a RuntimeError of its own; plain writes report it as it is
     torch.save(content, buffer)
     write_whole(path, lambda file: file.write(buffer.getbuffer()))
 

@@ -38,7 +38,10 @@ def describe_groups(groups: ChannelGroups, cost: CostModel) -> dict[str, Any]:
 def print_groups(groups: ChannelGroups, cost: CostModel, console: Console) -> None:
     """Print `describe_groups` as a table, and the reason of every lock below it."""
     found = describe_groups(groups, cost)
-    table = Table(title=f"{len(groups)} channel groups, {found['macs']:,} MACs, {found['parameters']:,} parameters", title_justify="left")
+    table = Table(
+        title=f"{len(groups)} channel groups, {found['macs']:,} MACs, {found['parameters']:,} parameters",
+        title_justify="left",
+    )
     for column in ("group", "filters", "MACs", "coupled with", "read by", "kind"):
         table.add_column(column, justify="right" if column in ("filters", "MACs") else "left", overflow="fold")
     for entry in found["groups"]:

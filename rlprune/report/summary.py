@@ -7,7 +7,6 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-
 STOPPED = {
     "tolerance": "Stopped: the next removal left the tolerance and was rolled back.",
     "budget": "Stopped: the MACs target is met.",
