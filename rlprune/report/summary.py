@@ -34,7 +34,10 @@ def print_summary(record: dict[str, Any], console: Console) -> None:
     latency = record["latency"]
     slow, fast = latency["baseline"], latency["pruned"]
     table.add_row(
-        f"ms, {latency['threads']} thread(s)", _latency(slow), _latency(fast), _times(slow["median_s"], fast["median_s"])
+        f"ms, {latency['threads']} thread(s)",
+        _latency(slow),
+        _latency(fast),
+        _times(slow["median_s"], fast["median_s"]),
     )
     console.print(table)
     console.print(_widths(record["widths"]))

@@ -16,7 +16,7 @@ def pair():
     torch.manual_seed(0)
     base = create_model("mobilenet_v1").eval()
     groups = trace_channels(base, IMAGE)
-    plan = PruningPlan({group.name: range(0, group.size // 2) for group in groups.prunable})
+    plan = PruningPlan({group.name: range(group.size // 2) for group in groups.prunable})
     return base, remove_channels(base, groups, plan).eval()
 
 
@@ -48,7 +48,7 @@ def test_a_network_that_cannot_be_exported_is_said_so(tmp_path):
         def forward(self, x):
             return x if x.sum() > 0 else -x
 
-    with pytest.raises(UserError, match="torch.export cannot trace"):
+    with pytest.raises(UserError, match="cannot trace this network"):
         export(Moody(), (IMAGE,), tmp_path / "x.pt2", "pt2")
     assert not (tmp_path / "x.pt2").exists()
 
