@@ -13,24 +13,12 @@ from dataclasses import asdict, dataclass, field, is_dataclass
 from functools import cached_property
 from typing import Any
 
-import torch
-from torch import nn
-
+from rlprune.artifact import fingerprint
 from rlprune.channels import PruningPlan
 from rlprune.envs.cache import ScoreStore
 from rlprune.problem import PrunedNetwork, PruningProblem
 from rlprune.recovery import Recovery
 from rlprune.tasks import Score
-
-
-def fingerprint(model: nn.Module) -> str:
-    """SHA-256 over a network's parameters and buffers: names, shapes and values."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        flat = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {flat.dtype} {tuple(flat.shape)};".encode())
-        digest.update(flat.reshape(-1).view(torch.uint8).numpy().tobytes() if flat.numel() else b"")
-    return digest.hexdigest()
 
 
 def combine(*parts: Any) -> str:
@@ -66,7 +54,7 @@ class NetworkState:
     @classmethod
     def of(cls, network: PrunedNetwork, data: str) -> NetworkState:
         """The state of a network at hand; `data` is the fingerprint of what it is scored on."""
-        return cls(combine(fingerprint(network.model), data), network.plan, lambda: network)
+        return cls(combine(fingerprint(network.model.state_dict()), data), network.plan, lambda: network)
 
 
 def _built() -> PrunedNetwork:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-import torch
 from torch import nn
 
+from rlprune.artifact import fingerprint
 from rlprune.errors import UserError
 from rlprune.recovery.batchnorm import recalibrate_bn
 from rlprune.recovery.bn_delta import Statistics, measure_bn, shift_bn
@@ -95,7 +94,7 @@ def _bn_delta(repair: Repair) -> None:
     problem = repair.problem
     images = problem.data.calibration.first(BN_IMAGES)
     calls = [problem.task.inputs(batch) for batch in images.batches(BN_BATCH, device=problem.device)]
-    key = f"{_fingerprint(repair.before.model)}/{images.fingerprint()}/{problem.device}"
+    key = f"{fingerprint(repair.before.model.state_dict())}/{images.fingerprint()}/{problem.device}"
     if key not in _measured:
         _measured.clear()  # one network is pruned at a time; its candidates share what was measured on it
         _measured[key] = measure_bn(repair.before.model, calls)
@@ -206,7 +205,8 @@ def grams_of(network: PrunedNetwork, problem: PruningProblem) -> GramStore:
     not. The least recently used are dropped beyond two gigabytes.
     """
     calibration = problem.data.calibration
-    key = f"{_fingerprint(network.model)}/{calibration.fingerprint()}/{len(network.groups.prunable)}/{problem.device}"
+    weights = fingerprint(network.model.state_dict())
+    key = f"{weights}/{calibration.fingerprint()}/{len(network.groups.prunable)}/{problem.device}"
     found = _cache.get(key)
     if found is None:
         batches = calibration.batches(GRAM_BATCH, device=problem.device)
@@ -217,14 +217,6 @@ def grams_of(network: PrunedNetwork, problem: PruningProblem) -> GramStore:
             _cache.popitem(last=False)
     _cache.move_to_end(key)
     return found
-
-
-def _fingerprint(model: nn.Module) -> str:
-    digest = hashlib.blake2b(type(model).__qualname__.encode(), digest_size=16)
-    for name, tensor in model.state_dict().items():
-        digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def clear_grams() -> None:
