@@ -146,6 +146,23 @@ COMMANDS = {
         _later("commands", "configure_train"),
         _later("commands", "run_train"),
     ),
+    "train-agent": Command(
+        "train a controller agent on some networks, to set the rates of others",
+        "  rlprune train-agent --models resnet20=resnet20.pt,resnet32=resnet32.pt --data cifar10.npz --budget 0.3:0.7\n"
+        "  rlprune train-agent --algo sac --episodes 300 --workers 4 --out runs/agent\n"
+        "  rlprune train-agent --out runs/agent --resume",
+        _later("agent_commands", "configure_train_agent"),
+        _later("agent_commands", "run_train_agent"),
+    ),
+    "episode": Command(
+        "run a trained agent, or a rule, once on a network it has never seen",
+        "  rlprune episode --agent runs/agent/agent.zip --model resnet56 --weights resnet56.pt --data cifar10.npz "
+        "--budget 0.5\n"
+        "  rlprune episode --agent runs/agent/agent.zip --tolerance 0.02 --finetune-epochs 10\n"
+        "  rlprune episode --controller uniform --budget 0.3",
+        _later("agent_commands", "configure_episode"),
+        _later("agent_commands", "run_episode"),
+    ),
     "methods": Command(
         "list the methods of `prune --method`, or show one with all its constants",
         "  rlprune methods\n  rlprune methods fpsl",
