@@ -12,6 +12,7 @@ STOPPED = {
     "budget": "Stopped: the MACs target is met.",
     "nothing left": "Stopped: every group is at its minimum.",
     "nothing removed": "Stopped: the controller found nothing more to remove.",
+    "one round": "Stopped: the one round is over.",
     "rounds": "Stopped: the limit of rounds is reached.",
 }
 
