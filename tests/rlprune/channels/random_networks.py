@@ -313,7 +313,9 @@ def channel_attention(net: RandomNet, a: int, b: int, c: int) -> Step:
     def step(pool: list[Tensor]) -> Tensor:
         x = pool[a]
         mean, top = x.mean(1, keepdim=True), x.max(1, keepdim=True)[0]
-        return x * (torch.sigmoid(gate(torch.cat([mean, top], 1))), mean, top, x.std(1, keepdim=True))[c % 4]
+        return (
+            x * (torch.sigmoid(gate(torch.cat([mean, top], 1))), mean, top, x.std(1, keepdim=True, correction=0))[c % 4]
+        )
 
     return step
 
