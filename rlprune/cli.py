@@ -110,7 +110,7 @@ def _run_evaluate(args: argparse.Namespace) -> int:
 def _run_inspect(args: argparse.Namespace) -> int:
     from rlprune.report.groups import describe_groups, print_groups
 
-    problem: PruningProblem = problem_spec(args).build()
+    problem: PruningProblem = problem_spec(args).build(untrained=True)
     if hasattr(args, "json"):
         print(json.dumps(describe_groups(problem.groups, problem.cost), indent=2))
     else:

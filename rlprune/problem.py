@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -88,10 +89,14 @@ class ProblemSpec:
     min_channels: int = 2
     round_to: int = 1
 
-    def build(self) -> PruningProblem:
-        """Load the data and the network; raises UserError for anything that cannot be had."""
+    def build(self, *, untrained: bool = False) -> PruningProblem:
+        """Load the data and the network; raises UserError for anything that cannot be had.
+
+        Args:
+            untrained: Take fresh weights where none are given and none come with the project: enough to look at.
+        """
         splits = self._splits()
-        model = load_network(self, splits)
+        model = load_network(self, splits, untrained=untrained)
         return PruningProblem(model, splits, spec=self)
 
     def _splits(self) -> DataSplits:
@@ -141,12 +146,13 @@ def weights_meta(path: str) -> dict[str, Any]:
     return dict(meta) if isinstance(meta, Mapping) else {}
 
 
-def load_network(spec: ProblemSpec, splits: DataSplits) -> nn.Module:
+def load_network(spec: ProblemSpec, splits: DataSplits, *, untrained: bool = False) -> nn.Module:
     """The network of `spec` with its weights, which may be those of a network that was pruned before."""
     device = checked_device(spec.device)
     model = resolve_model(spec.model, num_classes=len(splits.classes), in_channels=splits.input_shape[0])
     if spec.weights is None:
-        default_weights(model, spec.model, splits)
+        with suppress(UserError) if untrained else nullcontext():
+            default_weights(model, spec.model, splits)
     elif is_pruned(spec.weights):
         load_pruned(spec.weights, model)
     else:
