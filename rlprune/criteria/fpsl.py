@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rlprune.criteria.base import CRITERIA, CriterionContext, Scores
-from rlprune.criteria.combining import COMBINE, as_scores, combine_layers, unit_rows, weight_slots
-from rlprune.criteria.magnitude import NOTHING
+from rlprune.criteria.combining import as_scores, combine_layers, unit_rows, weight_slots
+from rlprune.criteria.groupwise import Groupwise
 
 if TYPE_CHECKING:
     from rlprune.channels import ChannelGroup
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @CRITERIA.register("fpsl")
 @dataclass(frozen=True)
-class FPSL:
+class FPSL(Groupwise):
     """|F_j|_1 · |C_j|_1 / N: the filter's norm times its readers', over the layer's width.
 
     Mondal et al. 2023, *Filter pruning by successive layers analysis*. In expand–depthwise–project blocks the depthwise
@@ -29,17 +29,7 @@ class FPSL:
         combine: How several producers of one group (residual sums) are combined: see `COMBINE`.
     """
 
-    combine: str = "mean"
-
     name = "fpsl"
-    needs = NOTHING
-
-    def __post_init__(self) -> None:
-        COMBINE.get(self.combine)
-
-    def scores(self, context: CriterionContext) -> dict[str, Scores]:
-        """The product for every unit."""
-        return {group.name: self._group(context, group) for group in context.groups.prunable}
 
     def _group(self, context: CriterionContext, group: ChannelGroup) -> Scores:
         dense, factor = [], np.ones(group.size)

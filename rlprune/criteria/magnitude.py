@@ -8,37 +8,26 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from rlprune.criteria.base import CRITERIA, CriterionContext, Scores
-from rlprune.criteria.combining import COMBINE, as_scores, combine_layers, unit_rows, weight_slots
+from rlprune.criteria.combining import as_scores, combine_layers, unit_rows, weight_slots
+from rlprune.criteria.groupwise import NOTHING, Groupwise
 from rlprune.seeding import numpy_generator
 
 if TYPE_CHECKING:
     from rlprune.channels import ChannelGroup
 
-NOTHING: frozenset[str] = frozenset()
-
 
 @dataclass(frozen=True)
-class _Norm:
-    """A norm of the filter weights (bias left out).
+class _Norm(Groupwise):
+    """A norm of the filter weights (bias left out); a unit's copies in one layer count as one filter.
 
     Attributes:
         combine: How the layers of a group are combined: see `COMBINE`.
     """
 
-    combine: str = "mean"
-
     name = "norm"
-    needs = NOTHING
-
-    def __post_init__(self) -> None:
-        COMBINE.get(self.combine)
 
     def _norm(self, rows: Tensor) -> Tensor:
         raise NotImplementedError
-
-    def scores(self, context: CriterionContext) -> dict[str, Scores]:
-        """The norm of every filter; a unit with several copies in a layer counts all of them as one filter."""
-        return {group.name: self._group(context, group) for group in context.groups.prunable}
 
     def _group(self, context: CriterionContext, group: ChannelGroup) -> Scores:
         slots = weight_slots(context.groups, group, "out")

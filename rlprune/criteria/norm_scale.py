@@ -9,8 +9,9 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from rlprune.criteria.base import CRITERIA, CriterionContext, Scores
-from rlprune.criteria.combining import COMBINE, as_scores, combine_layers, unit_rows
-from rlprune.criteria.magnitude import L1, NOTHING
+from rlprune.criteria.combining import as_scores, combine_layers, unit_rows
+from rlprune.criteria.groupwise import Groupwise
+from rlprune.criteria.magnitude import L1
 
 if TYPE_CHECKING:
     from rlprune.channels import ChannelGroup, Slot
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 @CRITERIA.register("bn_scale")
 @dataclass(frozen=True)
-class NormScale:
+class NormScale(Groupwise):
     """|γ_j| of the batch norm behind the filter (Liu et al. 2017, *Network slimming*, section 3).
 
     It means something where the scales were trained under an L1 penalty. A group without a norm is ranked by L1.
@@ -27,17 +28,7 @@ class NormScale:
         combine: How several norms of one group are combined: see `COMBINE`.
     """
 
-    combine: str = "mean"
-
     name = "bn_scale"
-    needs = NOTHING
-
-    def __post_init__(self) -> None:
-        COMBINE.get(self.combine)
-
-    def scores(self, context: CriterionContext) -> dict[str, Scores]:
-        """The absolute scale of every unit."""
-        return {group.name: self._group(context, group) for group in context.groups.prunable}
 
     def _group(self, context: CriterionContext, group: ChannelGroup) -> Scores:
         slots = norm_scale_slots(context.model, group)

@@ -9,7 +9,8 @@ import torch
 
 from rlprune.criteria.base import CRITERIA, CriterionContext, Scores
 from rlprune.criteria.combining import COMBINE, as_scores, combine_layers, unit_rows, weight_slots
-from rlprune.criteria.magnitude import L2, NOTHING
+from rlprune.criteria.groupwise import NOTHING, Groupwise
+from rlprune.criteria.magnitude import L2
 from rlprune.errors import check_rate
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 @CRITERIA.register("similarity")
 @dataclass(frozen=True)
-class Similarity:
+class Similarity(Groupwise):
     """s_j = Σ_i |F_j − F_i|_2 over the filters of a layer: filters near the geometric median go first.
 
     He et al. 2019, *Filter pruning via geometric median* (FPGM), eq. 7; also Ghimire and Kim 2023.
@@ -27,17 +28,7 @@ class Similarity:
         combine: How the layers of a group are combined: see `COMBINE`.
     """
 
-    combine: str = "mean"
-
     name = "similarity"
-    needs = NOTHING
-
-    def __post_init__(self) -> None:
-        COMBINE.get(self.combine)
-
-    def scores(self, context: CriterionContext) -> dict[str, Scores]:
-        """The sum of distances of every filter."""
-        return {group.name: self._group(context, group) for group in context.groups.prunable}
 
     def _group(self, context: CriterionContext, group: ChannelGroup) -> Scores:
         layers = []
