@@ -30,10 +30,10 @@ class _MacCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, model: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.macs = 0
-        self._weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+        self._weights = {p.untyped_storage()._cdata for p in model.parameters()}
 
     def _is_weight(self, tensor: torch.Tensor) -> bool:
-        return tensor.untyped_storage().data_ptr() in self._weights
+        return tensor.untyped_storage()._cdata in self._weights
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

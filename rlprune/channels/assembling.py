@@ -8,6 +8,7 @@ from collections import defaultdict
 import numpy as np
 from torch import nn
 
+from rlprune.channels.computed import owner
 from rlprune.channels.groups import ChannelGroup, ChannelGroups, IntArray, Layer, Slot
 from rlprune.channels.tracing import Trace
 
@@ -67,14 +68,14 @@ def _layers(trace: Trace) -> tuple[dict[str, Layer], int, dict[str, str]]:
     layers: dict[str, Layer] = {}
     fixed = trace.fixed_macs
     odd = {}
+    computed = {locked.weight: name for name, locked in trace.computed.items()}
     for call in trace.calls.values():
         shape = tuple(trace.tensors[call.weight].shape)
         extent, rest = divmod(call.macs, math.prod(shape))
         if rest:
             odd[call.weight] = "parts of its weight are used separately"
             fixed += rest
-        owner, _, leaf = call.weight.rpartition(".")
-        name = owner if owner and leaf in ("weight", "weight_orig") else call.weight
+        name = computed.get(call.weight) or owner(call.weight)
         layers[name] = Layer(
             name, call.weight, call.bias, call.kind, call.groups, call.kernel, call.stride, extent, call.in_extent,
             call.out_extent, shape, call.order, call.groups > 1 and (shape[1] == 1 or shape[0] == call.groups),
@@ -133,6 +134,10 @@ def _named(
                 ),
             )
         )
+    for name, layer in trace.computed.items():
+        if (layer.weight, 0) not in trace.sites:  # else its weight has another use, and a group from there
+            made = (name,) if layer.weight in by_weight else ()
+            drafts.append(((layer.order, 0), ChannelGroup(name, layer.channels, (), layer.reason, made)))
     drafts.sort(key=lambda draft: draft[0])
     seen: dict[str, int] = defaultdict(int)
     groups = []

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from rlprune.channels.computed import graph_tensors
 from rlprune.channels.groups import ChannelGroups, IntArray
 from rlprune.channels.plan import PruningPlan
 from rlprune.channels.surgery import masked_copy, removed_copy
@@ -294,6 +295,7 @@ def shaken(model: nn.Module) -> nn.Module:
     Weights are shared with the model; vectors and all-zero parameters are changed in the copy.
     """
     memo: dict[int, Any] = {id(p): p for p in model.parameters() if p.ndim > 1 and bool(p.any())}
+    memo.update(graph_tensors(model))
     copied: nn.Module = copy.deepcopy(model, memo).eval()
     generator = torch_generator(0, "check", "statistics")
     shared = {id(p) for p in model.parameters()}

@@ -101,7 +101,8 @@ class ChannelGroup:
         size: number of units.
         slots: where the units live.
         locked: why the group must stay as it is, or None.
-        producers: layers that make the units' channels, in execution order.
+        producers: layers that make the units' channels, in execution order; may be empty in a locked group of a layer
+            whose weight is computed or that never ran, which has no slots either.
         consumers: layers that read them, in execution order.
         kinds: what the group is tied to: subset of "depthwise", "grouped", "residual", "concatenated", "transposed",
             "linear".

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import Tensor, nn
 
+from rlprune.channels.computed import Locked, owner
 from rlprune.channels.groups import IntArray
 from rlprune.channels.labels import Bare, Entry, Labels, Part
 from rlprune.channels.rules import Op, along, attach, join, mix, rule
 
 if TYPE_CHECKING:
-    from rlprune.channels.tracing import Trace
+    from rlprune.channels.tracing import Call, Trace
 
 
 def _whole(part: Part, dim: int, axis: int, size: int) -> bool:
@@ -37,7 +38,40 @@ def _weight(trace: Trace, tensor: Tensor) -> list[Part]:
     parts = sorted(entry.parts, key=lambda part: not isinstance(trace.tensors[part.name], nn.Parameter))
     main = parts[0]
     same = len(main.where) == tensor.ndim and all(_whole(main, d, d, tensor.shape[d]) for d in (0, 1))
-    return parts if same and tensor.ndim >= 3 else []
+    return parts if same and tensor.ndim >= 3 and not _spoilt(trace, main, tensor) else []
+
+
+def _spoilt(trace: Trace, part: Part, weight: Tensor) -> bool:
+    """True when a weight is a function of a parameter whose channels have been mixed on the way (spectral norm)."""
+    return part.name in trace.locked_tensors and (
+        trace.tensors[part.name].untyped_storage()._cdata != weight.untyped_storage()._cdata
+    )
+
+
+def _computed(trace: Trace, op: Op, weight: Tensor, channels: int, kind: str, macs: int) -> Call | None:
+    """Enter a layer whose weight is computed from parameters and lock what it touches; its MACs never change.
+
+    Returns its record if one parameter has the weight's shape.
+    """
+    names = trace.sources(weight)
+    if not names:
+        trace.count_fixed(macs)
+        mix(trace, op, f"the weight it meets is neither a parameter nor computed from parameters alone ({op.name})")
+        return None
+    shapes = (weight.shape, weight.shape[::-1]) if kind == "linear" else (weight.shape,)
+    alike = [name for name in names if trace.tensors[name].shape in shapes]
+    main = alike[0] if alike else max(names, key=lambda name: trace.tensors[name].numel())
+    layer, maker = trace.makers.get(main, (owner(main), f"from {', '.join(names[:3])}{', ...' * (len(names) > 3)}"))
+    words = f"weight is computed {maker} ({op.name})"
+    trace.computed.setdefault(
+        layer, Locked(channels, f"its {words}", len(trace.calls) + len(trace.computed), main if alike else None)
+    )
+    mix(trace, op, f"it meets layer {layer}, whose {words}")
+    if not alike:
+        trace.count_fixed(macs)
+        return None
+    positions = macs // weight.numel()
+    return trace.call(main, kind, macs, positions, positions)
 
 
 @rule("convolution", "_convolution")
@@ -51,17 +85,20 @@ def convolution(trace: Trace, op: Op) -> None:
     out_extent = batch * math.prod(op.out.shape[channels + 1 :])
     macs = (in_extent if transposed else out_extent) * weight.numel()
     parts = _weight(trace, weight)
-    if not parts:
-        trace.count_fixed(macs)
-        mix(trace, op, f"the weight it meets is computed from other tensors ({op.name})")
+    kind = "conv_transpose" if transposed else "conv"
+    call: Call | None
+    if parts:
+        call = trace.call(parts[0].name, kind, macs, in_extent, out_extent)
+    else:
+        call = _computed(trace, op, weight, weight.shape[1] * groups if transposed else weight.shape[0], kind, macs)
+    if call is not None:
+        call.groups, call.kernel, call.stride = groups, tuple(weight.shape[2:]), tuple(op.args[3])
+    if not parts or call is None:
         return
-    name = parts[0].name
-    call = trace.call(name, "conv_transpose" if transposed else "conv", macs, in_extent, out_extent)
-    call.groups, call.kernel, call.stride = groups, tuple(weight.shape[2:]), tuple(op.args[3])
     by_group = groups > 1 and (weight.shape[1] == 1 or weight.shape[0] == groups)
 
     def side(dim: int, role: str) -> IntArray:
-        labels = trace.site(name, dim, role)[_positions(parts[0], dim)]
+        labels = trace.site(parts[0].name, dim, role)[_positions(parts[0], dim)]
         for part in parts[1:]:
             attach(trace, Bare((part,)), dim, labels, role, op.name)
         return labels
@@ -161,9 +198,16 @@ def product(trace: Trace, op: Op) -> None:
         done = _linear(trace, op, left, last, right, last - 1, last, last, bias) or _linear(
             trace, op, right, last - 1, left, last, last - 1, last - 1, bias
         )
-    if not done:
-        if left.ndim == 2 or isinstance(trace.get(left), Bare) or isinstance(trace.get(right), Bare):
-            trace.count_fixed(math.prod(left.shape) * right.shape[-1])
+    if done:
+        return
+    out = op.outputs[0]
+    counted = left.ndim == 2 or any(t.untyped_storage()._cdata in trace.parameter_storages for t in (left, right))
+    macs = math.prod(left.shape) * out.shape[-1] if counted else 0
+    made, other = (left, right) if trace.sources(left) and op.name != "linear" else (right, left)
+    if trace.sources(made) and trace.is_active(other):
+        _computed(trace, op, made, out.shape[-1] if made is right else out.shape[-2], "linear", macs)
+    else:
+        trace.count_fixed(macs)
         mix(trace, op, f"it is multiplied with other activations or a computed weight ({op.name})")
 
 
@@ -176,6 +220,8 @@ def _linear(
     if not isinstance(bare, Bare) or len(bare.parts) != 1:
         return False
     part = bare.parts[0]
+    if _spoilt(trace, part, weight):
+        return False
     shape = trace.tensors[part.name].shape
     wide = {d for d, where in enumerate(part.where) if where is not None}
     rows = [d for d in range(len(shape)) if shape[d] == weight.shape[w_out] and _whole(part, d, w_out, shape[d])]

@@ -69,6 +69,7 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
 def apply(trace: Trace, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
     """Carry labels through one executed operator."""
     op = Op(func, args, kwargs, out)
+    trace.follow(op.inputs, op.outputs)
     written = None
     if func._schema.is_mutable and args and isinstance(args[0], Tensor):
         written = (args[0], trace.get(args[0]))

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
+from rlprune.channels.computed import graph_tensors
 from rlprune.channels.groups import ChannelGroups, IntArray, Layer
 from rlprune.channels.plan import PruningPlan
 from rlprune.errors import UserError
@@ -110,6 +112,7 @@ def _tensors(model: nn.Module, groups: ChannelGroups) -> dict[str, Tensor]:
 
 def _deepcopy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
     """A deep copy; most of what a module holds is empty hook tables, which need no recursion."""
+    memo.update(graph_tensors(model))
     for module in model.modules():
         for value in vars(module).values():
             if type(value) in (dict, OrderedDict, set) and not value:
@@ -143,6 +146,8 @@ def _update_attributes(model: nn.Module, pruned: nn.Module, resized: dict[int, s
     after: Any
     for before, after in zip(model.modules(), pruned.modules(), strict=True):
         own = {**before._parameters, **before._buffers}
+        if parametrize.is_parametrized(before, "weight"):
+            own["weight"] = getattr(before.parametrizations.weight, "original", None)  # type: ignore[union-attr]
         names = {key: resized[id(t)] for key, t in own.items() if t is not None and id(t) in resized}
         if not names:
             continue

@@ -8,16 +8,17 @@ each operator a rule (see `rules`) carries labels from its inputs to its outputs
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from rlprune.channels import layers, mixing, moving, rules
+from rlprune.channels.computed import NEVER, Locked, graph_tensors, makers, owner
 from rlprune.channels.groups import ChannelGroups, IntArray
 from rlprune.channels.labels import Bare, Book, Entry, Fixed, Labels, Part
 from rlprune.errors import UserError
@@ -42,8 +43,12 @@ class Call:
 class Trace:
     """Everything gathered while the model runs: labels of tensors, of parameters, and the calls of layers."""
 
-    def __init__(self, tensors: Mapping[str, Tensor], private: bool = False) -> None:
+    def __init__(
+        self, tensors: Mapping[str, Tensor], private: bool = False, made: Mapping[str, tuple[str, str]] | None = None
+    ) -> None:
         self.private = private  # whether the parameters are copies that the forward pass may write to
+        self.makers = made or {}  # see `computed.makers`
+        self.computed: dict[str, Locked] = {}
         self.parameter_storages = {
             t.untyped_storage()._cdata: n for n, t in tensors.items() if isinstance(t, nn.Parameter)
         }
@@ -57,9 +62,12 @@ class Trace:
         self.touched: set[int] = set()
         self.training = False  # whether a pass in training mode found more layers
         self.counting = True
+        self._active: dict[int, Tensor] = {}  # what is computed from the model's inputs
+        self._sources = {id(tensor): frozenset([name]) for name, tensor in tensors.items()}
         self._entries: dict[int, Entry] = {}
         self._alive: list[Tensor] = []  # else id() would be reused
         self._storages: dict[int, list[Tensor]] = {}
+        self._storage_of: dict[int, int] = {}
         for name, tensor in tensors.items():
             where = tuple(
                 Labels(dim, np.arange(size, dtype=np.int64)) if size > 1 else None
@@ -69,21 +77,49 @@ class Trace:
 
     def put(self, tensor: Tensor, entry: Entry) -> None:
         """Remember what a tensor's elements belong to."""
-        if id(tensor) not in self._entries:
+        storage = tensor.untyped_storage()._cdata
+        if self._storage_of.get(id(tensor)) != storage:
+            self._storage_of[id(tensor)] = storage
             self._alive.append(tensor)
-            self._storages.setdefault(tensor.untyped_storage()._cdata, []).append(tensor)
+            self._storages.setdefault(storage, []).append(tensor)
         self._entries[id(tensor)] = entry
 
     def get(self, tensor: Tensor) -> Entry:
         """What a tensor's elements belong to; a tensor never seen is a constant."""
         if id(tensor) not in self._entries:
             self.put(tensor, self.fixed("it joins a constant tensor that is neither parameter nor buffer"))
-        self.touched.add(id(tensor))
         return self._entries[id(tensor)]
+
+    def follow(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
+        """Remember for the outputs of an operator whether they depend on the model's inputs, else on which tensors."""
+        self.touched.update(map(id, inputs))
+        active = any(id(tensor) in self._active for tensor in inputs)
+        names = frozenset().union(*(self._sources.get(id(tensor), frozenset()) for tensor in inputs))
+        for out in outputs:
+            if active:
+                self._active[id(out)] = out
+            elif names:
+                self._alive.append(out)
+                self._sources[id(out)] = names
+
+    def activate(self, tensor: Tensor) -> None:
+        """Enter an input of the model."""
+        self._active[id(tensor)] = tensor
+
+    def is_active(self, tensor: Tensor) -> bool:
+        """Whether a tensor depends on the model's inputs."""
+        return id(tensor) in self._active
+
+    def sources(self, tensor: Tensor) -> list[str]:
+        """The parameters that a tensor is computed from; none if the model's inputs go into it."""
+        names = frozenset() if self.is_active(tensor) else self._sources.get(id(tensor), frozenset())
+        return [name for name in self.tensors if name in names and isinstance(self.tensors[name], nn.Parameter)]
 
     def sharing(self, tensor: Tensor) -> list[Tensor]:
         """The other known tensors in the same memory."""
-        return [t for t in self._storages.get(tensor.untyped_storage()._cdata, []) if t is not tensor]
+        storage = tensor.untyped_storage()._cdata
+        known = self._storages.get(storage, [])  # some may have moved on (`set_`), and freed memory is used again
+        return [t for t in known if t is not tensor and t.untyped_storage()._cdata == storage]
 
     def fixed(self, reason: str) -> Fixed:
         """An entry for a tensor that cannot change its size."""
@@ -121,12 +157,20 @@ class Trace:
 
     def call(self, weight: str, kind: str, macs: int, in_extent: int, out_extent: int) -> Call:
         """Count one call of a layer."""
-        call = self.calls.setdefault(weight, Call(weight, kind, len(self.calls)))
+        call = self.calls.setdefault(weight, Call(weight, kind, len(self.calls) + len(self.computed)))
         if self.counting:
             call.macs += macs
             call.in_extent += in_extent
             call.out_extent += out_extent
         return call
+
+    def never_ran(self) -> dict[str, str]:
+        """Layers whose weights (parameters of two dimensions or more) no operator saw -> such a weight."""
+        return {
+            self.makers.get(name, (owner(name), ""))[0]: name
+            for name, t in self.tensors.items()
+            if isinstance(t, nn.Parameter) and t.ndim > 1 and id(t) not in self.touched
+        }
 
 
 class ParameterWritten(RuntimeError):
@@ -190,7 +234,7 @@ def training_paths(model: nn.Module) -> None:
 
 def working_copy(model: nn.Module, share: bool = True) -> nn.Module:
     """A copy of the modules that may share the parameters, so that a forward pass cannot change the caller's object."""
-    memo: dict[int, Any] = {id(p): p for p in model.parameters()} if share else {}
+    memo: dict[int, Any] = {**graph_tensors(model), **({id(p): p for p in model.parameters()} if share else {})}
     try:
         return copy.deepcopy(model, memo)
     except (RuntimeError, TypeError) as error:
@@ -213,7 +257,8 @@ class Forward:
 
     def __call__(self, model: nn.Module, prepare: Callable[[list[Tensor]], None] | None = None) -> Any:
         """Run the model; `prepare` sees the input tensors first."""
-        args, kwargs = copy.deepcopy((self.args, dict(self.kwargs)))
+        with _disable_current_modes():  # the copies are not the model's doing
+            args, kwargs = copy.deepcopy((self.args, dict(self.kwargs)))
         if prepare is not None:
             prepare(tensors_in((args, kwargs)))
         return model(*args, **kwargs)
@@ -229,11 +274,12 @@ def run_trace(model: nn.Module, forward: Forward) -> Trace:
 
 def _run_trace(model: nn.Module, forward: Forward, private: bool) -> Trace:
     worker = working_copy(model, share=not private).eval()
-    trace = Trace(named_tensors(worker), private)
+    trace = Trace(named_tensors(worker), private, makers(worker))
 
     def prepare(inputs: list[Tensor]) -> None:
         for tensor in inputs:
             trace.put(tensor, trace.fixed("it joins the model's input, which keeps its channels"))
+            trace.activate(tensor)
 
     def run() -> None:
         with torch.no_grad(), _Tracer(trace):
@@ -242,7 +288,7 @@ def _run_trace(model: nn.Module, forward: Forward, private: bool) -> Trace:
             trace.lock(trace.get(tensor), "it is an output of the model")
 
     run()
-    if any(p.ndim > 1 and id(p) not in trace.touched for p in worker.parameters()):
+    if trace.never_ran():
         # layers that only run in training (auxiliary heads) read channels too
         training_paths(worker)
         trace.counting = False
@@ -253,6 +299,13 @@ def _run_trace(model: nn.Module, forward: Forward, private: bool) -> Trace:
             raise
         except Exception:  # many models cannot train on bare example inputs
             trace.training = False
+    modules: dict[str, Any] = dict(worker.named_modules())
+    for name, weight in trace.never_ran().items():
+        module = modules.get(name)
+        rows = len(trace.tensors[weight])
+        size: int = getattr(module, "out_channels", getattr(module, "out_features", rows))
+        reason = NEVER.format("nor in training mode" if trace.training else "and training mode fails on these inputs")
+        trace.computed.setdefault(name, Locked(size, reason, len(trace.calls) + len(trace.computed)))
     return trace
 
 

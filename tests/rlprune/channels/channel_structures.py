@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -434,16 +435,96 @@ class Constant(nn.Module):
         return self.c(self.a(x) * self.gain)
 
 
-structure("weight norm", locked="computed from other tensors")(
-    lambda: nn.Sequential(
-        conv(3, 8), nn.ReLU(), nn.utils.parametrizations.weight_norm(conv(8, 6)), nn.ReLU(), conv(6, 4)
-    )
+def around(layer: nn.Module) -> nn.Module:
+    """A layer of 8 to 6 channels between two plain ones, with another two that it must not hold back."""
+    return nn.Sequential(conv(3, 5), nn.ReLU(), conv(5, 8), nn.ReLU(), layer, nn.ReLU(), conv(6, 7), conv(7, 4))
+
+
+class Standardised(nn.Conv2d):
+    """Weight standardisation."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
+        return F.conv2d(x, weight / weight.std((1, 2, 3), keepdim=True), self.bias, padding=1)
+
+
+class Factored(nn.Module):
+    """A kernel that is a product of two matrices."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Parameter(torch.randn(6, 2)), nn.Parameter(torch.randn(2, 72))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, (self.left @ self.right).view(6, 8, 3, 3), padding=1)
+
+
+class Reversed(nn.Module):
+    """A parametrization of one's own that moves channels."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight + weight.sum(0, keepdim=True)
+
+
+class Positive(nn.Module):
+    """A parametrization of one's own that leaves channels apart."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return weight.abs()
+
+
+def parametrized(layer: nn.Module, by: nn.Module) -> nn.Module:
+    nn.utils.parametrize.register_parametrization(layer, "weight", by)
+    return layer
+
+
+def _old_weight_norm() -> nn.Module:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return around(nn.utils.weight_norm(conv(8, 6)))
+
+
+norms = nn.utils.parametrizations
+structure("weight norm", locked="^its weight is computed by the parametrization _WeightNorm.*convolution")(
+    lambda: around(norms.weight_norm(conv(8, 6)))
 )
-structure("spectral norm", locked=".")(
-    lambda: nn.Sequential(
-        conv(3, 8), nn.ReLU(), nn.utils.parametrizations.spectral_norm(conv(8, 6)), nn.ReLU(), conv(6, 4)
-    )
+structure("spectral norm", locked="^its weight is computed by the parametrization _SpectralNorm.*convolution")(
+    lambda: around(norms.spectral_norm(conv(8, 6)))
 )
+structure("orthogonal", locked="^its weight is computed by the parametrization _Orthogonal.*convolution")(
+    lambda: around(norms.orthogonal(conv(8, 6)))
+)
+structure(
+    "parametrization of one's own", locked="^its weight is computed by the parametrization Reversed.*convolution"
+)(lambda: around(parametrized(conv(8, 6), Reversed())))
+structure("transposed with weight norm", locked="^its weight is computed by the parametrization _WeightNorm")(
+    lambda: around(norms.weight_norm(nn.ConvTranspose2d(8, 6, 2), dim=1))
+)
+structure("weight norm by hook", locked="^its weight is computed by the hook WeightNorm.*convolution")(_old_weight_norm)
+structure("spectral norm by hook", locked="^its weight is computed by the hook SpectralNorm.*convolution")(
+    lambda: around(nn.utils.spectral_norm(conv(8, 6)))
+)
+structure("weight standardisation", locked="^its weight is computed from 4.weight .convolution")(
+    lambda: around(Standardised(8, 6, 3))
+)
+structure("factored kernel", locked="^its weight is computed from 4.left, 4.right .convolution")(
+    lambda: around(Factored())
+)
+structure("linear with weight norm", locked="^its weight is computed by the parametrization _WeightNorm.*addmm")(
+    lambda: nn.Sequential(
+        conv(3, 5), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 8), norms.weight_norm(nn.Linear(8, 6)),
+        nn.ReLU(), nn.Linear(6, 7), nn.Linear(7, 4),
+    )
+)  # fmt: skip
+structure("parametrization that leaves channels apart")(
+    lambda: around(nn.Sequential(parametrized(conv(8, 8, groups=8), Positive()), parametrized(conv(8, 6), Positive())))
+)
+structure("kernel from activations", locked="neither a parameter nor computed from parameters alone .convolution")(
+    net(
+        lambda s, x: s.c(F.conv2d(s.a(x), s.f(x.mean((0, 2, 3))).view(6, 8, 1, 1))),
+        a=c(3, 8), f=m(nn.Linear, 3, 48), c=c(6, 4),
+    )
+)  # fmt: skip
 
 
 @structure("recurrent", locked="operator|multiplied")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from rlprune.channels import remove_channels, trace_channels
 from rlprune.channels.checking import Checker
-from rlprune.channels.tracing import Forward
+from rlprune.channels.tracing import Forward, Trace
 from rlprune.errors import UserError
 
 X = torch.randn(2, 3, 12, 12)
@@ -64,26 +64,9 @@ def test_heads_that_only_run_in_training_are_cut_too() -> None:
     assert groups.layers["head"].extent == 0
 
 
-def test_half_precision_and_double() -> None:
-    model = nn.Sequential(conv(3, 8), nn.BatchNorm2d(8), nn.ReLU(), conv(8, 4))
-    for dtype in (torch.bfloat16, torch.float64):
-        groups = trace_channels(model.to(dtype), X.to(dtype))
-        assert [g.name for g in groups.prunable] == ["0"]
-
-
-@pytest.mark.gpu
-def test_on_a_gpu() -> None:
-    for name in sorted(STRUCTURES):
-        model = STRUCTURES[name]().cuda()
-        for child in model.modules():  # plain tensor attributes do not follow
-            for key, value in list(vars(child).items()):
-                if isinstance(value, Tensor):
-                    setattr(child, key, value.cuda())
-        inputs = torch.utils._pytree.tree_map(lambda t: t.cuda(), inputs_of(name))
-        groups = trace_channels(model, *inputs)
-        on_cpu = trace_channels(STRUCTURES[name](), *inputs_of(name))
-        assert {g.name for g in groups.prunable} == {g.name for g in on_cpu.prunable}, name
-        assert all(p.is_cuda for p in remove_channels(model, groups, random_plan(groups, 0.5)).parameters())
+def test_double_precision() -> None:
+    model = nn.Sequential(conv(3, 8), nn.BatchNorm2d(8), nn.ReLU(), conv(8, 4)).double()
+    assert [g.name for g in trace_channels(model, X.double()).prunable] == ["0"]
 
 
 def test_strict_raises_and_off_trusts() -> None:
@@ -100,7 +83,7 @@ def test_strict_raises_and_off_trusts() -> None:
 
 def test_a_model_that_cannot_be_copied_is_a_user_error() -> None:
     model = nn.Sequential(conv(3, 4))
-    model.graph_tensor = model[0].weight * 2
+    model.handles = [model[0].weight * 2]
     with pytest.raises(UserError, match="cannot be deep-copied"):
         trace_channels(model, X)
 
@@ -183,3 +166,19 @@ def test_grouped_layers_stay_grouped_when_one_channel_a_group_is_left() -> None:
     assert second.count("1") == 1
     twice = remove_channels(pruned, after, second)
     assert twice[1].groups == 2 and twice(X).shape[1] == 4
+
+
+def test_memory_that_is_used_again_is_not_shared_memory() -> None:
+    """A tensor that moved to other memory leaves an address behind, which a later tensor may get."""
+    trace = Trace({})
+    first, second = torch.zeros(4), torch.zeros(4)
+    trace.put(first, None)
+    address = first.untyped_storage()._cdata
+    first.set_(torch.zeros(4).untyped_storage())
+    trace.put(second, None)
+    trace._storages[second.untyped_storage()._cdata] = [*trace._storages.pop(address), second]
+    assert trace.sharing(second) == []
+    view = second[1:]
+    trace.put(view, None)
+    trace.put(first, None)
+    assert [id(t) for t in trace.sharing(second)] == [id(view)]
