@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from rlprune.agents.controller import RULES, Controller, Episode, Rule, make_controller, run_episode
+from rlprune.agents.error import LeastError
 from rlprune.agents.fixed import PerLayerTable, Polynomial, Uniform
 from rlprune.agents.methods import METHODS, Pfec
 from rlprune.agents.prc import PRC
@@ -27,6 +28,7 @@ __all__ = [
     "Controller",
     "CrossEntropySearch",
     "Episode",
+    "LeastError",
     "PerLayerTable",
     "Pfec",
     "Polynomial",

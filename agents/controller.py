@@ -51,6 +51,8 @@ AGENT = "agent:"
 def make_controller(name: str, options: Mapping[str, Any] | None = None) -> Controller:
     """The rule called `name`, with the settings in `options` by field name, or the trained agent of `agent:FILE`.
 
+    Agents that come with the package go by name, as in `agent:NAME`.
+
     Raises:
         UserError: For an unknown rule or option.
     """
@@ -68,6 +70,25 @@ def make_controller(name: str, options: Mapping[str, Any] | None = None) -> Cont
             raise unknown_name(f"option of controller {name!r}", key, settings)
     controller: Controller = rule(**options)
     return controller
+
+
+def shown_to(controller: Controller, tolerance: float) -> dict[str, Any]:
+    """What an environment's observation tells this controller, as arguments of `EnvSettings`.
+
+    The tolerance of the goal, whatever is enforced on the way; but a trained agent that knows one tolerance alone (the
+    budget was its goal) sees that one. An agent sees errors if it did in training. Rules look into the environment
+    instead, so that errors are not worked out for nothing.
+
+    Args:
+        controller: A rule or an agent.
+        tolerance: The goal's.
+    """
+    controller = getattr(controller, "controller", controller)  # of `BestOf` the one that looks
+    if isinstance(controller, Rule):
+        return {"shown_tolerance": tolerance, "errors": False}
+    training = (getattr(controller, "card", None) or {}).get("training", {})
+    known = training.get("tolerances", [])
+    return {"shown_tolerance": known[0] if len(known) == 1 else tolerance, "errors": training.get("errors")}
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from rlprune.criteria import plan_from_counts
 from rlprune.envs import saving
 from rlprune.envs.budget import Counts
+from rlprune.envs.damage import Curves, Damage
 from rlprune.envs.observations import Progress
 from rlprune.envs.rewards import Outcome, Terms, make_reward
 from rlprune.envs.rounds import Round, Scope
@@ -30,6 +31,14 @@ TRUNCATED = "rounds"
 PATIENCE = 3  # rounds that may train in a row without removing anything
 
 
+@dataclass(eq=False)
+class Ranking:
+    """The score of every filter, by group, and, once somebody asked, what the lowest cost their readers."""
+
+    scores: dict[str, NDArray[np.float64]]
+    curves: Curves | None = None
+
+
 class EpisodeState:
     """Where the episode of an environment stands, and what ends it; knows nothing of Gymnasium.
 
@@ -38,7 +47,7 @@ class EpisodeState:
         state: The network at the start of the current round.
         accepted: The last network whose drop was inside the tolerance.
         score, accepted_score: Their control scores.
-        scores: The criterion's score of every filter of the current network, by group.
+        ranking: The ranking of the current network's filters.
         current: The current round.
         round: How many rounds are done.
         history: A record of every round done.
@@ -56,7 +65,7 @@ class EpisodeState:
         self.base_macs = self.scope.macs(nothing)
         self.base = transitions.base()
         self._first: Round | None = None  # the first round that was ranked on the unpruned network, and its ranking
-        self._base_scores: dict[str, NDArray[np.float64]] = {}
+        self._base_ranking = Ranking({})
         self._reward = make_reward(settings.reward)
         if not self.scope.options(settings.max_rate, nothing):
             others = f" that is not {' or '.join(settings.skip)}" if settings.skip else ""
@@ -70,6 +79,20 @@ class EpisodeState:
     def baseline(self) -> Score:
         """The unpruned network's control score."""
         return self.transitions.problem.baseline
+
+    @property
+    def scores(self) -> dict[str, NDArray[np.float64]]:
+        """The score of every filter of the current network, by group."""
+        return self.ranking.scores
+
+    @property
+    def damage(self) -> Damage | None:
+        """What this round's groups cost their readers, worked out when first asked for; None if it cannot be known."""
+        if not self.current.weighed:
+            if self.ranking.curves is None:
+                self.ranking.curves = self.transitions.error_curves(self.state, self.scope.names, self.scores)
+            self.current.weigh(self.ranking.curves)
+        return self.current.damage
 
     @property
     def drop(self) -> float:
@@ -122,16 +145,17 @@ class EpisodeState:
         """Rank the filters of the current network."""
         first, at_base = self._first, self.state is self.base
         if at_base and first is not None:
-            self.scores = self._base_scores
+            self.ranking = self._base_ranking
             if first.visited == self.current.visited:
                 self.current.rank_as(first)
                 return
         else:
             seed = derive(self.settings.seed, "ranking")
-            self.scores = self.transitions.problem.scores(self.settings.criterion, self.network, seed=seed)
+            scores = self.transitions.problem.scores(self.settings.criterion, self.network, seed=seed)
+            self.ranking = Ranking(scores)
         self.current.rank(self.state.network.groups, self.scores)
         if at_base and first is None:
-            self._first, self._base_scores = self.current, self.scores
+            self._first, self._base_ranking = self.current, self.ranking
 
     def rank_by(self, scores: Mapping[str, NDArray[np.float64]]) -> None:
         """Rank the filters of the current network by given scores, for this round."""
@@ -139,7 +163,7 @@ class EpisodeState:
             raise UserError(f"{self.current.visit} groups of this round are visited; rank only before the first")
         if self.current is self._first:
             self._first = None  # that ranking was kept for the next episode, and is not the criterion's any more
-        self.scores = {**self.scores, **scores}
+        self.ranking = Ranking({**self.scores, **scores})
         self.current.rank(self.state.network.groups, self.scores)
 
     def train(
@@ -284,12 +308,13 @@ class EpisodeState:
     def progress(self) -> Progress:
         """What the observation needs beside the group."""
         current, share = self.current, 1.0 / self.base_macs
+        damage, place = self.damage if self.settings.sees_errors else None, current.place
         now, begin = current.macs, current.macs_before
         most = current.budget.most.copy()
         most[: current.visit] = current.counts[: current.visit]
         return Progress(
             window=current.window,
-            mass=current.mass[current.place],
+            mass=current.mass[place],
             removed=1.0 - now * share,
             removed_round=(begin - now) * share,
             reachable=(now - current.budget.cost(current.budget.before + most)) * share,
@@ -299,11 +324,13 @@ class EpisodeState:
             drops=self._drops,
             score=self.score.value,
             baseline=self.baseline.value,
-            tolerance=self.tolerance,
+            tolerance=self.tolerance if self.settings.shown_tolerance is None else self.settings.shown_tolerance,
             round=self.round,
             rounds=self.settings.rounds,
             cap=self.cap,
             budget=self.budget,
+            curve=None if damage is None or not damage.known[place] else damage.curves[place],
+            advised=0.0 if damage is None else damage.advised(current.budget, place, current.counts),
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -71,6 +71,9 @@ class FilterPruningEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         on_violation: `stop` ends the episode, `retry` goes back, halves the largest rate, and goes on.
         dense: Add a potential-based term for every step; it adds up to zero over a round.
         skip: Kinds of groups to leave alone, such as `["residual"]`.
+        errors: Whether the observation tells what the groups' removal costs their readers. None: with `one_shot` only,
+            since every round needs new Gram matrices, and a factorisation for every layer.
+        shown_tolerance: The tolerance that the observation tells of, where it is not the one that is kept.
         cache: File in which scores are kept and looked up; shared by processes and runs.
         seed: Of everything random: data split, ranking, recovery.
         render_mode: `ansi`, `rgb_array` or None.
@@ -110,6 +113,8 @@ class FilterPruningEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         on_violation: str = "stop",
         dense: bool = False,
         skip: Sequence[str] = (),
+        errors: bool | None = None,
+        shown_tolerance: float | None = None,
         cache: str | None = None,
         seed: int = 0,
         device: str = "cpu",
@@ -117,7 +122,19 @@ class FilterPruningEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
     ) -> None:
         single_thread_in_workers()
         settings = EnvSettings(
-            criterion, reward, tolerance, budget, max_rate, rounds, one_shot, on_violation, dense, tuple(skip), seed
+            criterion,
+            reward,
+            tolerance,
+            budget,
+            max_rate,
+            rounds,
+            one_shot,
+            on_violation,
+            dense,
+            tuple(skip),
+            seed,
+            errors,
+            shown_tolerance,
         )
         repair = make_recovery(recovery, TrainSettings(epochs=finetune_epochs, lr=finetune_lr))
         spec = ProblemSpec(
@@ -198,6 +215,26 @@ class FilterPruningEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
     def scores(self) -> dict[str, NDArray[np.float64]]:
         """The criterion's score of every filter of the current network, by group."""
         return self._episode.scores
+
+    @property
+    def curves(self) -> Mapping[str, NDArray[np.float64]]:
+        """The measured errors (size + 1,) after the loss of 0, 1, 2 ... lowest filters, by group of this round."""
+        damage = self._episode.damage
+        if damage is None:
+            return {}
+        found = zip(self._episode.current.names, damage.curves, damage.known, strict=True)
+        return {name: curve for name, curve, known in found if known}
+
+    @property
+    def advised(self) -> float:
+        """The count, a fraction, at which the errors of this and all later groups sum to least within the budget.
+
+        See `rlprune.criteria.errors`; where no error can be known, the uniform rate's count.
+        """
+        damage, current = self._episode.damage, self._episode.current
+        if damage is None:
+            return current.window.uniform_rate * current.window.size
+        return damage.advised(current.budget, current.place, current.counts)
 
     @property
     def round(self) -> int:
@@ -328,6 +365,14 @@ class FilterPruningEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         For rules whose ranking changes on the way, or depends on what they remove.
         """
         self._episode.rank_by(scores)
+
+    def twin(self) -> FilterPruningEnv:
+        """Another environment of the same problem, rules, goal and scores, with an episode of its own."""
+        other = FilterPruningEnv.__new__(FilterPruningEnv)
+        episode = self._episode
+        settings = replace(self.settings, budget=episode.budget, tolerance=episode.tolerance)
+        other._setup(episode.transitions, settings, None)
+        return other
 
     # Gymnasium's interface --------------------------------------------------------------------------------------
 

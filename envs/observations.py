@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rlprune.channels import ChannelGroups
 
 KINDS = ("depthwise", "grouped", "residual", "concatenated", "transposed", "linear")
+LEAST_ERROR = 1e-4  # as good as none
 QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 
 GROUP_FEATURES = (
@@ -69,6 +70,14 @@ PROGRESS_FEATURES = (
     "tolerance",
     "has_budget",
     "budget",
+    "has_errors",  # whether the next seven are known; they are 0 where not
+    "error_lo",  # share of the readers' variance that is lost for good, log scale: at the window's ends ...
+    "error_uniform",  # ... at the uniform rate ...
+    "error_hi",
+    "error_advised",  # ... and at the advised rate
+    "advised",  # the rate at which the errors of this and all later groups sum to least within the budget
+    "advised_departure",  # ... minus the uniform rate
+    "advised_action",  # the action that executes it
 )
 
 FEATURES = GROUP_FEATURES + PROGRESS_FEATURES
@@ -175,6 +184,8 @@ class Progress:
         round: Rounds done; `rounds` is how many there may be (None: any number).
         cap: The largest rate allowed.
         budget: Fraction of the MACs to keep, or None.
+        curve: The current group's errors (size + 1,), or None if they are not known.
+        advised: The count at which the errors of this and all later groups sum to least.
     """
 
     window: Window
@@ -193,6 +204,8 @@ class Progress:
     rounds: int | None
     cap: float
     budget: float | None
+    curve: NDArray[np.float64] | None = None
+    advised: float = 0.0
 
 
 def progress_features(progress: Progress) -> NDArray[np.float32]:
@@ -228,8 +241,23 @@ def progress_features(progress: Progress) -> NDArray[np.float32]:
         p.tolerance / (p.tolerance + 0.02),
         float(p.budget is not None),
         p.budget if p.budget is not None else 0.0,
+        *_errors(p),
     )
     return np.clip(np.array(values, dtype=np.float64), -1.0, 1.0).astype(np.float32)
+
+
+def _errors(p: Progress) -> tuple[float, ...]:
+    """The last eight of `PROGRESS_FEATURES`."""
+    if p.curve is None:
+        return (0.0,) * 8
+    window, places = p.window, np.arange(len(p.curve))
+    uniform = window.uniform_rate * window.size
+    advised = min(max(p.advised, window.lo), window.hi)
+    errors = np.interp([window.lo, uniform, window.hi, advised], places, p.curve)
+    levels = 1.0 + np.log10(np.maximum(errors, LEAST_ERROR)) * (-2.0 / np.log10(LEAST_ERROR))
+    departure = (advised - uniform) / window.size
+    action = window.action(window.nearest(advised))
+    return (1.0, *levels.tolist(), advised / window.size, departure, action)
 
 
 def observation(group: NDArray[np.float32], progress: Progress) -> NDArray[np.float32]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from rlprune.channels import ChannelGroups, PruningPlan
 from rlprune.envs.budget import BilinearCost, Budget, Counts, Window, choices
+from rlprune.envs.damage import Curves, Damage
 from rlprune.envs.observations import group_features, score_mass
 
 
@@ -67,6 +68,8 @@ class Round:
         macs, parameters: Cost now, as if what was taken so far were gone.
         budget: The round's budget over its m groups.
         window: The window of the current group.
+        shares: The fraction (m,) of the present MACs that would go with each whole group.
+        damage: What the groups cost their readers, once that was asked for (`weighed`); None if it cannot be known.
         trained: Whether the network was trained in this round.
     """
 
@@ -83,6 +86,8 @@ class Round:
         self.departures: list[float] = []
         self.lost = 0.0
         self.trained = False
+        self.weighed = False
+        self.damage: Damage | None = None
         self.macs = self.macs_before = scope.macs(removed)
         self.parameters = self.parameters_before = scope.parameters(removed)
         self.budget = self.budget_for(target, must_meet)
@@ -133,18 +138,23 @@ class Round:
     def rank(self, groups: ChannelGroups, scores: Mapping[str, NDArray[np.float64]]) -> None:
         """Take in the criterion's scores of the filters of the current network, whose groups are `groups`."""
         scope = self.scope
+        self.weighed, self.damage = False, None
         shares = [cost.shares(scope.sizes - self.removed, self.removed) for cost in (scope.macs, scope.parameters)]
-        macs_share, parameter_share = (share[self.visited] for share in shares)
+        self.shares, parameter_share = (share[self.visited] for share in shares)
         self.mass = [score_mass(scores[name]) for name in self.names]
         self.features = group_features(
-            groups, self.names, scope.sizes[self.visited], macs_share, parameter_share, scores
+            groups, self.names, scope.sizes[self.visited], self.shares, parameter_share, scores
         )
         self.look()
 
     def rank_as(self, other: Round) -> None:
         """Take over the ranking of another round of the same groups in the same network."""
-        self.mass, self.features = other.mass, other.features
+        self.mass, self.features, self.shares = other.mass, other.features, other.shares
         self.look()
+
+    def weigh(self, curves: Curves) -> None:
+        """Take in the error curves that go with the ranking."""
+        self.damage, self.weighed = Damage.of(self.names, curves, self.budget, self.shares), True
 
     def look(self) -> None:
         """Work out the current group's window."""

@@ -27,9 +27,13 @@ class EnvSettings:
     dense: bool = False
     skip: tuple[str, ...] = ()
     seed: int = 0
+    errors: bool | None = None
+    shown_tolerance: float | None = None
 
     def __post_init__(self) -> None:
         check_rate("tolerance", self.tolerance)
+        if self.shown_tolerance is not None:
+            check_rate("shown_tolerance", self.shown_tolerance)
         check_rate("max_rate", self.max_rate)
         if self.budget is not None and not 0.0 < self.budget <= 1.0:
             raise UserError(f"budget is {self.budget}; it must lie in (0, 1], the fraction of the MACs to keep")
@@ -39,6 +43,11 @@ class EnvSettings:
             raise unknown_name("on_violation", self.on_violation, ON_VIOLATION)
         get_criterion(self.criterion)
         make_reward(self.reward)
+
+    @property
+    def sees_errors(self) -> bool:
+        """Whether the observation tells of reconstruction errors."""
+        return self.one_shot if self.errors is None else self.errors
 
     def to_json(self) -> dict[str, Any]:
         """Plain values only."""

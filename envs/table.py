@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,6 +23,7 @@ from rlprune.problem import PrunedNetwork, PruningProblem
 from rlprune.recovery import make_recovery
 from rlprune.tasks import Score
 
+FORMAT = "rlprune-table-2"
 NEIGHBOURS = 8
 
 
@@ -34,6 +35,7 @@ class ScoreTable:
         groups: The unpruned network's groups.
         names: The groups in which the schedules differ, n of them.
         ranking: The criterion's score of every filter, by group.
+        curves: What the groups cost their readers at every count, by group, as far as that can be known.
         baseline: The unpruned network's score.
         settings: The rules under which the scores were recorded.
         counts: What the K schedules remove, (K, n).
@@ -43,6 +45,7 @@ class ScoreTable:
     groups: ChannelGroups
     names: tuple[str, ...]
     ranking: dict[str, NDArray[np.float64]]
+    curves: dict[str, NDArray[np.float64]]
     baseline: Score
     settings: EnvSettings
     counts: NDArray[np.int64]
@@ -64,15 +67,25 @@ class ScoreTable:
         if not rows:
             raise UserError(f"{cache.path} holds no score of this environment; run episodes with it as cache first")
         counts = np.array(rows, dtype=np.int64)
-        return cls(env.problem.groups, names, env.scores, env.baseline, env.settings, counts, np.array(values))
+        return cls(
+            env.problem.groups,
+            names,
+            env.scores,
+            dict(env.curves),
+            env.baseline,
+            env.settings,
+            counts,
+            np.array(values),
+        )
 
     def save(self, path: str | Path) -> None:
         """Write the table as JSON."""
         content = {
-            "format": "rlprune-table-1",
+            "format": FORMAT,
             "groups": self.groups.to_json(),
             "names": list(self.names),
             "ranking": {name: scores.tolist() for name, scores in self.ranking.items()},
+            "curves": {name: curve.tolist() for name, curve in self.curves.items()},
             "baseline": self.baseline.to_json(),
             "settings": self.settings.to_json(),
             "counts": self.counts.tolist(),
@@ -84,13 +97,14 @@ class ScoreTable:
     def load(cls, path: str | Path) -> ScoreTable:
         """Read what `save` wrote; raises UserError for anything else."""
         content = read_json(Path(path))
-        if not isinstance(content, dict) or content.get("format") != "rlprune-table-1":
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise UserError(f"{path} is not a table of scores; ScoreTable.record(env, cache).save(path) writes one")
         settings = {**content["settings"], "skip": tuple(content["settings"]["skip"])}
         return cls(
             ChannelGroups.from_json(content["groups"]),
             tuple(content["names"]),
             {name: np.array(scores, dtype=np.float64) for name, scores in content["ranking"].items()},
+            {name: np.array(curve, dtype=np.float64) for name, curve in content["curves"].items()},
             Score(**content["baseline"]),
             EnvSettings(**settings),
             np.array(content["counts"], dtype=np.int64),
@@ -157,6 +171,11 @@ class _TableTransitions(Transitions):
             raise UserError("a table has scores and no networks; replay the plan in the environment it was recorded in")
 
         return NetworkState("table", plan, build)
+
+    def error_curves(
+        self, state: NetworkState, names: Sequence[str], scores: Mapping[str, NDArray[np.float64]]
+    ) -> Mapping[str, NDArray[np.float64]]:
+        return self._table.curves
 
     def score(self, state: NetworkState) -> Score:
         if not state.plan:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import cast
 
@@ -110,6 +111,11 @@ class _ToyTransitions(Transitions):
 
     def score(self, state: NetworkState) -> Score:
         return self._toy.score(state.plan)
+
+    def error_curves(
+        self, state: NetworkState, names: Sequence[str], scores: Mapping[str, NDArray[np.float64]]
+    ) -> Mapping[str, NDArray[np.float64]]:
+        return {}
 
     def _state(self, plan: PruningPlan) -> NetworkState:
         return NetworkState("toy", plan, lambda: PrunedNetwork(nn.Identity(), self._toy.groups.after(plan), plan))

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from rlprune.artifact import fingerprint
 from rlprune.channels import PruningPlan
+from rlprune.criteria.errors import error_curves
 from rlprune.envs.cache import ScoreStore
 from rlprune.problem import PrunedNetwork, PruningProblem
-from rlprune.recovery import Recovery
+from rlprune.recovery import Recovery, grams_of
 from rlprune.tasks import Score
 
 
@@ -106,6 +110,17 @@ class Transitions:
         """The score right after removing `plan`, without recovery."""
         model = state.network.remove(plan, self.problem.groups).model
         return self.problem.evaluator.score(model, "control")
+
+    def error_curves(
+        self, state: NetworkState, names: Sequence[str], scores: Mapping[str, NDArray[np.float64]]
+    ) -> Mapping[str, NDArray[np.float64]]:
+        """What groups cost their readers; see `rlprune.criteria.errors`. None is given for groups it cannot be had of.
+
+        Collects Gram matrices unless the recovery has done so.
+        """
+        network = state.network
+        grams = grams_of(network, self.problem)
+        return error_curves(network.model, network.groups, names, scores, grams)
 
     def latency(self, state: NetworkState) -> float:
         """Median seconds of a forward pass of one example, measured now."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from rlprune.agents.controller import AGENT, RULES, Controller, Rule, make_controller, run_episode
+from rlprune.agents.controller import AGENT, RULES, Controller, Rule, make_controller, run_episode, shown_to
 from rlprune.agents.finishing import Finisher, better
 from rlprune.agents.methods import Pfec
 from rlprune.criteria import get_criterion
@@ -79,8 +79,8 @@ class Arena:
     def _given(self) -> Mapping[str, Any]:
         return self.settings.options.get(self.controller, {})
 
-    def one_round(self, budget: float) -> FilterPruningEnv:
-        """An environment of a single round that ends at `budget`."""
+    def one_round(self, budget: float, tolerance: float = 1.0) -> FilterPruningEnv:
+        """An environment of a single round that ends at `budget`, whatever the drop; agents are told `tolerance`."""
         rules = EnvSettings(
             criterion=self.criterion,
             tolerance=1.0,
@@ -90,6 +90,7 @@ class Arena:
             one_shot=True,
             skip=self.settings.skip,
             seed=self.seed,
+            **shown_to(make_controller(self.controller, self.options), tolerance),
         )
         return FilterPruningEnv.from_problem(self.problem, rules, recovery=self.settings.recovery)
 
@@ -131,7 +132,7 @@ def play(arena: Arena, goal: Goal) -> Played:
     """Play one cell."""
     name = "agent" if arena.controller.startswith(AGENT) else arena.controller
     if name in ONE_ROUND.names() and goal.kind == "budget":
-        return _at_budget(arena, ONE_ROUND.get(name), goal.value)
+        return _at_budget(arena, ONE_ROUND.get(name), goal.value, 1.0)
     if name in ONE_ROUND.names() and name not in MANY_ROUNDS.names():
         return _at_tolerance(arena, ONE_ROUND.get(name), goal.value)
     return MANY_ROUNDS.get(name if name in MANY_ROUNDS.names() else "rule")(arena, goal)
@@ -167,6 +168,12 @@ def _pfec(arena: Arena, env: FilterPruningEnv) -> Controller:
     return ScannedOnce(**arena.options, memory=arena.scanned)
 
 
+@ONE_ROUND.register("error")
+def _error(arena: Arena, env: FilterPruningEnv) -> Controller:
+    """The least sum of reconstruction errors."""
+    return make_controller("error", arena.options)
+
+
 @ONE_ROUND.register("sensitivity")
 def _sensitivity(arena: Arena, env: FilterPruningEnv) -> Controller:
     """One level of harm for all groups, the one that meets the budget. At a tolerance it goes round by round."""
@@ -195,8 +202,8 @@ class ScannedOnce(Pfec):
         return dict(self.memory)
 
 
-def _at_budget(arena: Arena, make: OneRound, budget: float) -> Played:
-    env = arena.one_round(budget)
+def _at_budget(arena: Arena, make: OneRound, budget: float, tolerance: float) -> Played:
+    env = arena.one_round(budget, tolerance)
     controller = make(arena, env)
     episode = run_episode(env, controller, seed=arena.seed)
     return Played(env.network, list(env.history), episode.info["stopped"], episode.info["final_score"])
@@ -215,7 +222,7 @@ def _at_tolerance(arena: Arena, make: OneRound, tolerance: float) -> Played:
     for number in range(1, BISECTIONS + 1):
         # Halving the logarithm: from 1 to a quarter is as far as from a quarter to a sixteenth.
         budget = (low * high) ** 0.5
-        tried = _at_budget(shared, make, budget)
+        tried = _at_budget(shared, make, budget, tolerance)
         drop = problem.baseline.value - tried.score
         inside = drop <= tolerance
         history += [{**line, "round": number, "accepted": inside} for line in tried.history]

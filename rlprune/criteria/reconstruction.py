@@ -9,6 +9,7 @@ and a downdate a filter, instead of a solve for every filter at every step. The 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -62,7 +63,7 @@ class Reconstruction:
         for layer, slot in weight_slots(context.groups, group, "in"):
             if layer.name in grams:
                 gram = grams[layer.name]
-                scale = _norm_scale(context.model, gram) if self.weigh else None
+                scale = norm_scale(context.model, gram) if self.weigh else None
                 views += _views(gram, torch.from_numpy(slot.index), scale, self.ridge)
         if not views:
             return L1()._group(context, group)
@@ -151,8 +152,25 @@ def eliminate(views: list[View], size: int, most: int) -> Scores:
 def _views(gram: LayerGram, positions: Tensor, scale: Tensor | None, ridge: float) -> list[View]:
     """The layer as seen from a group whose unit j reads at `positions[j]` of its input channels."""
     found = []
+    for covariance, weight, columns in readings(gram, positions, scale):
+        covariance, weight = covariance.cpu().contiguous(), weight.cpu()
+        variance = float((weight * (covariance @ weight)).sum())
+        size = float(covariance.diagonal().mean())
+        spread = variance if variance > 0 else 1.0
+        found.append(View(covariance, weight, columns.cpu(), spread, ridge * size if size > 0 else 1.0))
+    return found
+
+
+def readings(gram: LayerGram, positions: Tensor, scale: Tensor | None) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """What a layer, or each conv group of it, does with a group whose unit j reads at `positions[j]` of its inputs.
+
+    Yields:
+        The covariance of all its inputs (columns, columns), its weight (columns, outputs) with the outputs scaled by
+        `scale`, and the columns of every unit (units, columns a unit).
+    """
     unfolding, (blocks, outputs, columns) = gram.unfolding, gram.matrix.shape
     inputs = columns // unfolding.taps
+    positions = positions.to(gram.gram.device)
     for block in range(blocks):
         if unfolding.transposed:
             here = positions // inputs == block
@@ -161,19 +179,16 @@ def _views(gram: LayerGram, positions: Tensor, scale: Tensor | None, ridge: floa
             mine = positions[here].reshape(len(positions), -1) - block * inputs
         else:
             mine = positions
-        mean = gram.mean[block].cpu()
-        covariance = (gram.gram[block].double().cpu() - mean[:, None] * mean).contiguous()
-        weight = gram.matrix[block].cpu().T
+        mean = gram.mean[block]
+        covariance = gram.gram[block].double() - mean[:, None] * mean
+        weight = gram.matrix[block].T
         if scale is not None:
-            weight = weight * (scale[block * outputs : (block + 1) * outputs] if len(scale) != outputs else scale)
-        variance = float((weight * (covariance @ weight)).sum())
-        size = float(covariance.diagonal().mean())
-        at = torch.stack([unfolding.columns(row) for row in mine])
-        found.append(View(covariance, weight, at, variance if variance > 0 else 1.0, ridge * size if size > 0 else 1.0))
-    return found
+            own = scale[block * outputs : (block + 1) * outputs] if len(scale) != outputs else scale
+            weight = weight * own.to(weight.device)
+        yield covariance, weight, torch.stack([unfolding.columns(row) for row in mine])
 
 
-def _norm_scale(model: nn.Module, gram: LayerGram) -> Tensor | None:
+def norm_scale(model: nn.Module, gram: LayerGram) -> Tensor | None:
     """|γ| / σ of the batch norm behind a layer, (outputs,)."""
     norm = model.get_submodule(gram.norm) if gram.norm is not None else None
     if not isinstance(norm, _BatchNorm) or norm.running_var is None:

@@ -9,6 +9,7 @@ from torch import nn
 
 from rlprune.channels import trace_channels
 from rlprune.criteria import CriterionContext, get_criterion
+from rlprune.criteria.errors import error_curves
 from rlprune.recovery import GramStore
 from rlprune.recovery.unfolding import Unfolding, sampled_rows
 
@@ -108,6 +109,26 @@ def test_against_brute_force(name, weigh):
     assert (found >= 0).all() and (found <= 1 + 1e-6).all()
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_one_factorisation_gives_the_error_of_every_count(name):
+    torch.manual_seed(0)
+    model = NETWORKS[name]().eval()
+    inputs = torch.randn(60, 2, 8, 8)
+    groups = trace_channels(model, inputs[:1])
+    grams = GramStore.collect(model, groups, [(inputs,)], positions_per_image=10**6, rows_per_column=1e9)
+    group = groups["make" if name == "two readers" else "0"]
+    # The greedy scores, which are checked by brute force above, are the errors of their own order.
+    context = CriterionContext(model=model, groups=groups, grams=grams)
+    scores = get_criterion("reconstruction", {"ridge": 1e-9}).scores(context)
+    curve = error_curves(model, groups, [group.name], scores, grams)[group.name]
+    assert curve[0] == 0.0 and curve.shape == (group.size + 1,) and (np.diff(curve) >= 0).all()
+    most = group.max_removable
+    assert curve[1 : most + 1] == pytest.approx(np.sort(scores[group.name])[:most], rel=2e-3, abs=1e-5)
+    if name != "two readers":
+        assert curve[-1] == pytest.approx(1.0)
+    assert error_curves(model, groups, [group.name], scores, GramStore({})) == {}
+
+
 def test_what_others_make_up_for_goes_first_and_only_once():
     torch.manual_seed(1)
     model = nn.Sequential(nn.Conv2d(2, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 3)).eval()
@@ -133,6 +154,8 @@ def test_dead_filters_and_few_images_are_survived():
     grams = GramStore.collect(model, groups, [(inputs,)])
     scores = get_criterion("reconstruction").scores(CriterionContext(model=model, groups=groups, grams=grams))["0"]
     assert np.isfinite(scores).all() and set(np.argsort(scores)[:2]) == {0, 3}
+    curve = error_curves(model, groups, ["0"], {"0": scores}, grams)["0"]
+    assert curve[2] == pytest.approx(0.0, abs=1e-4) and np.isfinite(curve).all()
     assert len(set(scores)) == 6
 
 

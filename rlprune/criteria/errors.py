@@ -1,0 +1,99 @@
+"""What removing a group's lowest filters does to the layers that read it, for every number of them at once.
+
+The readers are thought of as refitted by least squares. With C the covariance of a reader's inputs, ordered so that
+what is removed first comes last, C = L L^T and W its weight, the squared error that is left after the inputs from k on
+are gone and the others refitted is ``sum_{j >= k} |(L^T W)_j|^2``: the trailing block of L is the factor of the Schur
+complement. So one factorisation gives the error for all k. It sees the data by the Gram matrices alone, and costs no
+evaluation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from rlprune.criteria.combining import weight_slots
+from rlprune.criteria.reconstruction import norm_scale, readings
+
+if TYPE_CHECKING:
+    from rlprune.channels import ChannelGroups
+    from rlprune.recovery.grams import GramStore
+
+RIDGE = 1e-6  # added to the covariance, as a fraction of its mean diagonal; ten times as much until it can be factored
+
+
+@torch.no_grad()
+def error_curves(
+    model: nn.Module,
+    groups: ChannelGroups,
+    names: Sequence[str],
+    scores: Mapping[str, NDArray[np.float64]],
+    grams: GramStore,
+) -> dict[str, NDArray[np.float64]]:
+    """The relative error (size + 1,) of a group's readers after its 0, 1, 2 ... lowest filters are gone.
+
+    The error of a reader is the share of its output's variance that cannot be had back from the inputs that stay,
+    in [0, 1]; outputs are weighed by the scale of the batch norm behind them, if there is one. A group's error is the
+    mean over its readers, and no curve is given for a group none of whose readers has a Gram matrix.
+
+    Args:
+        model: The network.
+        groups: Its channel groups.
+        names: The groups wanted.
+        scores: The ranking of their filters; lowest go first, of equal ones the first.
+        grams: The network's Gram matrices.
+    """
+    found = {}
+    for name in names:
+        group = groups[name]
+        order = torch.from_numpy(np.argsort(scores[name], kind="stable"))
+        curves = []
+        for layer, slot in weight_slots(groups, group, "in"):
+            if layer.name not in grams:
+                continue
+            gram = grams[layer.name]
+            positions = torch.from_numpy(slot.index)
+            for covariance, weight, columns in readings(gram, positions, norm_scale(model, gram)):
+                curves.append(_curve(covariance, weight, columns[order.to(columns.device)]))
+        if curves:
+            found[name] = np.mean(curves, axis=0)
+    return found
+
+
+def _curve(covariance: Tensor, weight: Tensor, columns: Tensor) -> NDArray[np.float64]:
+    """The error (units + 1,) of one reader; `columns` (units, columns a unit) in the order of removal."""
+    units, each = columns.shape
+    last = columns.flip(0).reshape(-1)
+    stays = torch.ones(len(covariance), dtype=torch.bool, device=covariance.device)
+    stays[last] = False
+    order = torch.cat([stays.nonzero().flatten(), last])
+    factor = _factor(covariance.index_select(0, order).index_select(1, order))
+    parts = (factor.T @ weight[order]).square().sum(1)
+    whole = float(parts.sum())
+    lost = parts[len(order) - units * each :].reshape(units, each).sum(1).flip(0).cumsum(0)
+    curve = np.zeros(units + 1)
+    if whole > 0.0:
+        curve[1:] = np.clip(lost.cpu().numpy() / whole, 0.0, 1.0)
+    return curve
+
+
+def _factor(covariance: Tensor) -> Tensor:
+    """The Cholesky factor, after a ridge that is as small as it can be."""
+    diagonal = covariance.diagonal()
+    size = float(diagonal.mean())
+    if size <= 0.0:  # dead inputs
+        return torch.zeros_like(covariance)
+    added, ridge = 0.0, RIDGE
+    while True:
+        diagonal += ridge * size - added
+        added = ridge * size
+        factor: Tensor
+        factor, info = torch.linalg.cholesky_ex(covariance)
+        if int(info) == 0:
+            return factor
+        ridge *= 10
