@@ -35,7 +35,9 @@ class BaseSettings:
         root: Folder that `data` is relative to, or where torchvision's sets lie.
         seed: Of everything random: cut of the data, initial weights, order, augmentation.
         device: Where to compute, such as `cpu` or `cuda`.
-        control_size: Training images kept aside for control; None chooses.
+        control_from: `train` keeps training images aside for control even where the data has a `val` folder, which is
+            then left out: for data whose `val` is tiny. None takes `val` where there is one beside a test set.
+        control_size: Images for control; None chooses.
         calibration_size: Training images kept aside for calibration; None chooses.
         training: How to train.
     """
@@ -46,6 +48,7 @@ class BaseSettings:
     root: str | None = None
     seed: int = 0
     device: str = "cpu"
+    control_from: str | None = None
     control_size: int | None = None
     calibration_size: int | None = None
     training: TrainSettings = field(default_factory=lambda: TrainSettings(epochs=200.0, lr=0.1, nesterov=True))
@@ -106,7 +109,7 @@ def train_base(
         settings.data,
         root=settings.root,
         seed=settings.seed,
-        control_from="train",
+        control_from=settings.control_from,
         control_size=settings.control_size,
         calibration_size=settings.calibration_size,
     )
@@ -157,6 +160,7 @@ def train_base(
         "roles": ["train"],
         "train_fingerprint": data.train.fingerprint(),
         "seed": settings.seed,
+        "control_from": settings.control_from,
         "control_size": settings.control_size,
         "calibration_size": settings.calibration_size,
         "test_score": scores["whole_test"].value,

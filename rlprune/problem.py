@@ -66,8 +66,9 @@ class ProblemSpec:
         root: Folder that `data` is relative to, or where torchvision's sets lie.
         seed: Of everything random.
         device: Where to compute, such as `cpu` or `cuda`.
-        control_from: `train` or `test`: where the control split is cut from. None chooses: `test` for a weights
-            file that does not say what it was trained on, since it may have seen every training image.
+        control_from: `train` or `test`: where the control split is cut from. None chooses: as the weights were trained,
+            or `test` for a weights file that does not say what it was trained on, since it may have seen every
+            training image.
         control_size: Examples the tolerance is kept on; None chooses.
         calibration_size: Examples that recovery looks at; None chooses.
         keep: Patterns of layer or group names that must not be pruned.
@@ -102,15 +103,21 @@ class ProblemSpec:
     def _splits(self) -> DataSplits:
         """The data, cut so that the weights have not seen the control images.
 
-        Weights that say what they were trained on (`rlprune train` wrote them) may keep the control split of the
-        training data, if that cut is this one; any others get theirs from held-out images.
+        Weights that say what they were trained on (`rlprune train` wrote them) keep the control split of that training
+        as far as no option asks for another, if that cut is this one; any others get theirs from held-out images.
         """
         if self.weights is None:
-            return self._load(self.control_from or "train")
-        trained = weights_meta(self.weights).get("train_fingerprint")
+            return self._load(self.control_from)
+        meta = weights_meta(self.weights)
+        trained = meta.get("train_fingerprint")
         if self.control_from == "test" or (self.control_from is None and trained is None):
             return self._load("test")
-        splits = self._load("train")
+        as_trained = replace(
+            self,
+            control_size=meta.get("control_size") if self.control_size is None else self.control_size,
+            calibration_size=meta.get("calibration_size") if self.calibration_size is None else self.calibration_size,
+        )
+        splits = as_trained._load(self.control_from or meta.get("control_from"))
         if trained is None or splits.train.fingerprint() == trained:
             return splits
         if self.control_from is None:
@@ -120,7 +127,7 @@ class ProblemSpec:
             "seen; take the --seed, --control-size and --calibration-size it was trained with, or --control-from test"
         )
 
-    def _load(self, control_from: str) -> DataSplits:
+    def _load(self, control_from: str | None) -> DataSplits:
         return load_data(
             self.data,
             root=self.root,

@@ -23,20 +23,22 @@ class Cut:
 
     Attributes:
         seed: Of every draw but that of a missing test set, which is the same for all seeds.
-        control_from: "train", or "test" for a network that may have seen every training image: then control is cut
-            out of the held-out images and `test` is the rest of them.
+        control_from: None takes the `val` images where there are some beside a test set, else training images.
+            "train" keeps training images aside whatever else there is: the way to a larger control split where `val`
+            is tiny; `val` is then left out. "test" is for a network that may have seen every training image: control
+            is cut out of the held-out images (`val`, if there is one beside a test set) and `test` is the rest.
         control_size: None takes 30 % of the training images or half of the held-out ones, at most 5,000.
         calibration_size: None takes an eighth of the training images, at most 512.
     """
 
     seed: int = 0
-    control_from: str = "train"
+    control_from: str | None = None
     control_size: int | None = None
     calibration_size: int | None = None
 
     def __post_init__(self) -> None:
-        if self.control_from not in ("train", "test"):
-            raise UserError(f"control_from is {self.control_from!r}; it must be 'train' or 'test'")
+        if self.control_from not in (None, "train", "test"):
+            raise UserError(f"control_from is {self.control_from!r}; it must be 'train' or 'test', or be left out")
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def cut_roles(cut: Cut, train: Pool, test: Pool | None = None, val: Pool | None 
     """Give every image a role.
 
     - Without a test pool, a fifth of the training images is the test set, the same for every seed.
-    - With a `val` pool beside a test pool, `val` is the control split, whatever `control_from` says: it was held out.
+    - With a `val` pool beside a test pool, `val` is the control split, unless `control_from` is "train".
     - A `val` pool alone is the test pool (ImageNet's layout).
 
     Raises:
@@ -82,7 +84,7 @@ def cut_roles(cut: Cut, train: Pool, test: Pool | None = None, val: Pool | None 
     else:
         held_out, test_name, test_labels = np.arange(test.size), test.name, test.labels
     roles: Positions = {"whole_test": (test_name, held_out), "test": (test_name, held_out)}
-    if val is not None:
+    if val is not None and cut.control_from != "train":
         control = _balanced_order(val, numpy_generator(cut.seed, "roles", val.name))
         control = control[: _size("control_size", cut.control_size, min(val.size, CONTROL_LIMIT), val.size, val.name)]
         roles["control"] = (val.name, np.sort(control))

@@ -47,7 +47,7 @@ def load_data(
     *,
     root: str | Path | None = None,
     seed: int = 0,
-    control_from: str = "train",
+    control_from: str | None = None,
     control_size: int | None = None,
     calibration_size: int | None = None,
 ) -> DataSplits:
@@ -58,7 +58,7 @@ def load_data(
             bring its images to (or of the tiles to cut them into).
         root: Folder that `spec` is relative to, or where torchvision's sets lie.
         seed: Of the cut.
-        control_from: "train", or "test" for a network that may have seen every training image (see `Cut`).
+        control_from: "train", "test" for a network that may have seen every training image, None chooses (see `Cut`).
         control_size: Images to decide on; None chooses.
         calibration_size: Images to calibrate on; None chooses.
 

@@ -18,11 +18,11 @@ DISJOINT = ("train", "calibration", "control", "test")
 @given(
     sizes=st.tuples(st.integers(20, 300), st.sampled_from([0, 30, 77]), st.sampled_from([0, 25])),
     seed=st.integers(0, 5),
-    control_from=st.sampled_from(["train", "test"]),
+    control_from=st.sampled_from([None, "train", "test"]),
     labelled=st.booleans(),
 )
 def test_roles_never_share_an_image_and_leave_none_out(
-    sizes: tuple[int, int, int], seed: int, control_from: str, labelled: bool
+    sizes: tuple[int, int, int], seed: int, control_from: str | None, labelled: bool
 ) -> None:
     pools = [
         Pool(name, size, np.arange(size) % 4 if labelled else None) if size else None
@@ -32,7 +32,8 @@ def test_roles_never_share_an_image_and_leave_none_out(
     roles = cut_roles(Cut(seed, control_from), *pools)  # type: ignore[arg-type]
     used = [(pool, int(i)) for role in DISJOINT for pool, index in [roles[role]] for i in index]
     assert len(set(used)) == len(used)
-    assert len(used) == sum(sizes)
+    left_out = sizes[2] if control_from == "train" and all(sizes) else 0  # val, where control is asked from train
+    assert len(used) == sum(sizes) - left_out
     assert all(len(roles[role][1]) for role in DISJOINT)
     assert roles["train"][0] == roles["calibration"][0] == "train"
     # the published test set is the same for every seed, and holds the test role
@@ -50,8 +51,11 @@ def test_control_comes_out_of_held_out_images_where_the_network_saw_the_training
 
 
 def test_a_val_folder_beside_a_test_folder_is_control() -> None:
-    roles = cut_roles(Cut(0, "train"), Pool("train", 100), Pool("test", 30), Pool("val", 20))
-    assert roles["control"][0] == "val"
+    for control_from in (None, "test"):
+        roles = cut_roles(Cut(0, control_from), Pool("train", 100), Pool("test", 30), Pool("val", 20))
+        assert roles["control"][0] == "val"
+    asked = cut_roles(Cut(0, "train", control_size=40), Pool("train", 100), Pool("test", 30), Pool("val", 20))
+    assert asked["control"][0] == "train" and len(asked["control"][1]) == 40
     alone = cut_roles(Cut(0, "test"), Pool("train", 100), None, Pool("val", 20))
     assert alone["control"][0] == alone["test"][0] == "val"
 
