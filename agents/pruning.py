@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any, NoReturn, Protocol
 
-from rlprune.agents.controller import Rule, make_controller
+from rlprune.agents.controller import Rule, shown_to
 from rlprune.agents.finishing import (
     Finisher,
     Tuned,
@@ -18,6 +19,8 @@ from rlprune.agents.finishing import (
     pack_network,
     unpack_network,
 )
+from rlprune.agents.sampling import BestOf
+from rlprune.agents.search import OnTrial
 from rlprune.agents.settings import PruneSettings
 from rlprune.artifact import save_pruned
 from rlprune.envs import EnvSettings, FilterPruningEnv
@@ -27,6 +30,9 @@ from rlprune.record import RunFolder, versions
 from rlprune.recovery import Recovery, RepairUntil, make_recovery
 from rlprune.report import plots
 from rlprune.report.curves import Curves
+from rlprune.report.examples import find_examples
+from rlprune.report.live import duration
+from rlprune.report.pictures import PICTURES, draw_examples
 
 __all__ = ["PruneSettings", "Silent", "Watcher", "describe", "latency", "make_env", "prune"]
 
@@ -145,8 +151,11 @@ class _Run:
 
     def _episode(self, state: dict[str, Any] | None) -> dict[str, Any]:
         """Play rounds until the environment ends the episode; returns its last info."""
-        self.env = make_env(self.problem, replace(self.settings, target_macs=self.budget), self.watcher)
-        self.controller = make_controller(self.settings.controller, self.settings.controller_options)
+        self.controller = self.settings.make_controller()
+        if hasattr(self.controller, "on_trial"):
+            self.controller.on_trial = self._trial_watcher()
+        rules = replace(self.settings, target_macs=self.budget)
+        self.env = make_env(self.problem, rules, self.watcher, shown_to(self.controller, self.settings.tolerance))
         if isinstance(self.controller, Rule):
             self.controller.bind(self.env)
         observation, info = self.env.reset(seed=self.settings.seed)
@@ -191,6 +200,16 @@ class _Run:
         self.curves.round(line, self.problem)
         self.watcher.round(line, self.problem.cost.macs(), self.env.rounds_left)
 
+    def _trial_watcher(self) -> OnTrial:
+        started = time.monotonic()
+
+        def told(done: int, total: int, best: float) -> None:
+            left = (time.monotonic() - started) / done * (total - done)
+            what = f"tried {done} of {total} schedules, best {best:.4f}, about {duration(left)} left"
+            self.watcher.work(what, done, total)
+
+        return told
+
     def _numbered(self) -> list[dict[str, Any]]:
         """This attempt's rounds, numbered on from those before it."""
         if not self.settings.one_shot:
@@ -231,6 +250,8 @@ class _Run:
 
     def _write(self) -> None:
         self.record["rounds"] = self.history
+        if isinstance(self.controller, BestOf):
+            self.record["samples"] = self.controller.tried
         self.folder.write(self.record)
 
     def finish(self, network: PrunedNetwork, stopped: str) -> dict[str, Any]:
@@ -265,6 +286,12 @@ class _Run:
         title = f"{settings.problem.model}: {baseline['macs'] / pruned['macs']:.2f}× fewer MACs"
         plots.save(plots.widths(self.record["widths"], title), self.folder.path / "widths.png")
         plots.save(plots.rounds(self.history, settings.tolerance, baseline["macs"]), self.folder.path / "rounds.png")
+        self.watcher.work("drawing examples")
+        examples = find_examples(problem, base.model, network.model)
+        if examples is not None:
+            self.record["pictures"] = examples.caption
+            plots.save(draw_examples(examples), self.folder.path / PICTURES)
+            self.curves.picture(self.folder.path / PICTURES, len(self.history))
         self._write()
         self.curves.close(self.record)
         self.folder.drop_checkpoint()
@@ -273,8 +300,13 @@ class _Run:
         return self.record
 
 
-def make_env(problem: PruningProblem, settings: PruneSettings, watcher: Watcher | None = None) -> FilterPruningEnv:
-    """The environment in which these settings are played."""
+def make_env(
+    problem: PruningProblem,
+    settings: PruneSettings,
+    watcher: Watcher | None = None,
+    shown: Mapping[str, Any] | None = None,
+) -> FilterPruningEnv:
+    """The environment in which these settings are played; `shown` are the rules of `shown_to`."""
     progress = (watcher or Silent()).work
     recovery: Recovery = make_recovery(
         settings.recovery, settings.training, lambda done: progress("training after the removal", done, 1.0)
@@ -291,6 +323,7 @@ def make_env(problem: PruningProblem, settings: PruneSettings, watcher: Watcher 
         one_shot=settings.one_shot,
         skip=settings.skip,
         seed=settings.seed,
+        **(shown or {}),
     )
     env = FilterPruningEnv.from_problem(problem, rules, recovery=recovery)
     env.watch = progress

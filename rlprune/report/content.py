@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from rlprune.errors import UserError
 from rlprune.files import read_json
 from rlprune.report.pareto import non_dominated
+from rlprune.report.pictures import PICTURES
 from rlprune.sensitivity import Sensitivity
 
 FORMAT = "rlprune-report-1"
@@ -30,6 +32,7 @@ def load_content(folder: Path) -> dict[str, Any]:
                 f"the run in {folder} is {record['status']}; finish it with `rlprune prune --out {folder} --resume`"
             )
         content = run_content(record, folder.name)
+        content["pictures"] = _pictures(record, folder / PICTURES)
     else:
         raise UserError(
             f"nothing to report in {folder}: it has neither record.json (written by `rlprune prune`) nor "
@@ -102,6 +105,7 @@ def _content(
         "cells": cells,
         "analysis": analysis,
         "sensitivity": None,
+        "pictures": None,
     }
 
 
@@ -180,6 +184,14 @@ def _checked(path: Path, keys: tuple[str, ...]) -> dict[str, Any]:
     if missing:
         raise UserError(f"{path} has no {missing[0]!r}; it is damaged or was written by something else")
     return dict(content)
+
+
+def _pictures(record: Mapping[str, Any], path: Path) -> dict[str, str] | None:
+    """The examples that the run drew, as a data URI, with their caption."""
+    if "pictures" not in record or not path.is_file():
+        return None
+    data = base64.b64encode(path.read_bytes()).decode("ascii")
+    return {"image": f"data:image/png;base64,{data}", "caption": str(record["pictures"])}
 
 
 def _sensitivity(path: Path) -> dict[str, Any] | None:

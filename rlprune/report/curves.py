@@ -42,6 +42,15 @@ class Curves:
             self._writer.add_scalar(tag, value, step)
         self._writer.flush()
 
+    def picture(self, path: Path, step: int) -> None:
+        """Show a picture that is in a file."""
+        import numpy as np
+        from PIL import Image
+
+        if self._writer is not None:
+            with Image.open(path) as image:
+                self._writer.add_image(path.stem, np.asarray(image.convert("RGB")), step, dataformats="HWC")
+
     def close(self, record: dict[str, Any]) -> None:
         """Write the final widths and close the file."""
         if self._writer is None:

@@ -89,7 +89,7 @@ def write_events(content: Content, folder: Path) -> None:
 
 def scores(problem: Mapping[str, Any], cells: Sequence[Cell], styles: Mapping[str, Any], title: str = "") -> Figure:
     """Test score against MACs, with the Pareto front; the networks as they end (fine-tuned if they were)."""
-    figure = plots._figure(7, 4.4)
+    figure = plots.blank(7, 4.4)
     axes = figure.subplots()
     stage = "finetune" if any("finetune" in cell["stages"] for cell in cells) else "prune"
     shown = [cell for cell in cells if stage in cell["stages"]]
@@ -113,7 +113,7 @@ def scores(problem: Mapping[str, Any], cells: Sequence[Cell], styles: Mapping[st
 def standings(tables: Sequence[Mapping[str, Any]], styles: Mapping[str, Any], title: str = "") -> Figure:
     """Mean and 95 % interval of every controller, a panel for each goal."""
     rows = max(len(table["rows"]) for table in tables)
-    figure = plots._figure(max(6.0, 4.0 * len(tables)), 1.3 + 0.36 * rows)
+    figure = plots.blank(max(6.0, 4.0 * len(tables)), 1.3 + 0.36 * rows)
     panels = figure.subplots(1, len(tables), squeeze=False)[0]
     for axes, table in zip(panels, tables, strict=True):
         found = [row for row in table["rows"] if row["merit"]]
@@ -138,7 +138,7 @@ def drops(cells: Sequence[Cell], styles: Mapping[str, Any], title: str = "") -> 
     groups = _grouped([cell for cell in cells if cell["rounds"]], lambda cell: _goal(cell["goal"]))
     if not groups:
         return None
-    figure = plots._figure(max(6.0, 4.0 * len(groups)), 3.4)
+    figure = plots.blank(max(6.0, 4.0 * len(groups)), 3.4)
     for axes, (goal, members) in zip(figure.subplots(1, len(groups), squeeze=False)[0], groups.items(), strict=True):
         for cell in members:
             style = styles[cell["controller"]]
@@ -167,7 +167,7 @@ def widths(cells: Sequence[Cell], styles: Mapping[str, Any], title: str = "") ->
     controllers = list(dict.fromkeys(cell["controller"] for cell in shown))
     goals = list(dict.fromkeys(_goal(cell["goal"]) for cell in shown))
     names = [layer["name"] for layer in shown[0]["widths"]]
-    figure = plots._figure((0.2 * len(names) + 1.6) * len(goals) + 1, 1.0 + 1.4 * len(controllers))
+    figure = plots.blank((0.2 * len(names) + 1.6) * len(goals) + 1, 1.0 + 1.4 * len(controllers))
     panels = figure.subplots(len(controllers), len(goals), sharex=True, squeeze=False)
     for axes in panels.flat:
         axes.set_visible(False)
@@ -200,7 +200,7 @@ def rewards(cells: Sequence[Cell], styles: Mapping[str, Any], title: str = "") -
         ]
     if not bars:
         return None
-    figure = plots._figure(7, 1.0 + 0.26 * len(bars))
+    figure = plots.blank(7, 1.0 + 0.26 * len(bars))
     axes = figure.subplots()
     axes.barh(range(len(bars)), [value for _, value, _ in bars], color=[colour for *_, colour in bars])
     axes.set_yticks(range(len(bars)), [label for label, *_ in bars], fontsize=8)
@@ -216,7 +216,7 @@ def sensitivity(found: Mapping[str, Any]) -> Figure:
     """Drop of every group at every rate."""
     groups, rates = found["groups"], found["rates"]
     values = 100 * (found["baseline"] - np.asarray(found["scores"], dtype=float))
-    figure = plots._figure(1.8 + 0.55 * len(rates), 1.2 + 0.24 * len(groups))
+    figure = plots.blank(1.8 + 0.55 * len(rates), 1.2 + 0.24 * len(groups))
     axes = figure.subplots()
     image = axes.imshow(values, aspect="auto", cmap="Reds", vmin=0)
     axes.set_xticks(range(len(rates)), [f"{100 * rate:.0f}" for rate in rates])

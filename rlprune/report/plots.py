@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 BEFORE, AFTER, ACCENT = "#c9ced6", "#2563eb", "#d97706"
 
 
-def _figure(width: float, height: float) -> Figure:
+def blank(width: float, height: float, dots: int = 120) -> Figure:
+    """An empty figure of this size in inches, with so many dots an inch."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=dots, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
@@ -31,7 +32,7 @@ def widths(layers: Sequence[dict[str, Any]], title: str = "") -> Figure:
         layers: Dicts with `name`, `before`, `after`.
         title: Heading of the picture.
     """
-    figure = _figure(max(5.0, 0.32 * len(layers) + 2), 4)
+    figure = blank(max(5.0, 0.32 * len(layers) + 2), 4)
     axes = figure.subplots()
     positions = range(len(layers))
     axes.bar(positions, [layer["before"] for layer in layers], color=BEFORE, label="before")
@@ -46,7 +47,7 @@ def widths(layers: Sequence[dict[str, Any]], title: str = "") -> Figure:
 
 def rounds(history: Sequence[dict[str, Any]], tolerance: float, base_macs: int) -> Figure:
     """Drop against the tolerance, and the MACs left, round by round."""
-    figure = _figure(6, 3.6)
+    figure = blank(6, 3.6)
     axes = figure.subplots()
     numbers = [line["round"] for line in history]
     axes.plot(numbers, [100 * line["macs"] / base_macs for line in history], color=AFTER, marker="o", label="MACs left")

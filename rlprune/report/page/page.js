@@ -261,6 +261,12 @@ function widths() {
   pickers(node);
 }
 
+function pictures() {
+  if (!DATA.pictures) return;
+  const node = section("pictures", "Before and after", DATA.pictures.caption);
+  put(put(node, "div", { class: "scroll" }), "img", { class: "picture", src: DATA.pictures.image, alt: `Control images before and after pruning: ${DATA.pictures.caption}` });
+}
+
 function sensitivity() {
   if (!DATA.sensitivity) return;
   const node = section("sensitivity", "Sensitivity", "Drop in points when this share of one group's filters goes and the others stay; the stronger the colour, the worse.");
@@ -382,7 +388,7 @@ function origin() {
 
 put(document.body, "div", { id: "tip", role: "status" });
 settle();
-[header, tiles, warnings, scores, standings, drops, widths, sensitivity, rewards, everything, origin].forEach((part) => part());
+[header, tiles, warnings, scores, pictures, standings, drops, widths, sensitivity, rewards, everything, origin].forEach((part) => part());
 let pending = 0, lastWidth = window.innerWidth;
 window.addEventListener("resize", () => {
   if (window.innerWidth === lastWidth) return;
