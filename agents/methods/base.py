@@ -117,14 +117,17 @@ class FixedImages:
         problem: Data, task and device.
         count: How many; all of the role if there are no more.
         seed: Of the draw.
-        batch_size: Images at a time.
+        batch_size: Images at a time, at most: large ones come in fewer.
     """
 
     HELD = 2**30  # bytes
+    PIXELS = 2**19  # of a batch on a CPU, that its activations fit into memory with their gradients
 
     def __init__(self, problem: PruningProblem, count: int, seed: int, batch_size: int = 500) -> None:
         train = problem.data.train
-        self.problem, self.batch_size = problem, batch_size
+        _, height, width = problem.data.input_shape
+        pixels = self.PIXELS * (1 if problem.device.type == "cpu" else 8)
+        self.problem, self.batch_size = problem, min(batch_size, max(1, pixels // (height * width)))
         self.split = train.subset(min(count, len(train)), seed=seed)
         few = 4 * len(self.split) * math.prod(problem.data.input_shape) <= self.HELD
         self._held = list(self._stream()) if few else None
@@ -161,9 +164,11 @@ class FixedImages:
     def losses(self, network: PrunedNetwork, plans: Mapping[str, PruningPlan]) -> dict[str, float]:
         """The loss of `network` without each of the plans in turn, each of which is of the group that names it.
 
-        What runs before a group's first layer is computed once.
+        What runs before a group's first layer is computed once, unless it sees the targets, as in a detector.
         """
         problem, found = self.problem, dict[str, float]()
+        if problem.task.name == "detection":
+            return {name: self.loss(network.remove(plan, problem.groups).model) for name, plan in plans.items()}
 
         def modules(name: str) -> set[str]:
             return {slot.tensor.rpartition(".")[0] for slot in network.groups[name].slots}

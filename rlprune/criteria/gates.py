@@ -116,7 +116,7 @@ class ImportanceWeights:
             gates[name], free[name] = gate.requires_grad_(), mask
         optimizer = torch.optim.Adam(gates.values(), lr=self.lr)
         caller = _Gated(model, context.groups, gates, free)
-        with evaluating(model):
+        with evaluating(caller):
             for _ in range(self.epochs):
                 for batch in batches():
                     optimizer.zero_grad()
@@ -142,7 +142,8 @@ class _Gated(nn.Module):
         self, model: nn.Module, groups: ChannelGroups, gates: dict[str, Tensor], free: dict[str, Tensor]
     ) -> None:
         super().__init__()
-        self._model, self._gates, self._free = [model], gates, free  # in a list: not a submodule, nothing is shared
+        self.network = model  # a submodule, since tasks set the mode of what they are given
+        self._gates, self._free = gates, free
         self._biases = {layer.weight: layer.bias for layer in groups.layers.values() if layer.bias is not None}
         self._dims = {name: dim for name, (dim, _) in _gated(groups).items()}
 
@@ -150,17 +151,17 @@ class _Gated(nn.Module):
         """The gated weights and biases by name."""
         gated = {}
         for name, gate in self._gates.items():
-            weight = self._model[0].get_parameter(name).detach()
+            weight = self.network.get_parameter(name).detach()
             value = torch.where(self._free[name], gate, 1.0)
             dim = self._dims[name]
             gated[name] = weight * value.view([-1 if d == dim else 1 for d in range(weight.dim())])
             bias = self._biases.get(name)
-            if bias is not None and self._model[0].get_parameter(bias).shape == value.shape:
-                gated[bias] = self._model[0].get_parameter(bias).detach() * value
+            if bias is not None and self.network.get_parameter(bias).shape == value.shape:
+                gated[bias] = self.network.get_parameter(bias).detach() * value
         return gated
 
     def forward(self, *arguments: object) -> object:
-        return functional_call(self._model[0], self.weights(), arguments)
+        return functional_call(self.network, self.weights(), arguments)
 
 
 def _gated(groups: ChannelGroups) -> dict[str, tuple[int, np.ndarray]]:
