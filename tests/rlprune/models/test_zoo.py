@@ -31,6 +31,14 @@ def test_costs_are_the_published_ones(name: str, million_macs: float, million_pa
     assert parameters / 1e6 == pytest.approx(million_parameters, rel=2e-3)
 
 
+def test_width_of_vgg_scales_its_macs_by_its_square() -> None:
+    assert macs(create_model("vgg16", width=0.5), 3, 32, 32) / macs(create_model("vgg16"), 3, 32, 32) == pytest.approx(
+        0.25, rel=0.02
+    )
+    with pytest.raises(UserError, match="option width of vgg16 is 0"):
+        create_model("vgg16", width=0)
+
+
 CLASSIFIERS = [name for name in list_models() if not name.startswith(("unet", "ternausnet"))]
 
 
