@@ -5,7 +5,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from rlprune.errors import UserError
-from rlprune.models import create_model, list_models
+from rlprune.models import create_model, list_models, resolve_model
 
 
 def macs(model: torch.nn.Module, *shape: int) -> int:
@@ -32,11 +32,10 @@ def test_costs_are_the_published_ones(name: str, million_macs: float, million_pa
 
 
 def test_width_of_vgg_scales_its_macs_by_its_square() -> None:
-    assert macs(create_model("vgg16", width=0.5), 3, 32, 32) / macs(create_model("vgg16"), 3, 32, 32) == pytest.approx(
-        0.25, rel=0.02
-    )
+    half = macs(resolve_model("vgg16:width=0.5", num_classes=10, in_channels=3), 3, 32, 32)
+    assert half / macs(create_model("vgg16"), 3, 32, 32) == pytest.approx(0.25, rel=0.02)
     with pytest.raises(UserError, match="option width of vgg16 is 0"):
-        create_model("vgg16", width=0)
+        resolve_model("vgg16:width=0", num_classes=10, in_channels=3)
 
 
 CLASSIFIERS = [name for name in list_models() if not name.startswith(("unet", "ternausnet"))]
