@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-import shutil
 import sys
 import time
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from rlprune.agents import assets
 from rlprune.agents.controller import AGENT, RULES
 from rlprune.agents.methods import METHODS
 from rlprune.agents.pruning import prune
@@ -29,7 +29,7 @@ from rlprune.files import read_json
 from rlprune.problem import ProblemSpec
 from rlprune.record import RunFolder, free_folder
 from rlprune.recovery import TrainSettings
-from rlprune.report.live import LiveRun, _duration
+from rlprune.report.live import LiveRun, duration
 from rlprune.report.summary import print_summary
 
 if TYPE_CHECKING:
@@ -99,16 +99,11 @@ def run_train_agent(args: argparse.Namespace) -> int:
     words = [Path(problem["model"]).stem for problem in settings.env_kwargs["problems"]]
     name = "-".join(["agent", settings.algorithm, *words, f"s{settings.seed}"]).replace(":", "-")
     folder = Path(args.out) if hasattr(args, "out") else free_folder("runs", name)
-    fresh, quiet = not folder.exists(), hasattr(args, "quiet")
+    quiet = hasattr(args, "quiet")
     total = settings.timesteps or (settings.episodes or 0) * longest_episode(settings)  # finds what cannot be, too
-    try:
-        with AgentProgress(settings, total, console(stderr=True), quiet=quiet) as progress:
-            command = shlex.join(["rlprune", *sys.argv[1:]])
-            agent = train(settings, folder, resume=resume, command=command, on_episode=progress.episode)
-    except UserError:
-        if fresh and not list(folder.glob("checkpoint-*")):  # a mistake leaves nothing behind
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
+    with AgentProgress(settings, total, console(stderr=True), quiet=quiet) as progress:
+        command = shlex.join(["rlprune", *sys.argv[1:]])
+        agent = train(settings, folder, resume=resume, command=command, on_episode=progress.episode)
     if hasattr(args, "json"):
         print(json.dumps({**agent.card, "file": str(folder / FILE)}, indent=2))
     elif not quiet:
@@ -212,7 +207,7 @@ class AgentProgress:
         if self._before < 0:  # a resumed training starts late, so the clock starts with the first episode seen
             self._before, self._started = done, now
         each = (now - self._started) / (done - self._before) if done > self._before else None
-        left = "" if each is None else f", about {_duration(each * (1.0 - done))} left"
+        left = "" if each is None else f", about {duration(each * (1.0 - done))} left"
         self._best = max(self._best, line["reward"])
         note = f"episode {count}, reward {line['reward']:+.3f}, best {self._best:+.3f}{left}"
         self._progress.update(self._task, completed=done, note=note)
@@ -238,8 +233,13 @@ def configure_episode(parser: argparse.ArgumentParser) -> None:
     """Options of `rlprune episode`."""
     recipe = METHODS.get("amc-rules").settings
     group = parser.add_argument_group("controller, one of the two")
-    group.add_argument("--agent", metavar="FILE", help="zip of a trained agent, with its card beside it")
+    known = assets.names()
+    built_in = f"; built in: {', '.join(known)} (default: {known[0]})" if known else ""
+    group.add_argument(
+        "--agent", metavar="FILE|NAME", help=f"zip of a trained agent, with its card beside it, or a name{built_in}"
+    )
     group.add_argument("--controller", metavar="RULE", help=", ".join(RULES.names()))
+    field_options(group, PruneSettings, skip=[n for n in PruneSettings.__dataclass_fields__ if n != "samples"])
     problem_options(parser)
     group = parser.add_argument_group("goal")
     group.add_argument(
@@ -294,14 +294,19 @@ def _episode_settings(args: argparse.Namespace, start: PruneSettings | None) -> 
     """The settings of `start` (None: of AMC's rules, as the agent knows them), changed by the options given."""
     if hasattr(args, "agent") and hasattr(args, "controller"):
         raise UserError("--agent and --controller are both given; choose one of them")
-    controller = f"{AGENT}{args.agent}" if hasattr(args, "agent") else getattr(args, "controller", None)
-    if controller is None and start is None:
-        raise UserError("no controller is given; name a trained agent with --agent FILE, or a rule with --controller")
+    agent, known = getattr(args, "agent", None), assets.names()
+    if agent is None and not hasattr(args, "controller") and start is None:
+        if not known:
+            raise UserError(
+                "no controller is given; name a trained agent with --agent FILE, or a rule with --controller"
+            )
+        agent = known[0]
+    controller = f"{AGENT}{agent}" if agent is not None else getattr(args, "controller", None)
     if start is None:
         recipe = METHODS.get("amc-rules").settings
         start = replace(
             recipe,
-            **_game(_card_rules(args.agent) if hasattr(args, "agent") else {}),
+            **_game(_card_rules(agent) if agent is not None else {}),
             controller=str(controller),
             controller_options={},
             tolerance=FREE,

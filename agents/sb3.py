@@ -22,6 +22,7 @@ from stable_baselines3.common.save_util import load_from_zip_file, recursive_set
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.utils import LinearSchedule
 
+from rlprune.agents.assets import agent_file
 from rlprune.agents.controller import Array, State
 from rlprune.agents.noise import DecayingNoise
 from rlprune.envs.observations import FEATURES
@@ -188,12 +189,14 @@ def load_agent(path: str | Path, device: str = "cpu") -> TrainedAgent:
 
     The card says how to build it and the zip gives tensors alone: nothing is unpickled.
 
+    Args:
+        path: The zip, or the name of an agent that comes with the package.
+        device: Where its own network is.
+
     Raises:
         UserError: If one of the files is missing or damaged, or is of another version's observations.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"no such file: {path}")
+    path = agent_file(path)
     card = read_json(path.with_suffix(".json"))
     if not isinstance(card, dict) or card.get("format") != FORMAT:
         raise UserError(f"{path.with_suffix('.json')} is not the card of an agent (format {FORMAT})")

@@ -39,9 +39,11 @@ class Search(BoundRule):
     Attributes:
         trials: Schedules tried in the current round, in order.
         on_trial: Told of every trial: how many are done, how many there will be, the best reward.
+        draw: Which of its random streams it draws from.
     """
 
     on_trial: OnTrial | None = None
+    draw: int = 0
 
     def bind(self, env: gymnasium.Env[Any, Any]) -> None:
         """Search in this environment."""
@@ -52,7 +54,8 @@ class Search(BoundRule):
         """The best schedule's count for the current group; the search runs at the first group of a round."""
         if self.env.visit == 0:
             self.trials = []
-            self.look(numpy_generator(self.env.settings.seed, "search", type(self).__name__, self.env.round))
+            stream: tuple[str | int, ...] = ("search", type(self).__name__, self.env.round)
+            self.look(numpy_generator(self.env.settings.seed, *stream, *([self.draw] if self.draw else [])))
         return int(self.best.counts[self.env.visit])
 
     @property

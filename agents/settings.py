@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rlprune.agents.controller import make_controller
+from rlprune.agents.controller import Controller, make_controller
 from rlprune.criteria import get_criterion
 from rlprune.errors import UserError, check_rate, unknown_name
 from rlprune.problem import ProblemSpec
@@ -26,6 +26,8 @@ class PruneSettings:
         method: The recipe that the other values were taken from (`rlprune methods` lists them).
         controller: A name of `rlprune.agents.RULES`, or `agent:FILE` for a trained agent.
         controller_options: Its settings, by field name; missing ones keep their defaults.
+        samples: Episodes to play, of which the best is kept: the one the controller would play anyway, and others drawn
+            from its policy, or of a search from other random streams. All are scored, and counted.
         criterion: Name of the filter ranking.
         recovery: Names of the repairs after each removal, joined by `+`.
         tolerance: Largest drop of the control score allowed, in [0, 1].
@@ -53,6 +55,7 @@ class PruneSettings:
     method: str = "prc"
     controller: str = "prc"
     controller_options: Mapping[str, Any] = field(default_factory=dict)
+    samples: int = 1
     criterion: str = "l1"
     recovery: str = "lsq+bn-delta"
     tolerance: float = 0.01
@@ -72,7 +75,9 @@ class PruneSettings:
     finetune: TrainSettings = field(default_factory=lambda: TrainSettings(epochs=0.0))
 
     def __post_init__(self) -> None:
-        make_controller(self.controller, self.controller_options)
+        if self.samples < 1:
+            raise UserError(f"--samples is {self.samples}; it must be at least 1")
+        self.make_controller()
         get_criterion(self.criterion)
         make_recovery(self.recovery, self.training)
         check_rate("--tolerance", self.tolerance)
@@ -90,6 +95,15 @@ class PruneSettings:
         for kind in self.skip:
             if kind not in KINDS:
                 raise unknown_name("kind of group in --skip", kind, [*KINDS, "none"])
+
+    def make_controller(self) -> Controller:
+        """The controller, untouched by any environment."""
+        controller = make_controller(self.controller, self.controller_options)
+        if self.samples == 1:
+            return controller
+        from rlprune.agents.sampling import BestOf  # looks up the searches, which look up these settings
+
+        return BestOf(controller, self.samples)
 
     @property
     def seed(self) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
+from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
@@ -120,28 +121,42 @@ def train(
             raise UserError(f"the training in {folder} was started with other settings; --resume takes none of its own")
         if (folder / AGENT).exists() and (folder / "agent.json").exists():
             return load_agent(folder / AGENT, settings.device)
-    write_json(started, settings.to_json())
+    longest = longest_episode(settings)  # builds the networks, and so finds mistakes before anything is written
+    fresh = not folder.exists()
     env = make_vector_env(settings, folder)
     try:
-        return _train(settings, folder, env, command, on_episode)
+        try:
+            model = _untrained(settings, env)
+        except UserError:
+            if fresh:
+                shutil.rmtree(folder, ignore_errors=True)  # the file of scores is there already
+            raise
+        write_json(started, settings.to_json())
+        return _train(settings, folder, model, longest, command, on_episode)
     finally:
         env.close()
 
 
-def _train(
-    settings: AgentSettings, folder: Path, env: VecEnv, command: str, on_episode: OnEpisode | None
-) -> TrainedAgent:
-    hyperparameters = settings.all_hyperparameters()
+def _untrained(settings: AgentSettings, env: VecEnv) -> BaseAlgorithm:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="You have specified a mini-batch size")
-        model = make_agent(
+        return make_agent(
             settings.algorithm,
             env,
-            hyperparameters,
+            settings.all_hyperparameters(),
             seed=derive(settings.seed, "agent") % 2**31,
             device=settings.device,
         )
-    longest = longest_episode(settings)
+
+
+def _train(
+    settings: AgentSettings,
+    folder: Path,
+    model: BaseAlgorithm,
+    longest: int,
+    command: str,
+    on_episode: OnEpisode | None,
+) -> TrainedAgent:
     steps = settings.timesteps or settings.episodes * longest  # type: ignore[operator]
     segment = max(settings.segment or steps // 10, 4 * longest)  # a new segment drops the episode that is going on
     log = EpisodeLog(settings.episodes, on_episode)
@@ -159,9 +174,10 @@ def _train(
     model.logger.close()
     write_text(folder / "episodes.jsonl", "".join(json.dumps(line, allow_nan=False) + "\n" for line in log.lines))
     levels = LEVELS if settings.algorithm in DISCRETE else None
+    own = _make_one(settings, folder, discrete=False)
     card = {
         "algorithm": settings.algorithm,
-        "hyperparameters": hyperparameters,
+        "hyperparameters": settings.all_hyperparameters(),
         "levels": levels,
         "env": {"id": settings.env, "kwargs": dict(settings.env_kwargs)},
         "training": {
@@ -169,8 +185,9 @@ def _train(
             "timesteps": model.num_timesteps,
             "seed": settings.seed,
             "workers": settings.workers,
+            **_seen(own),
         },
-        "metrics": evaluate(TrainedAgent(model, {}), settings, folder) | {"best": log.best},
+        "metrics": evaluate(TrainedAgent(model, {}), own, settings.seed) | {"best": log.best},
         "command": command,
         "versions": versions(),
     }
@@ -180,9 +197,17 @@ def _train(
     return load_agent(folder / AGENT, settings.device)
 
 
-def evaluate(agent: TrainedAgent, settings: AgentSettings, folder: Path) -> dict[str, Any]:
+def _seen(env: gymnasium.Env[Any, Any]) -> dict[str, Any]:
+    """What the observations of a training told: the tolerances, and whether of errors."""
+    inner: Any = env.unwrapped
+    envs: list[Any] = getattr(inner, "envs", [inner])
+    drawn = getattr(inner, "tolerances", None)
+    tolerances = sorted(set(drawn or [e.settings.tolerance for e in envs]))
+    return {"tolerances": tolerances, "errors": envs[0].settings.sees_errors}
+
+
+def evaluate(agent: TrainedAgent, env: gymnasium.Env[Any, Any], seed: int) -> dict[str, Any]:
     """The agent's deterministic schedule beside the uniform one, for every network and goal it was trained on."""
-    env = _make_one(settings, folder, discrete=False)
     inner = env.unwrapped
     goals: list[dict[str, Any]] = [{}]
     if isinstance(inner, MixedPruningEnv):
@@ -193,7 +218,7 @@ def evaluate(agent: TrainedAgent, settings: AgentSettings, folder: Path) -> dict
     for goal in goals:
         line: dict[str, Any] = dict(goal)
         for name, controller in (("agent", agent), ("uniform", Uniform())):
-            episode = run_episode(env, controller, seed=settings.seed, options=goal or None)
+            episode = run_episode(env, controller, seed=seed, options=goal or None)
             line[name] = {"reward": episode.total_reward, "score": episode.info["final_score"]}
             line["macs_share"] = episode.info["final_macs_share"]
         results.append(line)
@@ -232,7 +257,7 @@ def _logger(folder: Path, step: int) -> Logger:
     """A logger that goes on with the folder's TensorBoard run after `step`."""
     from torch.utils.tensorboard import SummaryWriter
 
-    output = TensorBoardOutputFormat(str(folder))
-    output.writer.close()
+    output = TensorBoardOutputFormat.__new__(TensorBoardOutputFormat)  # its own writer cannot purge
+    output._is_closed = False
     output.writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
     return Logger(str(folder), [output])

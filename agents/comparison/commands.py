@@ -144,7 +144,7 @@ class Progress:
 
     def __call__(self, comparison: Any, job: Job, result: Result) -> None:
         """A stage has ended."""
-        from rlprune.report.live import _duration
+        from rlprune.report.live import duration
 
         if self._before is None:
             self._before = comparison.done - 1
@@ -157,9 +157,7 @@ class Progress:
             outcome = f"test {100 * found['test_score']:.2f} %, {found['macs']:,} MACs"
         stage = "" if job.stage == "prune" else f" {job.stage}"
         number = f"{comparison.done}/{comparison.total}"
-        print(
-            f"{number:>9}  {job.cell.id}{stage}: {outcome}; about {_duration(left)} left", file=sys.stderr, flush=True
-        )
+        print(f"{number:>9}  {job.cell.id}{stage}: {outcome}; about {duration(left)} left", file=sys.stderr, flush=True)
 
 
 def print_comparison(content: Mapping[str, Any]) -> None:

@@ -67,7 +67,7 @@ class LiveRun:
             return
         spent = time.monotonic() - self._started
         each = spent / max(line["round"] - self._rounds_before, 1)
-        eta = f", {_duration(each)} a round" if rounds_left is None else f", about {_duration(each * rounds_left)} left"
+        eta = f", {duration(each)} a round" if rounds_left is None else f", about {duration(each * rounds_left)} left"
         verdict = "" if line["accepted"] else " (rolled back)"
         text = (
             f"round {line['round']:>3}  drop {100 * line['drop']:+.2f} of {100 * self.tolerance:.2f} points  "
@@ -76,7 +76,8 @@ class LiveRun:
         self.console.print(text, highlight=False)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """As in `1h02m` or `3m04s`."""
     minutes, seconds = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds:02d}s"

@@ -8,9 +8,13 @@ from typing import Any
 
 import pytest
 
-from rlprune.agents import replay
+from rlprune.agents import TrainedAgent, load_agent, replay, run_episode
 from rlprune.agents.agent_commands import _levels, _models
+from rlprune.agents.comparison.contestants import Arena
+from rlprune.agents.comparison.settings import PlaySettings
 from rlprune.cli import main
+from rlprune.envs import MixedPruningEnv
+from rlprune.problem import ProblemSpec
 from rlprune.record import RunFolder
 
 NETWORK = """
@@ -86,6 +90,85 @@ def test_a_tolerance_is_kept_and_fine_tuning_goes_on(agent: Path, unseen: list[s
     assert record["finetune"] and record["drop"] <= 0.2
 
 
+class Recorded:
+    """An agent whose observations are written down."""
+
+    def __init__(self, agent: TrainedAgent) -> None:
+        self.agent, self.card, self.seen = agent, agent.card, list[list[float]]()
+
+    def predict(self, observation: Any, *args: Any, **kwargs: Any) -> Any:
+        self.seen.append(observation.tolist())
+        return self.agent.predict(observation, *args, **kwargs)
+
+
+@pytest.mark.parametrize("goal", [[], ["--tolerance", "0.3"], ["--finetune-epochs", "0.1", "--tolerance", "0.3"]])
+@pytest.mark.parametrize("trained", [None, [0.3, 0.4]])
+def test_an_episode_shows_what_the_training_showed(
+    goal: list[str], trained: list[float] | None, agent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A budget alone is always the same goal; tolerances that were drawn in training are told as they are."""
+    loaded = load_agent(agent)
+    kwargs = {**loaded.card["env"]["kwargs"], "tolerances": trained}
+    known = {"tolerances": trained or [1.0], "errors": True}
+    card = {**loaded.card, "training": {**loaded.card["training"], **known}}
+    training_env = MixedPruningEnv(**kwargs)
+    tolerance = {} if trained is None else {"tolerance": 0.3 if goal else 1.0}
+    there = Recorded(TrainedAgent(loaded.model, card))
+    run_episode(training_env, there, options={"problem": 0, "budget": 0.5, **tolerance})
+
+    here = Recorded(there.agent)
+    monkeypatch.setattr("rlprune.agents.settings.make_controller", lambda *_: here)
+    argv = ["episode", "--agent", str(agent), *SMALL, "--budget", "0.5", *goal, "--quiet"]
+    assert main([*argv, "--out", str(tmp_path / "run")]) == 0
+    assert here.seen == there.seen and len(here.seen) == 3
+
+    compared = Recorded(there.agent)
+    monkeypatch.setattr("rlprune.agents.comparison.contestants.make_controller", lambda *_: compared)
+    play = PlaySettings(recovery="bn", max_rate=0.8)
+    arena = Arena(ProblemSpec(control_size=200, calibration_size=128).build(), play, f"agent:{agent}", 0, 1)
+    run_episode(arena.one_round(0.5, tolerance.get("tolerance", 0.02)), compared)
+    assert compared.seen == there.seen
+
+
+def test_the_best_of_some_episodes(agent: Path, tmp_path: Path) -> None:
+    argv = ["episode", "--agent", str(agent), *SMALL, "--budget", "0.5", "--quiet", "--out"]
+    records = []
+    for name, more in {"one": [], "five": ["--samples", "5"], "again": ["--samples", "5"]}.items():
+        assert main([*argv, str(tmp_path / name), *more]) == 0
+        records.append(RunFolder(tmp_path / name).read())
+    one, five, again = records
+    assert "samples" not in one and five["samples"] == again["samples"] and five["plan"] == again["plan"]
+    tried = [line["score"] for line in five["samples"]]
+    assert len(tried) == 5 and five["rounds"][0]["score"] == max(tried)
+    assert tried[0] == one["rounds"][0]["score"], "the deterministic episode is one of them"
+    assert all(line["macs_share"] <= 0.5 for line in five["samples"])
+    counts = [line["evaluations"] for line in five["samples"]]
+    assert counts == sorted(counts)
+    distinct = counts[-1] - counts[0] + 1
+    assert five["cost"]["evaluations"] == one["cost"]["evaluations"] + distinct - 1, "every network scored is counted"
+    assert main([*argv, str(tmp_path / "five"), "--resume"]) == 0
+
+
+def test_other_streams_of_a_search(unseen: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = [
+        "episode",
+        "--controller",
+        "random",
+        "--random-episodes",
+        "2",
+        *unseen,
+        *SMALL,
+        "--budget",
+        "0.5",
+        "--quiet",
+    ]
+    assert main([*argv, "--samples", "3", "--out", str(tmp_path / "run")]) == 0
+    tried = RunFolder(tmp_path / "run").read()["samples"]
+    assert len({line["macs_share"] for line in tried}) == 3
+    assert main(["episode", "--controller", "uniform", "--samples", "3"]) == 2
+    assert "every episode of this Uniform is the same" in capsys.readouterr().err
+
+
 def test_a_rule_plays_the_same_game(unseen: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["episode", "--controller", "random", "--random-episodes", "3", *unseen, "--budget", "0.6", "--json"]
     assert main([*argv, "--out", str(tmp_path / "run")]) == 0
@@ -136,7 +219,7 @@ def test_lists_and_ranges() -> None:
         (["train-agent", "--set", "n_steps"], "NAME=VALUE"),
         (["train-agent", "--set", "nonsense=1", *SMALL], "nonsense"),
         (["train-agent", "--resume"], "--out"),
-        (["episode"], "--agent"),
+        (["episode", "--controller", "uniform", "--samples", "0"], "--samples"),
         (["episode", "--agent", "a.zip", "--controller", "uniform"], "both"),
         (["episode", "--agent", "nowhere.zip"], "nowhere.zip"),
         (["episode", "--controller", "unifrom"], "'uniform'"),

@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from stable_baselines3.common.vec_env import DummyVecEnv
 
-from rlprune.agents import run_episode
+from rlprune.agents import run_episode, training
 from rlprune.agents.callbacks import checkpoints
 from rlprune.agents.noise import DecayingNoise
-from rlprune.agents.sb3 import ALGORITHMS, load_agent, make_noise, preset
+from rlprune.agents.sb3 import ALGORITHMS, DISCRETE, load_agent, make_noise, preset
 from rlprune.agents.training import AgentSettings, train
 from rlprune.envs import FilterPruningEnv
 from rlprune.envs.registration import ITERATIVE, LAYERWISE, MIXED, TOY
@@ -28,7 +29,8 @@ from rlprune.errors import UserError
 
 SMALL = {"control_size": 200, "calibration_size": 128}
 QUICK = {"ppo": {"n_steps": 32, "n_epochs": 2}, "a2c": {"n_steps": 8}}
-BUNDLED = sorted(set(ALGORITHMS) - {"tqc", "trpo", "crossq", "qrdqn"})
+CONTRIB = sorted(name for name, (module, _) in ALGORITHMS.items() if module == "sb3_contrib")
+BUNDLED = sorted(set(ALGORITHMS) - set(CONTRIB))
 
 
 def settings(algorithm: str = "ppo", **changes: Any) -> AgentSettings:
@@ -44,15 +46,17 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return all(torch.equal(one[name], other[name]) for name in one)
 
 
-@pytest.mark.parametrize("algorithm", BUNDLED)
+@pytest.mark.parametrize("algorithm", [*BUNDLED, *CONTRIB])
 def test_every_preset_trains_saves_and_acts_elsewhere(algorithm: str, tmp_path: Path) -> None:
+    if algorithm in CONTRIB:
+        pytest.importorskip("sb3_contrib")
     agent = train(settings(algorithm, episodes=8), tmp_path / "one")
     card = json.loads((tmp_path / "one" / "agent.json").read_text())
     assert card["algorithm"] == algorithm and card["training"]["episodes"] == 8
     lines = [json.loads(line) for line in (tmp_path / "one" / "episodes.jsonl").read_text().splitlines()]
     assert len(lines) == 8 and all(line["plan"] for line in lines)
     assert not checkpoints(tmp_path / "one")
-    assert list((tmp_path / "one").glob("events*"))
+    assert len(list((tmp_path / "one").glob("events*"))) == 1
     loaded = load_agent(tmp_path / "one" / "agent.zip")
     for env in (ToyPruningEnv(seed=5), FilterPruningEnv(one_shot=True, budget=0.5, max_rate=0.9, **SMALL)):
         assert run_episode(env, loaded).info["plan"] == run_episode(env, agent).info["plan"]
@@ -117,14 +121,15 @@ def test_files_that_are_no_agent_are_refused(tmp_path: Path) -> None:
 
 
 def test_presets_are_in_rl_zoos_format_and_mistakes_are_named(tmp_path: Path) -> None:
-    for name in sorted(set(BUNDLED) - {"amc"}):
+    for name in sorted(set(ALGORITHMS) - {"amc"}):
+        found = yaml.safe_load((resources.files("rlprune.agents.presets") / f"{name}.yml").read_text())
         for env in (LAYERWISE, ITERATIVE):
-            found = preset(name, env)
-            assert {"n_timesteps", "policy"} <= set(found)
+            assert {"n_timesteps", "policy"} <= set(found[env])
+            assert ("env_wrapper" in found[env]) == (name in DISCRETE)
+            if name in BUNDLED:
+                assert preset(name, env) == found[env]
     with pytest.raises(UserError, match="did you mean 'ppo'"):
         preset("ppoo", LAYERWISE)
-    with pytest.raises(UserError, match=r"not installed|no preset comes"):
-        preset("tqc", LAYERWISE)
     with pytest.raises(UserError, match="cannot read preset"):
         preset("ppo", LAYERWISE, str(tmp_path / "none.yml"))
     (tmp_path / "one.yml").write_text(yaml.safe_dump({LAYERWISE: {"policy": "MlpPolicy", "n_stepz": 3}}))
@@ -134,6 +139,43 @@ def test_presets_are_in_rl_zoos_format_and_mistakes_are_named(tmp_path: Path) ->
         train(AgentSettings(env=LAYERWISE, preset=str(tmp_path / "one.yml"), env_kwargs=SMALL), tmp_path / "run")
     with pytest.raises(UserError, match="episodes is 0"):
         AgentSettings(episodes=0)
+
+
+def test_an_algorithm_that_is_not_installed_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sb3_contrib", None)
+    for name in CONTRIB:
+        with pytest.raises(UserError, match="pip install sb3-contrib"):
+            AgentSettings(name)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"hyperparameters": {"n_stepz": 3}},
+        {"preset": "nowhere.yml"},
+        {"env": LAYERWISE, "env_kwargs": {"model": "lenet6"}},
+        {"env": LAYERWISE, "env_kwargs": {**SMALL, "budget": 0.001}, "workers": 2},
+    ],
+)
+def test_a_mistake_leaves_no_folder_behind(changes: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(UserError):
+        train(settings(**changes), tmp_path / "one")
+    assert not (tmp_path / "one").exists()
+    train(settings(episodes=2), tmp_path / "one")
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "sac"])
+def test_however_the_workers_start_the_training_is_equal(algorithm: str, tmp_path: Path) -> None:
+    quick = {"ppo": {"n_steps": 32, "n_epochs": 1}, "sac": {"learning_starts": 16, "batch_size": 16}}[algorithm]
+    found = []
+    for method in ("fork", "forkserver", "spawn", None):
+        setup = settings(algorithm, hyperparameters=quick, episodes=None, timesteps=64, workers=2, start_method=method)
+        with pytest.MonkeyPatch.context() as patch:
+            if method is None:  # all in this process
+                patch.setattr(training, "SubprocVecEnv", lambda makers, start_method: DummyVecEnv(makers))
+            train(setup, tmp_path / str(method))
+        found.append(weights(tmp_path / str(method)))
+    assert all(same(found[0], other) for other in found[1:])
 
 
 def test_amcs_noise_falls_after_its_warm_up() -> None:
