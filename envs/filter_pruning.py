@@ -13,7 +13,6 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from rlprune.channels import ChannelGroup
-from rlprune.criteria import plan_from_counts
 from rlprune.envs.budget import Budget, Counts
 from rlprune.envs.cache import open_store
 from rlprune.envs.episode import TRUNCATED, EpisodeState, Penalty
@@ -324,11 +323,6 @@ class FilterPruningEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         """
         window = self._episode.current.window
         return np.array([window.action(window.nearest(count))], dtype=np.float32)
-
-    def probe(self, counts: Mapping[str, int]) -> Score:
-        """The control score right after removing the `counts` lowest filters by group; no recovery, nothing changes."""
-        plan = plan_from_counts(self.network.groups, self._episode.scores, counts)
-        return self._episode.transitions.immediate_score(self._episode.state, plan) if plan else self.score
 
     def preview(self, counts: Counts) -> tuple[Score, Terms]:
         """What this round would come to if its groups lost `counts` (one for each of `prunable`), recovery included.

@@ -106,11 +106,6 @@ class Transitions:
             self.store.put(state.key, found, state.parent, state.removed)
         return found
 
-    def immediate_score(self, state: NetworkState, plan: PruningPlan) -> Score:
-        """The score right after removing `plan`, without recovery."""
-        model = state.network.remove(plan, self.problem.groups).model
-        return self.problem.evaluator.score(model, "control")
-
     def error_curves(
         self, state: NetworkState, names: Sequence[str], scores: Mapping[str, NDArray[np.float64]]
     ) -> Mapping[str, NDArray[np.float64]]:
