@@ -63,6 +63,7 @@ class PRC(BoundRule):
         delta: δ_w, scale of the pruning threshold.
         afp_epochs: Epochs of penalised training before a round's removal; may be a fraction, 0 leaves it out.
         lr: Learning rate of that training.
+        batch_size: Images a step in it.
         orthogonality: λ_o, weight of ||M Mᵀ − I||² during it.
         amp: Mixed precision in it.
         rebisect: Find the threshold anew each round, as the largest whose immediate drop is δ_w·T: what is left of
@@ -79,6 +80,7 @@ class PRC(BoundRule):
     delta: float = 1.0
     afp_epochs: float = 1.0
     lr: float = 0.01
+    batch_size: int = 128
     orthogonality: float = 1e-4
     amp: bool = False
     rebisect: bool = True
@@ -137,7 +139,9 @@ class PRC(BoundRule):
         """AFP's training: the loss, plus λ_A times the L1 norm of the filters in U, with λ_A = λ·T/ε."""
         env = self.env
         env.train(
-            TrainSettings(epochs=self.afp_epochs, lr=self.lr, schedule="cosine", amp=self.amp),
+            TrainSettings(
+                epochs=self.afp_epochs, lr=self.lr, batch_size=self.batch_size, schedule="cosine", amp=self.amp
+            ),
             penalties=[
                 FilterL1(env.network.groups, self._weakest(), weight=self.penalty * self._pressure()),
                 Orthogonality(self.orthogonality),

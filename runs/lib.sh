@@ -16,24 +16,36 @@ RLPRUNE=${RLPRUNE:-rlprune}
 common=(--data "$DATA" --device "$DEVICE")
 [ -n "${ROOT:-}" ] && common+=(--root "$ROOT")
 
-# base MODEL SEED: train the base network, unless it is there; goes on where it was stopped.
+# trained NAME SEED OPTIONS...: a base network, unless it is there; goes on where it was stopped.
+trained() {
+    local name=$1 seed=$2
+    shift 2
+    $RLPRUNE train --seed "$seed" "${common[@]}" --out "$OUT/base-$name-s$seed" --resume "$@"
+}
+
+# base MODEL SEED: the same with the training of the CIFAR-10 networks.
 base() {
-    $RLPRUNE train --model "$1" --seed "$2" "${common[@]}" --out "$OUT/base-$1-s$2" --resume \
+    trained "$1" "$2" --model "$1" \
         --epochs 200 --lr 0.1 --warmup-epochs 5 --schedule cosine --weight-decay 5e-4 --batch-size 128 --amp
 }
 
-# pruned NAME MODEL SEED OPTIONS...: one row of the table, unless it is there; goes on where it was stopped.
-# Its settings are in the record; the options count when it is started, not when it is resumed.
-pruned() {
-    local name=$1 model=$2 seed=$3 folder
+# row NAME BASE SEED OPTIONS...: one row of the table, pruned from base BASE, unless it is there; goes on where it was
+# stopped. Its settings are in the record; the options count when it is started, not when it is resumed.
+row() {
+    local name=$1 base=$2 seed=$3 folder
     shift 3
-    folder="$OUT/$name-$model-s$seed"
+    folder="$OUT/$name-$base-s$seed"
     if [ -e "$folder/record.json" ]; then
         $RLPRUNE prune --out "$folder" --resume || failed "$folder"
     else
-        $RLPRUNE prune --model "$model" --weights "$OUT/base-$model-s$seed/model.pt" --seed "$seed" "${common[@]}" \
+        $RLPRUNE prune --weights "$OUT/base-$base-s$seed/model.pt" --seed "$seed" "${common[@]}" \
             --out "$folder" --amp --finetune-amp "$@" || failed "$folder"
     fi
+}
+
+# pruned NAME MODEL SEED OPTIONS...: the same for a base that is called as its model is.
+pruned() {
+    row "$1" "$2" "$3" --model "$2" "${@:4}"
 }
 
 # A tolerance that cannot be kept ends one row, not the table.
