@@ -5,7 +5,7 @@ python tests/benchmarks/bench_channels.py [MODEL ...]
 Columns: one forward pass; tracing (without the check); the self-check and how many forward passes it made; removing
 30 % of every group; pickling and deep-copying the groups; the share of MACs in prunable groups. For Torch-Pruning
 (`pip install torch-pruning`): building its graph, pruning 30 %, the MACs of the layers that got narrower, and whether
-the pruned network runs.
+the pruned network runs and computes what the full one computes with the same channels at zero.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).parent))
 from channel_coverage import macs_prunable, random_plan
 from channel_models import build
+from torch_pruning_side import columns
 
 from rlprune.channels import ChannelGroups, remove_channels, trace_channels
 from rlprune.channels.checking import Checker
@@ -34,7 +35,7 @@ from rlprune.cost import CostModel
 
 MODELS = [
     "vgg16", "resnet18", "resnet50", "densenet121", "mobilenet_v2", "shufflenet_v2_x1_0", "convnext_tiny",
-    "ssd300_vgg16", "fasterrcnn_resnet50_fpn",
+    "ssd300_vgg16", "fasterrcnn_resnet50_fpn", "fasterrcnn_resnet50_fpn@native",
 ]  # fmt: skip
 
 CLOCK = time.perf_counter
@@ -71,44 +72,12 @@ def ours(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[str, ChannelGroups]
     )
 
 
-def theirs(model: nn.Module, inputs: tuple[Any, ...], groups: ChannelGroups) -> str:
-    """The columns of Torch-Pruning on a copy of the same model."""
-    try:
-        import torch_pruning as tp
-    except ImportError:
-        return "- | - | - | not installed"
-    model = copy.deepcopy(model)
-    outputs = {g.name for g in groups if g.locked == "it is an output of the model"}
-    ignored = [module for name, module in model.named_modules() if name in outputs]
-    wide = {name: layer.shape for name, layer in groups.layers.items()}
-    try:
-        start = CLOCK()
-        pruner = tp.pruner.BasePruner(
-            model, inputs[0], importance=tp.importance.RandomImportance(), pruning_ratio=0.3, ignored_layers=ignored
-        )
-        graph = CLOCK() - start
-        start = CLOCK()
-        pruner.step()
-        prune = CLOCK() - start
-    except Exception as error:
-        return f"- | - | - | {type(error).__name__}: {' '.join(str(error).split())[:60]}"
-    modules = dict(model.named_modules())
-    narrower = [n for n, shape in wide.items() if n in modules and modules[n].weight.shape[0] < shape[0]]
-    share = sum(groups.layers[name].macs for name in narrower) / CostModel(groups).macs()
-    try:
-        with torch.no_grad():
-            model(*inputs)
-        runs = "runs"
-    except Exception as error:
-        runs = f"broken: {' '.join(str(error).split())[:60]}"
-    return f"{graph:.2f} | {1e3 * prune:.0f} | {100 * share:.1f} % | {runs}"
-
-
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="*", default=MODELS)
     parser.add_argument("--cpu", action="store_true", help="processor time instead of wall time, on a busy machine")
+    parser.add_argument("--no-torch-pruning", dest="torch_pruning", action="store_false", help="only this engine")
     options = parser.parse_args()
     if options.cpu:
         global CLOCK
@@ -122,8 +91,9 @@ def main() -> None:
     print("|" + "---|" * 13)
     for name in options.models:
         model, inputs = build(name)
-        columns, groups = ours(model, inputs)
-        print(f"| {name} | {columns} | {theirs(model, inputs, groups)} |", flush=True)
+        own, groups = ours(model, inputs)
+        other = columns(model, inputs, groups, CLOCK) if options.torch_pruning else "| | |"
+        print(f"| {name} | {own} | {other} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -30,23 +30,27 @@ def build(name: str, image: int | None = None) -> tuple[nn.Module, tuple[Any, ..
     """A model with random weights in evaluation mode, and example inputs.
 
     Args:
-        name: torchvision's name.
+        name: torchvision's name; with "@native" at the end, a detector keeps its own sizes (Faster R-CNN: 800 x 1066
+            pixels) and gets an image of 480 x 640.
         image: side of the image; default: 224 for classification and segmentation, 320 for detection.
     """
     from torchvision import models
 
     torch.manual_seed(0)
+    name, _, native = name.partition("@")
     options: dict[str, Any] = {"weights": None}
     if name in DETECTORS + SEGMENTERS:
         options["weights_backbone"] = None
     if name in ("googlenet", "inception_v3"):
         options["init_weights"] = False
-    if name in DETECTORS and not name.startswith("ssd"):
+    if name in DETECTORS and not name.startswith("ssd") and not native:
         options |= {"min_size": image or 320, "max_size": image or 320}
     if "rcnn" in name:
         options["box_score_thresh"] = 0.0  # else untrained heads detect nothing, and mask heads run on nothing
         options["box_detections_per_img"] = 10
     model = models.get_model(name, **options).eval()
+    if native:
+        return model, ([torch.rand(3, 480, 640)],)
     if name in DETECTORS:
         return model, ([torch.rand(3, image or 320, image or 320)],)
     side = image or (299 if name == "inception_v3" else 224)

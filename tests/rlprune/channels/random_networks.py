@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from channel_structures import FrozenNorm, shuffle
+from channel_structures import FrozenNorm, Positive, Standardised, parametrized, shuffle
 from torch import Tensor, nn
 
 Instruction = tuple[int, int, int, int]
@@ -344,6 +344,21 @@ def through_linear(net: RandomNet, a: int, b: int, c: int) -> Step:
 def functional(net: RandomNet, a: int, b: int, c: int) -> Step:
     holder = net.add(nn.ParameterDict({"w": torch.randn(6, net.shapes[a][1], 3, 3) * 0.2, "b": torch.randn(6)}))
     return lambda pool: F.conv2d(pool[a], holder["w"], holder["b"] if c % 2 else None, padding=1)
+
+
+@operation
+def computed_weight(net: RandomNet, a: int, b: int, c: int) -> Step:
+    width, norms = net.shapes[a][1], nn.utils.parametrizations
+    layer = net.add(
+        (
+            lambda: norms.weight_norm(nn.Conv2d(width, 6, 3, padding=1)),
+            lambda: norms.spectral_norm(nn.Conv2d(width, 6, 1)),
+            lambda: Standardised(width, 6, 3),
+            lambda: parametrized(nn.Conv2d(width, 6, 1), Positive()),
+            lambda: norms.weight_norm(nn.ConvTranspose2d(width, 6, 1), dim=1),
+        )[c % 5]()
+    )
+    return lambda pool: layer(pool[a])
 
 
 @operation

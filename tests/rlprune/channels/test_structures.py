@@ -13,7 +13,7 @@ from channel_helpers import difference, flop_macs, random_plan
 from channel_structures import LOCKED, STRUCTURES, inputs_of
 
 from rlprune.channels import ChannelGroups, remove_channels, trace_channels
-from rlprune.channels.tracing import Forward
+from rlprune.channels.tracing import Forward, tensors_in
 from rlprune.cost import CostModel, count_parameters
 
 UNLOCKABLE = "it is an output of the model"
@@ -58,6 +58,7 @@ def test_cost_and_renumbering_are_those_of_the_removed_network(case: tuple) -> N
 
 def test_groups_survive_pickle_copy_and_json(case: tuple) -> None:
     _, model, inputs, groups = case
+    assert not tensors_in(vars(groups))
     plan = random_plan(groups, 0.5)
     forward = Forward(inputs)
     expected = forward(remove_channels(model, groups, plan).eval())

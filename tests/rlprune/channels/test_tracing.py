@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -25,6 +26,25 @@ def test_keyword_inputs() -> None:
     groups = trace_channels(model, X, kwargs=kwargs)
     assert [g.name for g in groups.prunable] == ["a"]
     assert difference(model, groups, random_plan(groups, 0.5), X, kwargs=kwargs) < 1e-9
+
+
+@dataclasses.dataclass
+class Sample:
+    image: Tensor
+    rest: dict[str, list[Tensor]]
+
+
+def test_dataclass_inputs_and_several_of_them() -> None:
+    model = Net(
+        lambda s, sample, scale: s.c(F.relu(s.a(sample.image) + s.b(sample.rest["more"][0])) * scale),
+        a=conv(3, 8), b=conv(3, 8), c=conv(8, 4),
+    )  # fmt: skip
+    inputs = Sample(X, {"more": [X.flip(0)]}), torch.tensor(2.0)
+    groups = trace_channels(model, *inputs)
+    assert [(g.name, g.producers, g.consumers) for g in groups.prunable] == [("a", ("a", "b"), ("c",))]
+    assert difference(model, groups, random_plan(groups, 0.5), *inputs) < 1e-9
+    inner = Net(lambda s, sample: s.c(s.a(sample.image) + sample.rest["more"][0]), a=conv(3, 3), c=conv(3, 4))
+    assert "the model's input" in str(trace_channels(inner, inputs[0])["a"].locked)
 
 
 def test_a_model_that_only_runs_in_evaluation_mode_and_keeps_state() -> None:

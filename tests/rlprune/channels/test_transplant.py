@@ -114,6 +114,74 @@ def test_ema_copies_are_cut_alike() -> None:
     assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), removed.parameters(), strict=True))
 
 
+def test_a_schedule_goes_on_where_it_was() -> None:
+    model = network()
+    optimizer = OPTIMIZERS["sgd"](model.parameters())
+    make = torch.optim.lr_scheduler.CosineAnnealingLR
+    scheduler = make(optimizer, 8)
+    other = OPTIMIZERS["sgd"](network().parameters())
+    expected = make(other, 8)
+    groups = trace_channels(model, torch.randn(1, 3, 8, 8).double())
+    plan = random_plan(groups, 0.4)
+    for step in range(6):
+        if step == 3:
+            removed = remove_channels(model, groups, plan)
+            transplant(optimizer, model, removed, groups, plan)
+            scheduler, model = transplant(scheduler, model, removed, groups, plan), removed
+        for one, its in ((optimizer, scheduler), (other, expected)):
+            one.step()
+            its.step()
+        assert optimizer.param_groups[0]["lr"] == other.param_groups[0]["lr"] == expected.get_last_lr()[0]
+    before = [p.detach().clone() for p in model.parameters()]
+    steps(model, optimizer, 1, 0, lambda: None)
+    assert all(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_a_gradient_scaler_goes_on_with_its_scale() -> None:
+    """Scaled training after a removal moves the parameters as unscaled training does; an overflow is skipped."""
+
+    def prepare(scaler: torch.amp.GradScaler | None) -> tuple[nn.Module, torch.optim.Optimizer]:
+        model = network()
+        optimizer = OPTIMIZERS["sgd"](model.parameters())
+        scaled(model, optimizer, scaler, 2, 0)
+        groups = trace_channels(model, torch.randn(1, 3, 8, 8).double())
+        plan = random_plan(groups, 0.4)
+        removed = remove_channels(model, groups, plan)
+        transplant(optimizer, model, removed, groups, plan)
+        if scaler is not None:
+            assert transplant(scaler, model, removed, groups, plan) is scaler
+        scaled(removed, optimizer, scaler, 3, 1)
+        return removed, optimizer
+
+    def scaled(model, optimizer, scaler, count: int, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        for _ in range(count):
+            x = torch.randn(6, 3, 8, 8, generator=generator, dtype=torch.float64)
+            optimizer.zero_grad()
+            loss = model(x).square().mean()
+            if scaler is None:
+                loss.backward()
+                optimizer.step()
+            else:
+                scaler.scale(loss).backward()
+                scaler.step(optimizer)
+                scaler.update()
+
+    scaler = torch.amp.GradScaler("cpu", init_scale=256.0, growth_interval=3)
+    model, optimizer = prepare(scaler)
+    plain, _ = prepare(None)
+    assert scaler.get_scale() == 512.0  # grew after three good steps, one of them before the removal's end
+    for a, b in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+    before = [p.detach().clone() for p in model.parameters()]
+    optimizer.zero_grad()
+    scaler.scale(model(torch.full((2, 3, 8, 8), torch.inf, dtype=torch.float64)).sum()).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    assert scaler.get_scale() == 256.0
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
 def test_scalers_go_on_and_strangers_are_refused() -> None:
     model = network()
     groups = trace_channels(model, torch.randn(1, 3, 8, 8).double())
