@@ -26,6 +26,8 @@ from rlprune.models import default_weights, load_weights, resolve_model
 from rlprune.recovery import GramStore
 from rlprune.tasks import Batch, Score, Task, get_task
 
+CALIBRATION_PIXELS = 2**20  # in a batch
+
 
 @dataclass(eq=False)
 class PrunedNetwork:
@@ -253,9 +255,11 @@ class PruningProblem:
         """A fresh copy of the unpruned network."""
         return PrunedNetwork(copy.deepcopy(self.model), self.groups)
 
-    def calibration_batches(self, batch_size: int = 256) -> list[Batch]:
-        """The calibration split, in a fixed order."""
-        return list(self.data.calibration.batches(batch_size, device=str(self.device)))
+    def calibration_batches(self, batch_size: int | None = None) -> list[Batch]:
+        """The calibration split, in a fixed order; by 256, or fewer of large images, which must fit with gradients."""
+        _, height, width = self.data.input_shape
+        size = batch_size or min(256, max(1, CALIBRATION_PIXELS // (height * width)))
+        return list(self.data.calibration.batches(size, device=str(self.device)))
 
     def scores(
         self, criterion: str, network: PrunedNetwork, *, seed: int = 0, grams: GramStore | None = None

@@ -10,7 +10,7 @@ for seed in $SEEDS; do
     trained ternausnet8 "$seed" --model ternausnet:width=8 --epochs 40 --batch-size 8 --optimizer adamw --lr 0.001 \
         --warmup-epochs 2 --amp ${BASE_OPTIONS:-}
     row importance-weights ternausnet8 "$seed" --method importance-weights --model ternausnet:width=8 --tolerance 0.01 \
-        --target-macs 0.35 --importance-weights-share 0.06 --importance-weights-epsilon 0.3 \
+        --target-macs 0.35 --importance-weights-images 48 --importance-weights-share 0.06 --importance-weights-epsilon 0.3 \
         --recovery lsq+finetune --round-epochs 1 "${tuned[@]}"
     row prc ternausnet8 "$seed" --method prc --model ternausnet:width=8 --tolerance 0.01 --rounds 15 --prc-alpha 0.2 \
         --recovery lsq --prc-probe-recovery lsq --prc-batch-size 8 --prc-lr 0.002 --prc-amp --repair-epochs 2 "${tuned[@]}"

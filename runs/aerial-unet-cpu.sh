@@ -12,7 +12,7 @@ for seed in $SEEDS; do
     # shellcheck disable=SC2086 # the options are words
     trained unet16 "$seed" --model unet:width=16 --epochs 30 --batch-size 8 --optimizer adamw --lr 0.002 --amp ${BASE_OPTIONS:-}
     row importance-weights unet16 "$seed" --method importance-weights --model unet:width=16 --tolerance 0.01 \
-        --target-macs 0.35 --importance-weights-share 0.06 --importance-weights-epsilon 0.3 \
+        --target-macs 0.35 --importance-weights-images 48 --importance-weights-share 0.06 --importance-weights-epsilon 0.3 \
         --recovery lsq+bn-delta+finetune --round-epochs 1 "${tuned[@]}"
     row prc unet16 "$seed" --method prc --model unet:width=16 --tolerance 0.01 --rounds 15 --prc-alpha 0.2 \
         --prc-batch-size 8 --prc-lr 0.005 --prc-amp --repair-epochs 2 "${tuned[@]}"

@@ -163,7 +163,7 @@ def _classified(truth: int, before: np.ndarray, after: np.ndarray, classes: Sequ
     """Images whose class changed come first, then by the total variation between the probabilities."""
     was, now = int(before.argmax()), int(after.argmax())
     change = float(was != now) + float(np.abs(before - after).sum() / 2)
-    words = f"{classes[was]} {before[was]:.2f} → {classes[now]} {after[now]:.2f}"
+    words = f"{classes[was]} ({before[was]:.2f}) → {classes[now]} ({after[now]:.2f})"
     return Example(_NOTHING, truth, before, after, change, words)
 
 

@@ -16,16 +16,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Told apart by most people, in this order (Trubetskoy, 20 simple, distinct colors)
+# Told apart by most people, in this order (after Trubetskoy, 20 simple, distinct colors); red is what became wrong
 _COLOURS = [
-    "#e6194b", "#4363d8", "#3cb44b", "#f58231", "#ffe119", "#911eb4", "#42d4f4", "#f032e6", "#bfef45", "#9a6324",
+    "#42d4f4", "#4363d8", "#3cb44b", "#f58231", "#ffe119", "#911eb4", "#2e4600", "#f032e6", "#bfef45", "#9a6324",
     "#469990", "#fabed4", "#800000", "#aaffc3", "#808000", "#dcbeff", "#000075", "#ffd8b1", "#a9a9a9", "#fffac8",
 ]  # fmt: skip
 PICTURES = "pictures.png"
 """What the file in a run folder is called."""
 
 _COLUMN = 2.2  # inches
-_LOST, _WON, _STILL = "#e6194b", "#00c2a8", "#8d99a6"
+_LOST, _WON, _STILL = "#e6194b", "#00e0c0", "#8d99a6"
 
 
 def draw_examples(examples: Examples) -> Figure:
@@ -86,26 +86,29 @@ def _segmented(row: Sequence[Axes], example: Example, classes: Sequence[str]) ->
 
 
 def _detected(row: Sequence[Axes], example: Example, classes: Sequence[str]) -> None:
-    for axes in row:
+    for axes, side in zip(row, (example.truth, example.before, example.after), strict=True):
         axes.imshow(example.image)
-        _boxes(axes, example.truth, classes, truth=True)
-    for axes, side in zip(row[1:], (example.before, example.after), strict=True):
-        _boxes(axes, side, classes, truth=False)
+        if side is not example.truth:
+            _boxes(axes, example.truth, classes, faint=True)
+        _boxes(axes, side, classes)
 
 
-def _boxes(axes: Axes, boxes: Boxes, classes: Sequence[str], *, truth: bool) -> None:
+def _boxes(axes: Axes, boxes: Boxes, classes: Sequence[str], *, faint: bool = False) -> None:
+    """Detections with class and score; the truth, which has no scores, is dashed, and white where it is `faint`."""
     from matplotlib.patches import Rectangle
 
+    scores = boxes.get("scores")
     for i, (left, top, right, bottom) in enumerate(boxes["boxes"]):
         label = int(boxes["labels"][i])
-        style: Mapping[str, Any] = {"edgecolor": "white", "linestyle": (0, (3, 2)), "linewidth": 0.9}
-        if not truth:
-            style = {"edgecolor": colour(label), "linewidth": 1.3}
+        style: Mapping[str, Any] = {"edgecolor": colour(label), "linewidth": 1.3}
+        if scores is None:
+            paint = "white" if faint else colour(label)
+            style = {"edgecolor": paint, "linestyle": (0, (3, 2)), "linewidth": 0.9 if faint else 1.3}
         axes.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, **style))
-        if not truth:
+        if scores is not None:
             name = classes[label] if label < len(classes) else str(label)
             axes.text(
-                left, top, f"{name} {boxes['scores'][i]:.2f}", fontsize=4.5, color="white", va="bottom", clip_on=True,
+                left, top, f"{name} {scores[i]:.2f}", fontsize=4.5, color="white", va="bottom", clip_on=True,
                 bbox={"facecolor": colour(label), "edgecolor": "none", "pad": 0.6, "alpha": 0.85},
             )  # fmt: skip
 
