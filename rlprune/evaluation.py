@@ -101,7 +101,7 @@ class Evaluator:
 
     def _score(self, model: nn.Module, split: Split) -> Score:
         try:
-            return self.task.score(model, self._batches(split))
+            return self.task.score(model, self.batches(split))
         except RuntimeError:
             if not self._channels_last:
                 check_fits(model, self.data, self.task, self.device)  # says it in the user's words if that was it
@@ -109,7 +109,13 @@ class Evaluator:
         self._channels_last = False
         return self._score(model, split)
 
-    def _batches(self, split: Split) -> Iterator[Batch]:
+    def settle(self, model: nn.Module) -> None:
+        """Before `batches` is used without `score`: give up the faster memory format if `model` cannot take it."""
+        with evaluating(model), torch.inference_mode():
+            self._score(model, self.data.control.first(2))
+
+    def batches(self, split: Split) -> Iterator[Batch]:
+        """A split as it is scored: in batches that suit the device."""
         for inputs, targets in split.batches(self.batch_size, device=self.device):
             if self._channels_last and isinstance(inputs, torch.Tensor) and inputs.ndim == 4:
                 inputs = inputs.contiguous(memory_format=torch.channels_last)

@@ -234,7 +234,7 @@ def _answering(
             place[name] += 1
             if kept and name in kept:
                 axis, positions = kept[name]
-                return output.index_select(axis, positions) if name in live else output.narrow(axis, 0, len(positions))
+                return _selected(output, axis, positions) if name in live else output.narrow(axis, 0, len(positions))
             return tree_map(_copy, output) if name in live else output
 
         return forward
@@ -251,6 +251,13 @@ def _answering(
                 del module.forward
             else:
                 module.forward = forward
+
+
+def _selected(output: Tensor, axis: int, positions: Tensor) -> Tensor:
+    """Some channels, in the memory format of the whole."""
+    if output.dim() == 4 and output.is_contiguous(memory_format=torch.channels_last) and axis == 1:
+        return output.permute(0, 2, 3, 1).index_select(3, positions).permute(0, 3, 1, 2)
+    return output.index_select(axis, positions)
 
 
 def _copy(value: Any) -> Any:

@@ -11,11 +11,12 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from rlprune.artifact import fingerprint
 from rlprune.channels import PruningPlan
 from rlprune.criteria import lowest
 from rlprune.errors import UserError, check_rate, unknown_name
-from rlprune.evaluation import evaluating
 from rlprune.files import read_json, write_json
+from rlprune.folding import foldable, folded
 from rlprune.prefix import PrefixCache
 from rlprune.recovery import make_recovery
 from rlprune.recovery.unfolding import UNFOLDABLE
@@ -114,7 +115,7 @@ def scan(
         limit: Use this many control images; None uses all.
         seed: Of criterion and recovery.
         path: File that the scan is written to after every group; if it exists, the scan goes on from there.
-        on_step: Told the group's name and the share done.
+        on_step: Told the group's name and the share done, before every score.
 
     Raises:
         UserError: a rate outside [0, 1], an unknown group, or a file of another scan.
@@ -125,6 +126,7 @@ def scan(
     chosen = [network.groups[name] for name in names]
     settings = {
         "model": problem.spec.model,
+        "weights": fingerprint(network.model.state_dict()),
         "data": problem.data.fingerprint,
         "plan": network.plan.to_json(),
         "criterion": criterion,
@@ -139,11 +141,15 @@ def scan(
     todo = scorer.in_order([group for group in chosen if group.name not in found.scores])
     ranking = problem.scores(criterion, network, seed=seed) if todo else {}
     for done, group in enumerate(todo):
-        if on_step is not None:
-            on_step(group.name, done / len(todo))
+
+        def tell(share: float, name: str = group.name, done: int = done) -> None:
+            if on_step is not None:
+                on_step(name, (done + share) / len(todo))
+
+        tell(0.0)
         counts = [group.allowed(int(rate * group.size + 1e-9)) for rate in rates]
         plans = {count: PruningPlan({group.name: lowest(ranking[group.name], count)}) for count in set(counts) if count}
-        scores = {0: found.baseline, **scorer.scores(group, plans)}
+        scores = {0: found.baseline, **scorer.scores(group, plans, tell)}
         found.scores[group.name] = [scores[count] for count in counts]
         found.removed[group.name] = counts
         if path is not None:
@@ -152,6 +158,28 @@ def scan(
         on_step("done", 1.0)
     found.scores = {name: found.scores[name] for name in sorted(found.scores, key=network.groups.names.index)}
     found.removed = {name: found.removed[name] for name in found.scores}
+    return found
+
+
+def read_scan(path: Path, problem: PruningProblem, network: PrunedNetwork, groups: Sequence[str]) -> Sensitivity:
+    """A scan written before, of this very network on this very control split.
+
+    Criterion and recovery may be others than those it is read for: they only shape the curves.
+
+    Raises:
+        UserError: no such file, a scan of something else, or one that lacks some of `groups`.
+    """
+    found = Sensitivity.from_json(read_json(path))
+    missing = [name for name in groups if name not in found.scores]
+    if found.settings.get("weights") != fingerprint(network.model.state_dict()):
+        raise UserError(f"{path} is the scan of another network; scan this one with `rlprune sensitivity`")
+    if found.settings.get("data") != problem.data.fingerprint:
+        raise UserError(
+            f"{path} was made on other images; give the --data, --seed, --control-size, --control-from and "
+            "--calibration-size it was made with, or scan again"
+        )
+    if missing:
+        raise UserError(f"{path} has no scores of {missing[0]!r}; finish the scan with --resume, or scan more --groups")
     return found
 
 
@@ -176,8 +204,9 @@ class _Scorer:
         self.split = control if limit is None else control.first(limit)
         self._cache: PrefixCache | None = None
         if LOCAL.issuperset(self.recovery.names):
-            with evaluating(network.model):
-                self._cache = PrefixCache(network.model, problem.example_inputs, self._calls)
+            problem.evaluator.settle(network.model)
+            self._folds = foldable(network.model, problem.example_inputs)
+            self._cache = PrefixCache(folded(network.model, self._folds), problem.example_inputs, self._calls)
 
     def baseline(self) -> float:
         return self.problem.evaluator.score_split(self.network.model, self.split).value
@@ -187,13 +216,15 @@ class _Scorer:
         cache = self._cache
         return groups if cache is None else sorted(groups, key=lambda group: cache.position(_touched(group)))
 
-    def scores(self, group: ChannelGroup, plans: Mapping[int, PruningPlan]) -> dict[int, float]:
-        """Score by count."""
+    def scores(
+        self, group: ChannelGroup, plans: Mapping[int, PruningPlan], tell: Callable[[float], None]
+    ) -> dict[int, float]:
+        """Score by count; `tell` hears the share done."""
         if self._cache is not None and plans:
-            with evaluating(self.network.model):
-                self._cache.advance(_touched(group), _sliced(self.network.model, group))
-        found = {}
+            self._cache.advance(_touched(group), _sliced(self.network.model, group))
+        found: dict[int, float] = {}
         for count, plan in plans.items():
+            tell(len(found) / len(plans))
             after = self.network.remove(plan, self.problem.groups)
             self.recovery.apply(self.network, after, plan, self.problem, self.seed)
             found[count] = self._score(after.model, self._kept(group, plan)).value
@@ -213,14 +244,15 @@ class _Scorer:
         problem, cache = self.problem, self._cache
         if cache is None:
             return problem.evaluator.score_split(model, self.split)
-        with evaluating(model), torch.inference_mode(), cache.attached(model, kept) as select:
-            score = problem.task.score(model, self._selecting(select))
+        variant = folded(model, self._folds)
+        with torch.inference_mode(), cache.attached(variant, kept) as select:
+            score = problem.task.score(variant, self._selecting(select))
         problem.ledger.evaluations += 1
         problem.ledger.images_evaluated += score.n
         return score
 
     def _batches(self) -> Iterator[Batch]:
-        return self.split.batches(self.problem.evaluator.batch_size, device=self.problem.device)
+        return self.problem.evaluator.batches(self.split)
 
     def _calls(self) -> Iterator[tuple[Any, ...]]:
         return (self.problem.task.inputs(batch) for batch in self._batches())
