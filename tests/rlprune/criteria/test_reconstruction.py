@@ -178,3 +178,33 @@ def test_a_group_read_by_functions_alone_is_ranked_by_l1():
     assert (
         get_criterion("reconstruction").scores(context)["make"] == get_criterion("l1").scores(context)["make"]
     ).all()
+
+
+def filters(units, seed=0):
+    """A layer that reads `units` correlated channels: a context for the criterion, and the group's name."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(
+        nn.Conv2d(3, units // 2, 3), nn.ReLU(), nn.Conv2d(units // 2, units, 1), nn.ReLU(), nn.Conv2d(units, 8, 3)
+    )
+    inputs = torch.randn(40, 3, 12, 12)
+    groups = trace_channels(model, inputs[:1])
+    grams = GramStore.collect(model, groups, [(inputs,)], positions_per_image=64)
+    return CriterionContext(model, groups, grams=grams)
+
+
+def test_updating_the_inverse_in_blocks_changes_nothing(monkeypatch):
+    context = filters(48)
+    found = get_criterion("reconstruction").scores(context)["2"]
+    monkeypatch.setattr("rlprune.criteria.reconstruction.BLOCK", 1)
+    np.testing.assert_allclose(get_criterion("reconstruction").scores(context)["2"], found, rtol=1e-9)
+
+
+def test_single_precision_ranks_as_double_precision_does(monkeypatch):
+    context = filters(64)
+    exact = get_criterion("reconstruction").scores(context)["2"]
+    monkeypatch.setattr("rlprune.criteria.reconstruction.WIDE", 0)
+    found = get_criterion("reconstruction").scores(context)["2"]
+    assert not np.array_equal(found, exact)  # it did compute in another precision
+    np.testing.assert_allclose(found, exact, rtol=1e-3, atol=1e-6)
+    for count in (16, 32, 48):
+        assert len({*np.argsort(found)[:count]} & {*np.argsort(exact)[:count]}) >= count - 1
