@@ -1,8 +1,9 @@
 """How fast recovery is, as ratios measured side by side in one run.
 
-    RLPRUNE_TEST_DATA=FOLDER OMP_NUM_THREADS=1 python tests/benchmarks/bench_recovery.py
+    RLPRUNE_TEST_DATA=FOLDER OMP_NUM_THREADS=1 python tests/benchmarks/bench_recovery.py [criteria]
 
-FOLDER holds `cifar10.npz` and `weights/cifar10_resnet56.pt`. Needs about five minutes of one core.
+FOLDER holds `cifar10.npz` and `weights/cifar10_resnet56.pt`. Needs about five minutes of one core. With `criteria` it
+prints only how far the reconstruction criterion is ahead of L1 on all 10,000 test images, in about six minutes.
 """
 
 from __future__ import annotations
@@ -92,6 +93,22 @@ def bench_accuracy(problem: PruningProblem) -> None:
             )
 
 
+def bench_criteria(problem: PruningProblem) -> None:
+    """Reconstruction beside L1 at uniform rates, all test images. Target: 5 points at 30 % of the MACs."""
+    for share in (0.3, 0.5):
+        for names in ("lsq+bn", "lsq+bn-delta"):
+            found = []
+            for criterion in ("l1", "reconstruction"):
+                before, after, plan = halves(problem, share, criterion)
+                make_recovery(names).apply(before, after, plan, problem, seed=0)
+                found.append(problem.evaluator.score(after.model, "whole_test").value)
+            print(
+                f"ResNet-56, {share:.0%} of the MACs left at uniform rates, {names:>12}: l1 {found[0]:.2%}, "
+                f"reconstruction {found[1]:.2%} ({100 * (found[1] - found[0]):+.2f} points)",
+                flush=True,
+            )
+
+
 def bench_step(problem: PruningProblem) -> None:
     """Remove and recover, beside one scoring of the pruned network on 5,000 control images. Target: 1.15 in all."""
     control = problem.data.control.first(5000)
@@ -135,6 +152,9 @@ def main() -> None:
     """All of them."""
     torch.set_num_threads(1)
     problem = load()
+    if sys.argv[1:] == ["criteria"]:
+        bench_criteria(problem)
+        return
     bench_least_squares(problem)
     bench_ranking(problem)
     bench_step(problem)
