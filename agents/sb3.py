@@ -25,6 +25,7 @@ from stable_baselines3.common.utils import LinearSchedule
 from rlprune.agents.assets import agent_file
 from rlprune.agents.controller import Array, State
 from rlprune.agents.noise import DecayingNoise
+from rlprune.envs.advice import around_advice
 from rlprune.envs.observations import FEATURES
 from rlprune.errors import UserError, unknown_name
 from rlprune.files import read_json, write_json, write_whole
@@ -173,6 +174,8 @@ class TrainedAgent:
         if isinstance(self.model.action_space, spaces.Discrete):
             levels = np.linspace(-1.0, 1.0, int(self.model.action_space.n), dtype=np.float32)
             action = levels[np.asarray(action)][..., None]
+        if self.card.get("around") == "advice":
+            action = around_advice(action, observation)
         return action, state
 
 

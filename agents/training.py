@@ -20,14 +20,15 @@ from rlprune.agents.callbacks import EpisodeLog, OnEpisode, Segments, checkpoint
 from rlprune.agents.controller import run_episode
 from rlprune.agents.fixed import Uniform
 from rlprune.agents.sb3 import DISCRETE, TrainedAgent, algorithm, load_agent, make_agent, preset, save_agent
-from rlprune.envs import DiscreteRates, MixedPruningEnv
+from rlprune.envs import AroundAdvice, DiscreteRates, MixedPruningEnv
 from rlprune.envs.registration import ITERATIVE, LAYERWISE, MIXED
-from rlprune.errors import UserError
+from rlprune.errors import UserError, unknown_name
 from rlprune.files import read_json, write_json, write_text
 from rlprune.record import versions
 from rlprune.seeding import derive
 
 LEVELS = 11
+CENTRES = ("advice", "uniform")
 AGENT = "agent.zip"
 
 
@@ -47,6 +48,8 @@ class AgentSettings:
         preset: YAML file of hyperparameters in rl-zoo's format; None takes the one that comes with the package.
         hyperparameters: Changes to the preset.
         segment: Time steps between checkpoints, at least four episodes; None makes ten of them.
+        around: What action 0 stands for: `advice` (the rate of least reconstruction error, so that an untrained agent
+            plays the rule `error`), `uniform`, or None for `advice` except for `amc`, which had none.
         start_method: How worker processes start: `fork`, `forkserver`, `spawn`, or None for the platform's safest.
     """
 
@@ -61,10 +64,13 @@ class AgentSettings:
     preset: str | None = None
     hyperparameters: Mapping[str, Any] = field(default_factory=dict)
     segment: int | None = None
+    around: str | None = None
     start_method: str | None = None
 
     def __post_init__(self) -> None:
         algorithm(self.algorithm)
+        if self.around not in (None, *CENTRES):
+            raise unknown_name("around", str(self.around), CENTRES)
         if self.timesteps is None and self.episodes is None:
             raise UserError("neither timesteps nor episodes is given; give one of them")
         for name in ("timesteps", "episodes", "workers", "segment"):
@@ -75,6 +81,11 @@ class AgentSettings:
     def to_json(self) -> dict[str, Any]:
         """Plain values only."""
         return {**asdict(self), "env_kwargs": dict(self.env_kwargs), "hyperparameters": dict(self.hyperparameters)}
+
+    @property
+    def centre(self) -> str:
+        """What action 0 stands for, of `CENTRES`."""
+        return self.around or ("uniform" if self.algorithm == "amc" else "advice")
 
     def all_hyperparameters(self) -> dict[str, Any]:
         """The preset with its changes."""
@@ -174,11 +185,12 @@ def _train(
     model.logger.close()
     write_text(folder / "episodes.jsonl", "".join(json.dumps(line, allow_nan=False) + "\n" for line in log.lines))
     levels = LEVELS if settings.algorithm in DISCRETE else None
-    own = _make_one(settings, folder, discrete=False)
+    own = _make_one(settings, folder, acts=False)
     card = {
         "algorithm": settings.algorithm,
         "hyperparameters": settings.all_hyperparameters(),
         "levels": levels,
+        "around": settings.centre,
         "env": {"id": settings.env, "kwargs": dict(settings.env_kwargs)},
         "training": {
             "episodes": len(log.lines),
@@ -187,7 +199,7 @@ def _train(
             "workers": settings.workers,
             **_seen(own),
         },
-        "metrics": evaluate(TrainedAgent(model, {}), own, settings.seed) | {"best": log.best},
+        "metrics": evaluate(TrainedAgent(model, {"around": settings.centre}), own, settings.seed) | {"best": log.best},
         "command": command,
         "versions": versions(),
     }
@@ -229,21 +241,25 @@ def make_vector_env(settings: AgentSettings, folder: Path) -> VecEnv:
     """The training environments: in this process for one worker, else each in its own."""
 
     def make() -> gymnasium.Env[Any, Any]:
-        return Monitor(_make_one(settings, folder, discrete=settings.algorithm in DISCRETE))
+        return Monitor(_make_one(settings, folder, acts=True))
 
     if settings.workers == 1:
         return DummyVecEnv([make])
     return SubprocVecEnv([make] * settings.workers, start_method=settings.start_method)
 
 
-def _make_one(settings: AgentSettings, folder: Path, discrete: bool) -> gymnasium.Env[Any, Any]:
+def _make_one(settings: AgentSettings, folder: Path, acts: bool) -> gymnasium.Env[Any, Any]:
     kwargs, cache = dict(settings.env_kwargs), str(folder / "scores.sqlite")
     if settings.env == MIXED:
         kwargs["common"] = {"cache": cache, **(kwargs.get("common") or {})}
     elif settings.env in (LAYERWISE, ITERATIVE):
         kwargs = {"cache": cache, **kwargs}
     env = gymnasium.make(f"rlprune:{settings.env}" if settings.env.startswith("rlprune/") else settings.env, **kwargs)
-    return DiscreteRates(env, LEVELS) if discrete else env
+    if not acts:
+        return env
+    if settings.centre == "advice":
+        env = AroundAdvice(env)
+    return DiscreteRates(env, LEVELS) if settings.algorithm in DISCRETE else env
 
 
 def longest_episode(settings: AgentSettings) -> int:

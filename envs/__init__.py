@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rlprune.envs.registration import ITERATIVE, LAYERWISE, MIXED, TABLE, register
 
 if TYPE_CHECKING:
+    from rlprune.envs.advice import AroundAdvice
     from rlprune.envs.cache import ScoreCache
     from rlprune.envs.filter_pruning import FilterPruningEnv
     from rlprune.envs.mixed import MixedPruningEnv
@@ -21,6 +22,7 @@ __all__ = [
     "LAYERWISE",
     "MIXED",
     "TABLE",
+    "AroundAdvice",
     "DiscreteRates",
     "EnvSettings",
     "FilterPruningEnv",
@@ -36,6 +38,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AroundAdvice": "advice",
     "DiscreteRates": "wrappers",
     "EnvSettings": "settings",
     "FilterPruningEnv": "filter_pruning",

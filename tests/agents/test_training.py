@@ -20,9 +20,10 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from rlprune.agents import run_episode, training
 from rlprune.agents.callbacks import checkpoints
 from rlprune.agents.noise import DecayingNoise
-from rlprune.agents.sb3 import ALGORITHMS, DISCRETE, load_agent, make_noise, preset
+from rlprune.agents.sb3 import ALGORITHMS, DISCRETE, TrainedAgent, load_agent, make_noise, preset
 from rlprune.agents.training import AgentSettings, train
-from rlprune.envs import FilterPruningEnv
+from rlprune.envs import AroundAdvice, FilterPruningEnv
+from rlprune.envs.advice import around_advice
 from rlprune.envs.registration import ITERATIVE, LAYERWISE, MIXED, TOY
 from rlprune.envs.toy import ToyPruningEnv
 from rlprune.errors import UserError
@@ -176,6 +177,22 @@ def test_however_the_workers_start_the_training_is_equal(algorithm: str, tmp_pat
             train(setup, tmp_path / str(method))
         found.append(weights(tmp_path / str(method)))
     assert all(same(found[0], other) for other in found[1:])
+
+
+@pytest.mark.parametrize("algorithm", ["ppo", "dqn"])
+def test_an_agent_centred_on_the_advice_is_so_wherever_it_acts(algorithm: str, tmp_path: Path) -> None:
+    kwargs = {**SMALL, "budget": 0.5, "max_rate": 0.9}
+    agent = train(settings(algorithm, env=LAYERWISE, env_kwargs=kwargs, episodes=4), tmp_path)
+    assert agent.card["around"] == "advice"
+    env = gymnasium.make(LAYERWISE, **kwargs)
+    plain = run_episode(env, agent)
+    bare = TrainedAgent(agent.model, {})
+    assert run_episode(AroundAdvice(env), bare).info["plan"] == plain.info["plan"]
+    observation, _ = env.reset()
+    assert agent.predict(observation)[0] == around_advice(bare.predict(observation)[0], observation)
+    assert settings("amc").centre == "uniform"
+    with pytest.raises(UserError, match="around"):
+        settings(around="nothing")
 
 
 def test_amcs_noise_falls_after_its_warm_up() -> None:

@@ -14,7 +14,7 @@ from stable_baselines3.common.env_checker import check_env as sb3_check
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
-from rlprune.envs import DiscreteRates, RecordEpisode, WholeNetworkAction
+from rlprune.envs import AroundAdvice, DiscreteRates, RecordEpisode, WholeNetworkAction
 from rlprune.envs.observations import FEATURES
 from rlprune.envs.registration import ITERATIVE, LAYERWISE, register
 
@@ -26,6 +26,7 @@ WRAPPERS: dict[str, Wrap] = {
     "vector": WholeNetworkAction,
     "global": lambda env: WholeNetworkAction(env, mode="global"),
     "discrete": DiscreteRates,
+    "around advice": AroundAdvice,
 }
 
 
