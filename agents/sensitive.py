@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -13,7 +14,7 @@ from rlprune.agents.controller import RULES
 from rlprune.agents.fixed import BoundRule
 from rlprune.envs.budget import Counts
 from rlprune.errors import UserError
-from rlprune.sensitivity import RATES, Sensitivity, scan
+from rlprune.sensitivity import RATES, Sensitivity, read_scan, scan
 
 
 @RULES.register("sensitivity")
@@ -27,10 +28,13 @@ class SensitivityRule(BoundRule):
     Attributes:
         recovery: Repairs applied before a scanned network is scored.
         limit: Control images of the scan; None uses all.
+        file: A finished scan of the unpruned network to read instead (`rlprune sensitivity` wrote it); later rounds
+            scan what is left.
     """
 
     recovery: str = "lsq"
     limit: int | None = 500
+    file: str = ""
 
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
@@ -49,16 +53,7 @@ class SensitivityRule(BoundRule):
 
     def _plan_round(self) -> Counts:
         env = self.env
-        found = scan(
-            env.problem,
-            network=env.network,
-            criterion=env.settings.criterion,
-            recovery=self.recovery,
-            rates=RATES,
-            groups=[group.name for group in env.prunable],
-            limit=self.limit,
-            seed=env.settings.seed,
-        )
+        found = self._scanned([group.name for group in env.prunable])
         curves = [monotone(found, group.name, group.size) for group in env.prunable]
         budget = env.budget
         if budget.target is None:
@@ -71,6 +66,21 @@ class SensitivityRule(BoundRule):
             else:
                 high = level
         return budget.repair(self._rounded(curves, high) / budget.sizes)
+
+    def _scanned(self, groups: list[str]) -> Sensitivity:
+        env = self.env
+        if self.file and not env.network.plan:
+            return read_scan(Path(self.file), env.problem, env.network, groups)
+        return scan(
+            env.problem,
+            network=env.network,
+            criterion=env.settings.criterion,
+            recovery=self.recovery,
+            rates=RATES,
+            groups=groups,
+            limit=self.limit,
+            seed=env.settings.seed,
+        )
 
     def _rounded(self, curves: list[NDArray[np.float64]], level: float) -> Counts:
         """The most that every group can give with a drop of at most `level`."""

@@ -181,6 +181,16 @@ COMMANDS = {
         _configure_evaluate,
         _run_inspect,
     ),
+    "sensitivity": Command(
+        "prune every channel group alone, at every rate, and show what it costs the score",
+        "  rlprune sensitivity\n"
+        "  rlprune sensitivity --model resnet56 --weights resnet56.pt --data cifar10.npz --recovery lsq --limit 1000\n"
+        "  rlprune sensitivity --rates 0.25,0.5,0.75 --groups 'layer3.*,layer4.*' --out runs/scan\n"
+        "  rlprune sensitivity --out runs/scan --resume\n"
+        "  rlprune episode --controller sensitivity --sensitivity-file runs/scan/sensitivity.json --budget 0.5",
+        _later("sensitivity_commands", "configure_sensitivity"),
+        _later("sensitivity_commands", "run_sensitivity"),
+    ),
     "replay": Command(
         "rebuild a run's network from its record and check score and cost",
         "  rlprune replay runs/lenet5-digits-prc",

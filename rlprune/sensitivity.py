@@ -171,13 +171,13 @@ def read_scan(path: Path, problem: PruningProblem, network: PrunedNetwork, group
     """
     found = Sensitivity.from_json(read_json(path))
     missing = [name for name in groups if name not in found.scores]
-    if found.settings.get("weights") != fingerprint(network.model.state_dict()):
-        raise UserError(f"{path} is the scan of another network; scan this one with `rlprune sensitivity`")
     if found.settings.get("data") != problem.data.fingerprint:
         raise UserError(
             f"{path} was made on other images; give the --data, --seed, --control-size, --control-from and "
             "--calibration-size it was made with, or scan again"
         )
+    if found.settings.get("weights") != fingerprint(network.model.state_dict()):
+        raise UserError(f"{path} is the scan of another network; scan this one with `rlprune sensitivity`")
     if missing:
         raise UserError(f"{path} has no scores of {missing[0]!r}; finish the scan with --resume, or scan more --groups")
     return found

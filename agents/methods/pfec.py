@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import gymnasium
 import numpy as np
@@ -23,7 +24,7 @@ from rlprune.criteria.base import Criterion
 from rlprune.errors import check_rate
 from rlprune.problem import PrunedNetwork
 from rlprune.recovery import TrainSettings
-from rlprune.sensitivity import scan
+from rlprune.sensitivity import read_scan, scan
 
 
 @RULES.register("pfec")
@@ -38,12 +39,14 @@ class Pfec(RoundRule):
             not bear half of it, as the published tables do; else each layer its own.
         greedy: Leave out the kernels of maps pruned already when the next layer is ranked; else layers are
             independent.
+        file: A finished scan to read the rates from (`rlprune sensitivity` wrote it); else the network is scanned.
     """
 
     table: str = ""
     allowed: float = 0.05
     by_stage: bool = True
     greedy: bool = False
+    file: str = ""
 
     def __post_init__(self) -> None:
         check_rate("allowed", self.allowed)
@@ -75,13 +78,11 @@ class Pfec(RoundRule):
     def _scanned(self) -> dict[str, float]:
         env, groups = self.env, self.env.network.groups
         names = [group.name for group in env.prunable if is_convolution(group, groups)]
-        found = scan(
-            env.problem,
-            network=env.network,
-            criterion=env.settings.criterion,
-            groups=names,
-            seed=env.settings.seed,
-        )
+        if self.file:
+            found = read_scan(Path(self.file), env.problem, env.network, names)
+        else:
+            criterion, seed = env.settings.criterion, env.settings.seed
+            found = scan(env.problem, network=env.network, criterion=criterion, groups=names, seed=seed)
         rates = {name: found.largest_rate(name, self.allowed) for name in names}
         return stage_rates(rates, [groups[name] for name in names], groups) if self.by_stage else rates
 

@@ -189,6 +189,15 @@ def test_the_scan_scores_what_removal_scores(trained: list[str]) -> None:
     assert count and found.scores[group.name] == [problem.evaluator.score(pruned.model).value]
 
 
+def test_the_scan_from_the_command_line(trained: list[str], tmp_path: Path) -> None:
+    out = tmp_path / "scan"
+    assert main(["sensitivity", *trained, "--rates", "0.5", "--recovery", "lsq", "--out", str(out), "--quiet"]) == 0
+    found = json.loads((out / "sensitivity.json").read_text())
+    assert list(found["scores"]) == [group.name for group in spec_of(trained).build().groups.prunable]
+    assert all(0 <= score <= 1 for (score,) in found["scores"].values())
+    assert (out / "sensitivity.png").exists()
+
+
 def test_a_tolerance_may_be_on_the_loss(place: Path, trained: list[str], tmp_path: Path) -> None:
     """The score is then exp(-loss), so a tolerance of 1 - exp(-x) at a loss near 0 lets it grow by x."""
     if "--task" in trained:
