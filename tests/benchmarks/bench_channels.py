@@ -59,12 +59,12 @@ def ours(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[str, ChannelGroups]
     checker = Checker(model, groups, Forward(inputs))
     check, failed = best(checker.failures, 1)
     groups = groups.with_locks(failed)
-    remove, _ = best(lambda: remove_channels(model, groups, random_plan(groups, 0.3)))
-    dump, _ = best(lambda: pickle.loads(pickle.dumps(groups)))
-    clone, _ = best(lambda: copy.deepcopy(groups))
+    plan = random_plan(groups, 0.3)
+    remove, _ = best(lambda: remove_channels(model, groups, plan), 20)
+    dump, _ = best(lambda: pickle.loads(pickle.dumps(groups)), 20)
+    clone, _ = best(lambda: copy.deepcopy(groups), 20)
     cost = CostModel(groups)
-    counts = random_plan(groups, 0.3).counts
-    macs, _ = best(lambda: [cost.macs(counts) for _ in range(100)])
+    macs, _ = best(lambda: [cost.macs(plan.counts) for _ in range(100)])
     return (
         f"{forward:.2f} | {trace:.2f} | {check:.2f} ({checker.passes}) | {1e3 * remove:.0f} | {1e3 * dump:.1f} "
         f"| {1e3 * clone:.1f} | {10 * macs:.3f} | {100 * macs_prunable(groups):.1f} %",

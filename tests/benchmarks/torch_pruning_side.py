@@ -21,7 +21,7 @@ from rlprune.channels.checking import close, shaken
 from rlprune.channels.tracing import Forward, tensors_in
 from rlprune.cost import CostModel
 
-LIMIT_S = 120
+LIMIT_S = 60
 
 
 class Selection:
@@ -67,18 +67,18 @@ _SIZES = {
 
 @contextmanager
 def limited(seconds: int) -> Iterator[None]:
-    """Raise TimeoutError after a time (Unix, main thread)."""
+    """Raise TimeoutError after some processor seconds, again and again until it gets through (Unix, main thread)."""
 
     def stop(*_: Any) -> None:
-        raise TimeoutError(f"no result within {seconds} s")
+        raise TimeoutError(f"no result within {seconds} processor seconds")
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(seconds)
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, seconds, 1)
     try:
         yield
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 def columns(model: nn.Module, inputs: tuple[Any, ...], groups: ChannelGroups, clock: Callable[[], float]) -> str:
@@ -87,8 +87,7 @@ def columns(model: nn.Module, inputs: tuple[Any, ...], groups: ChannelGroups, cl
         import torch_pruning as tp
     except ImportError:
         return "- | - | - | not installed"
-    full = copy.deepcopy(shaken(model)).double()
-    forward = Forward(inputs).double()
+    full = copy.deepcopy(shaken(model))  # shaken shares weights
     model = copy.deepcopy(full)
     outputs = {g.name for g in groups if g.locked == "it is an output of the model"}
     ignored = [module for name, module in model.named_modules() if name in outputs]
@@ -98,7 +97,7 @@ def columns(model: nn.Module, inputs: tuple[Any, ...], groups: ChannelGroups, cl
         with limited(LIMIT_S):
             start = clock()
             pruner = tp.pruner.BasePruner(
-                model, forward.args, importance=tp.importance.RandomImportance(), pruning_ratio=0.3,
+                model, inputs, importance=tp.importance.RandomImportance(), pruning_ratio=0.3,
                 ignored_layers=ignored,
             )  # fmt: skip
             graph = clock() - start
@@ -119,7 +118,8 @@ def columns(model: nn.Module, inputs: tuple[Any, ...], groups: ChannelGroups, cl
     modules = dict(model.named_modules())
     narrower = [n for n, shape in wide.items() if n in modules and modules[n].weight.shape[0] < shape[0]]
     share = sum(groups.layers[name].macs for name in narrower) / CostModel(groups).macs()
-    return f"{graph:.2f} | {1e3 * prune:.0f} | {100 * share:.1f} % | {_verdict(full, model, forward, selection)}"
+    verdict = _verdict(full.double(), model.double(), Forward(inputs).double(), selection)
+    return f"{graph:.2f} | {1e3 * prune:.0f} | {100 * share:.1f} % | {verdict}"
 
 
 def _verdict(full: nn.Module, pruned: nn.Module, forward: Forward, selection: Selection) -> str:
