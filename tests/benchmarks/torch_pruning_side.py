@@ -113,6 +113,8 @@ def columns(model: nn.Module, inputs: tuple[Any, ...], groups: ChannelGroups, cl
                     selection.add(*cut)
                 group.prune()
                 prune += clock() - start
+    except TimeoutError as error:  # ours, from `limited`
+        return f"- | - | - | {error}"
     except Exception as error:
         return f"- | - | - | raises {_words(error)}"
     modules = dict(model.named_modules())
