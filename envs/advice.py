@@ -28,7 +28,7 @@ def around_advice(action: NDArray[Any], observation: NDArray[np.float32]) -> Act
     """
     advised = observation[..., _ADVISED, None]
     reach = np.where(action < 0.0, 1.0 + advised, 1.0 - advised)
-    return np.clip(advised + action * reach, -1.0, 1.0).astype(np.float32)
+    return np.asarray(np.clip(advised + action * reach, -1.0, 1.0), dtype=np.float32)
 
 
 class AroundAdvice(gymnasium.ActionWrapper[Any, Any, Any], RecordConstructorArgs):

@@ -177,10 +177,11 @@ class GainReward:
     this takes the former out, so that one agent can learn from many. Zero is the uniform schedule, one is no drop.
 
     Attributes:
-        floor: Least drop to divide by, so that mild budgets do not blow up the noise.
+        floor: Least drop to divide by. At mild budgets, where all schedules score alike, the noise of the control
+            split would else be what is learned.
     """
 
-    floor: float = 0.02
+    floor: float = 0.15
     deterministic: bool = True
     needs: frozenset[str] = frozenset({"uniform"})
 
