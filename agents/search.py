@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 from rlprune.agents.controller import RULES
 from rlprune.agents.fixed import BoundRule
 from rlprune.envs.budget import Counts
-from rlprune.errors import UserError
+from rlprune.errors import UserError, unknown_name
 from rlprune.seeding import numpy_generator
 
 OnTrial = Callable[[int, int, float], None]
 Vector = NDArray[np.float64]
+STARTS = {"uniform": 2.0, "error": 0.5}
+"""Where a cross-entropy search may start, and how widely it then looks around."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,21 +108,23 @@ class RandomSearch(Search):
 class CrossEntropySearch(Search):
     """Cross-entropy search over schedules (Rubinstein 1999): sample, keep the best, fit, sample again.
 
-    The search runs over z with rates = cap * sigmoid(z), from z = 0, the uniform schedule, which is tried first.
+    The search runs over z with rates = cap * sigmoid(z). The schedule it starts from is tried first.
 
     Attributes:
         episodes: Schedules to try.
+        start: `uniform` (z = 0), or `error`, the rule of least reconstruction error.
         population: Schedules between two fits.
         elite: Share of the population that the next distribution is fitted to.
-        spread: Standard deviation of z at the start.
+        spread: Standard deviation of z at the start; None takes 2 around `uniform`, 0.5 around `error`.
         least: Least standard deviation of z.
         smoothing: Weight of the new fit against the old distribution.
     """
 
     episodes: int = 240
+    start: str = "uniform"
     population: int = 24
     elite: float = 0.25
-    spread: float = 2.0
+    spread: float | None = None
     least: float = 0.1
     smoothing: float = 0.7
 
@@ -128,17 +132,23 @@ class CrossEntropySearch(Search):
         _check(episodes=self.episodes, population=self.population)
         if not 0.0 < self.elite <= 1.0 or not 0.0 < self.smoothing <= 1.0:
             raise UserError(f"elite is {self.elite} and smoothing {self.smoothing}; both must lie in (0, 1]")
+        if self.start not in STARTS:
+            raise unknown_name("start", self.start, STARTS)
 
     def look(self, generator: np.random.Generator) -> None:
         """Sample, try, fit."""
-        size = len(self.env.prunable)
-        mean, spread = np.zeros(size), np.full(size, self.spread)
+        size, cap = len(self.env.prunable), self.env.rate_cap
+        mean = np.zeros(size)
+        if self.start == "error":
+            inside = np.clip(self.env.advised_rates / cap, 0.02, 0.98)
+            mean = np.log(inside / (1.0 - inside))
+        spread = np.full(size, STARTS[self.start] if self.spread is None else self.spread)
         keep = max(2, round(self.elite * self.population))
         while len(self.trials) < self.episodes:
             drawn: list[tuple[float, Vector]] = []
             for _ in range(min(self.population, self.episodes - len(self.trials))):
                 z = mean + spread * generator.standard_normal(size) if self.trials else mean
-                trial = self.attempt(self.env.rate_cap / (1.0 + np.exp(-z)), self.episodes)
+                trial = self.attempt(cap / (1.0 + np.exp(-z)), self.episodes)
                 drawn.append((trial.reward, z))
             drawn.sort(key=lambda pair: -pair[0])
             elite = np.array([z for _, z in drawn[:keep]])

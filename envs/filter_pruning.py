@@ -236,6 +236,19 @@ class FilterPruningEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         return damage.advised(current.budget, current.place, current.counts)
 
     @property
+    def advised_rates(self) -> NDArray[np.float64]:
+        """The rates (n,) of a whole round at which the errors sum to least; the uniform ones where none is known."""
+        damage, current = self._episode.damage, self._episode.current
+        counts = np.zeros(len(current.names), dtype=np.int64)
+        for place in range(len(counts)):
+            window = current.budget.window(place, counts)
+            if damage is None:
+                counts[place] = window.count(0.0)
+            else:
+                counts[place] = window.nearest(damage.advised(current.budget, place, counts))
+        return counts / current.budget.sizes
+
+    @property
     def round(self) -> int:
         """How many rounds are done."""
         return self._episode.round

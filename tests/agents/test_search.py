@@ -59,9 +59,23 @@ def test_cross_entropy_finds_the_known_optimum() -> None:
     assert reward > run_episode(env, RandomSearch(episodes=600)).total_reward
 
 
+def test_cross_entropy_starts_where_it_is_told(problem: PruningProblem) -> None:
+    env = one_shot(problem)
+    rates, sizes = {}, env.scope.sizes
+    for name in ("uniform", "error"):
+        plan = run_episode(env, make_controller(name)).info["plan"]
+        rates[name] = np.array([len(plan.get(group, ())) for group in env.scope.names]) / sizes
+    for name, other in (("uniform", "error"), ("error", "uniform")):
+        rule = CrossEntropySearch(episodes=1, start=name)
+        run_episode(env, rule)
+        tried = rule.trials[0].counts / sizes
+        assert np.abs(tried - rates[name]).sum() < np.abs(tried - rates[other]).sum()
+
+
 def test_numbers_that_cannot_be_are_refused() -> None:
     with pytest.raises(UserError, match="episodes is 0"):
         RandomSearch(episodes=0)
     with pytest.raises(UserError, match="elite is 0"):
         CrossEntropySearch(elite=0.0)
-    assert np.isfinite(CrossEntropySearch().spread)
+    with pytest.raises(UserError, match="start 'nowhere'"):
+        CrossEntropySearch(start="nowhere")
