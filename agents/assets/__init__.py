@@ -6,7 +6,6 @@ The two files in this folder are all it takes; `prepare` makes them of a trained
 from __future__ import annotations
 
 import re
-import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -79,9 +78,3 @@ def without_folders(content: Any) -> Any:
     if isinstance(content, list):
         return [without_folders(value) for value in content]
     return _FOLDERS.sub("", content) if isinstance(content, str) else content
-
-
-if __name__ == "__main__":
-    if len(sys.argv) != 3:
-        raise SystemExit("usage: python -m rlprune.agents.assets AGENT.zip NAME")
-    print(prepare(sys.argv[1], sys.argv[2]))
