@@ -230,6 +230,6 @@ def test_rl_zoo_trains_with_our_presets(algorithm: str, tmp_path: Path) -> None:
     bundled = resources.files("rlprune.agents.presets") / f"{algorithm}.yml"
     command = [sys.executable, "-m", "rl_zoo3.train", "--algo", algorithm, "--env", LAYERWISE, "--gym-packages"]
     command += ["rlprune", "-conf", str(bundled), "-n", "40", "--eval-freq", "-1", "--log-folder", str(tmp_path)]
-    command += ["--env-kwargs", "control_size:200", "calibration_size:128"]
+    command += ["--env-kwargs", "control_size:200", "calibration_size:128", "budget:0.5"]
     subprocess.run(command, check=True, capture_output=True)
     assert list(tmp_path.glob(f"{algorithm}/*/*.zip"))
