@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import io
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from importlib import resources
@@ -174,9 +174,30 @@ class TrainedAgent:
         if isinstance(self.model.action_space, spaces.Discrete):
             levels = np.linspace(-1.0, 1.0, int(self.model.action_space.n), dtype=np.float32)
             action = levels[np.asarray(action)][..., None]
+        if "support" in self.card:
+            action = action * trust(np.asarray(observation), self.card["support"])[..., None]
         if self.card.get("around") == "advice":
             action = around_advice(action, observation)
         return action, state
+
+
+FAMILIAR, STRANGE = 0.15, 0.3
+"""Distances from what an agent was trained on: up to the first its action counts fully, from the second not at all."""
+
+
+def trust(observation: Array, support: Mapping[str, Sequence[float]]) -> Array:
+    """How far an agent is followed, in [0, 1]: less where it sees what it was not trained on.
+
+    A policy's answer to strange observations is arbitrary; there it fades to action 0, the advised (or uniform) rate.
+
+    Args:
+        observation: (features,) or (n, features).
+        support: `low` and `high`, the bounds (features,) of what was seen in training. The distance is by how much the
+            features leave them, added up.
+    """
+    low, high = np.asarray(support["low"]), np.asarray(support["high"])
+    distance = (np.maximum(low - observation, 0.0) + np.maximum(observation - high, 0.0)).sum(axis=-1)
+    return np.asarray(np.clip((STRANGE - distance) / (STRANGE - FAMILIAR), 0.0, 1.0), dtype=np.float32)
 
 
 def save_agent(path: Path, model: BaseAlgorithm, card: Mapping[str, Any]) -> None:

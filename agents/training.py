@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
+import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
 from stable_baselines3.common.monitor import Monitor
@@ -199,7 +200,7 @@ def _train(
             "workers": settings.workers,
             **_seen(own),
         },
-        "metrics": evaluate(TrainedAgent(model, {"around": settings.centre}), own, settings.seed) | {"best": log.best},
+        **evaluate(TrainedAgent(model, {"around": settings.centre}), own, settings.seed, log.best),
         "command": command,
         "versions": versions(),
     }
@@ -218,23 +219,43 @@ def _seen(env: gymnasium.Env[Any, Any]) -> dict[str, Any]:
     return {"tolerances": tolerances, "errors": envs[0].settings.sees_errors}
 
 
-def evaluate(agent: TrainedAgent, env: gymnasium.Env[Any, Any], seed: int) -> dict[str, Any]:
-    """The agent's deterministic schedule beside the uniform one, for every network and goal it was trained on."""
+def evaluate(agent: TrainedAgent, env: gymnasium.Env[Any, Any], seed: int, best: Any = None) -> dict[str, Any]:
+    """The agent's deterministic schedule beside the uniform one, for every network and goal it was trained on.
+
+    Returns:
+        `metrics`, with `best` among them, and `support`: the bounds of what the agent saw in these episodes.
+    """
     inner = env.unwrapped
     goals: list[dict[str, Any]] = [{}]
     if isinstance(inner, MixedPruningEnv):
         goals = [{"problem": number} for number in range(len(inner.envs))]
         if inner.budgets is not None:
             goals = [{**goal, "budget": budget} for goal in goals for budget in inner.budgets]
-    results = []
+    results, watched = [], _Watched(agent)
     for goal in goals:
         line: dict[str, Any] = dict(goal)
-        for name, controller in (("agent", agent), ("uniform", Uniform())):
+        for name, controller in (("agent", watched), ("uniform", Uniform())):
             episode = run_episode(env, controller, seed=seed, options=goal or None)
             line[name] = {"reward": episode.total_reward, "score": episode.info["final_score"]}
             line["macs_share"] = episode.info["final_macs_share"]
         results.append(line)
-    return {"deterministic": results}
+    seen = np.array(watched.seen, dtype=np.float64).round(4)
+    support = {"low": seen.min(axis=0).tolist(), "high": seen.max(axis=0).tolist()}
+    return {"metrics": {"deterministic": results, "best": best}, "support": support}
+
+
+class _Watched:
+    """An agent, and what it sees."""
+
+    def __init__(self, agent: TrainedAgent) -> None:
+        self.agent, self.seen = agent, list[Any]()
+
+    def predict(
+        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = True
+    ) -> tuple[Any, Any]:
+        """The agent's action."""
+        self.seen.append(np.array(observation))
+        return self.agent.predict(observation, state, episode_start, deterministic)
 
 
 def make_vector_env(settings: AgentSettings, folder: Path) -> VecEnv:

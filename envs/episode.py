@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,15 @@ class Ranking:
 
     scores: dict[str, NDArray[np.float64]]
     curves: Curves | None = None
+    damages: dict[tuple[tuple[str, ...], bytes], Damage | None] = field(default_factory=dict)
+
+    def damage(self, current: Round) -> Damage | None:
+        """The damage of a round of this ranking's network, which differs by what may go; kept for later episodes."""
+        key = (tuple(current.names), current.budget.most.tobytes())
+        if key not in self.damages:
+            assert self.curves is not None
+            self.damages[key] = Damage.of(current.names, self.curves, current.budget, current.shares)
+        return self.damages[key]
 
 
 class EpisodeState:
@@ -91,7 +100,7 @@ class EpisodeState:
         if not self.current.weighed:
             if self.ranking.curves is None:
                 self.ranking.curves = self.transitions.error_curves(self.state, self.scope.names, self.scores)
-            self.current.weigh(self.ranking.curves)
+            self.current.weigh(self.ranking.damage(self.current))
         return self.current.damage
 
     @property

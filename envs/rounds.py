@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from rlprune.channels import ChannelGroups, PruningPlan
 from rlprune.envs.budget import BilinearCost, Budget, Counts, Window, choices
-from rlprune.envs.damage import Curves, Damage
+from rlprune.envs.damage import Damage
 from rlprune.envs.observations import group_features, score_mass
 
 
@@ -152,9 +152,9 @@ class Round:
         self.mass, self.features, self.shares = other.mass, other.features, other.shares
         self.look()
 
-    def weigh(self, curves: Curves) -> None:
-        """Take in the error curves that go with the ranking."""
-        self.damage, self.weighed = Damage.of(self.names, curves, self.budget, self.shares), True
+    def weigh(self, damage: Damage | None) -> None:
+        """Take in the damage that goes with the ranking."""
+        self.damage, self.weighed = damage, True
 
     def look(self) -> None:
         """Work out the current group's window."""

@@ -48,7 +48,9 @@ def table_of(env: FilterPruningEnv, schedules: int = 500) -> TablePruningEnv:
     rates = generator.uniform(0, env.rate_cap, (schedules, len(env.prunable)))
     counts = np.array([env.budget.repair(row) for row in rates])
     values = generator.uniform(0, 1, schedules)
-    table = ScoreTable(env.problem.groups, env.scope.names, env.scores, env.baseline, env.settings, counts, values)
+    groups = env.problem.groups
+    curves = {name: np.linspace(0.0, 1.0, groups[name].size + 1) ** 2 for name in env.scope.names}
+    table = ScoreTable(groups, env.scope.names, env.scores, curves, env.baseline, env.settings, counts, values)
     with tempfile.TemporaryDirectory() as scratch:
         table.save(Path(scratch) / "table.json")
         return TablePruningEnv(str(Path(scratch) / "table.json"))
