@@ -14,7 +14,7 @@ def main(arguments: list[str]) -> int:
         print("usage: python -m rlprune.agents.assets AGENT.zip NAME", file=sys.stderr)
         return 2
     try:
-        print(prepare(*arguments))
+        print(prepare(arguments[0], arguments[1]))
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
