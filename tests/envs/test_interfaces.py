@@ -16,7 +16,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv
 
 from rlprune.envs import AroundAdvice, DiscreteRates, RecordEpisode, WholeNetworkAction
 from rlprune.envs.observations import FEATURES
-from rlprune.envs.registration import ITERATIVE, LAYERWISE, register
+from rlprune.envs.registration import ITERATIVE, LAYERWISE, TOY, register
 
 SMALL = {"control_size": 200, "calibration_size": 128}
 
@@ -44,6 +44,14 @@ def test_both_checkers_pass_without_a_warning(env_id: str, wrapper: str) -> None
             with warnings.catch_warnings():  # its one complaint is that a wrapper is no bare environment
                 warnings.filterwarnings("ignore", message=".*is different from the unwrapped version.*")
                 gymnasium_check(env, skip_render_check=True)
+
+
+def test_the_toy_passes_both_checkers() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        toy = gymnasium.make(TOY, disable_env_checker=True).unwrapped
+        sb3_check(toy, warn=True)
+        gymnasium_check(toy, skip_render_check=True)
 
 
 def test_recording_passes_the_checkers(tmp_path: Any) -> None:
