@@ -10,12 +10,11 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, TextColumn
 
 from rlprune.agents import assets
 from rlprune.agents.controller import AGENT, RULES
@@ -27,9 +26,9 @@ from rlprune.envs.registration import MIXED
 from rlprune.errors import UserError
 from rlprune.files import read_json
 from rlprune.problem import ProblemSpec
-from rlprune.record import RunFolder, free_folder
+from rlprune.record import RunFolder, free_folder, run_name, subject
 from rlprune.recovery import TrainSettings
-from rlprune.report.live import LiveRun, duration
+from rlprune.report.live import Live, LiveRun, duration
 from rlprune.report.summary import print_summary
 
 if TYPE_CHECKING:
@@ -97,7 +96,7 @@ def run_train_agent(args: argparse.Namespace) -> int:
         start = _recorded(Path(args.out))
     settings = _agent_settings(args, start)
     words = [Path(problem["model"]).stem for problem in settings.env_kwargs["problems"]]
-    name = "-".join(["agent", settings.algorithm, *words, f"s{settings.seed}"]).replace(":", "-")
+    name = run_name("agent", settings.algorithm, *words, f"s{settings.seed}")
     folder = Path(args.out) if hasattr(args, "out") else free_folder("runs", name)
     quiet = hasattr(args, "quiet")
     total = settings.timesteps or (settings.episodes or 0) * longest_episode(settings)  # finds what cannot be, too
@@ -163,7 +162,7 @@ def _env_kwargs(args: argparse.Namespace, start: Mapping[str, Any]) -> dict[str,
     return kwargs
 
 
-class AgentProgress:
+class AgentProgress(Live):
     """Shows how a training gets on: a bar with the time left on a terminal, ten lines elsewhere.
 
     Args:
@@ -174,28 +173,13 @@ class AgentProgress:
     """
 
     def __init__(self, settings: AgentSettings, total: int, console: Console, *, quiet: bool = False) -> None:
-        self.settings, self.total, self.console = settings, total, console
+        columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[note]}"))
+        super().__init__(*columns, console=console, quiet=quiet)
+        self.settings, self.total = settings, total
         self.lines = not quiet and not console.is_terminal
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.fields[note]}"),
-            console=console,
-            transient=True,
-            disable=quiet or not console.is_terminal,
-        )
         self._task = self._progress.add_task(f"training {settings.algorithm}", total=1.0, note="starting")
         self._started, self._before = time.monotonic(), -1.0
         self._best, self._told = -float("inf"), 0.0
-
-    def __enter__(self) -> AgentProgress:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
 
     def episode(self, count: int, line: dict[str, Any]) -> None:
         """An episode has ended."""
@@ -345,14 +329,9 @@ def _name(settings: PruneSettings) -> str:
     """What the run folder is called."""
     problem, who = settings.problem, settings.controller
     stem = Path(who.removeprefix(AGENT))
-    words = (
-        Path(problem.model.partition(":")[2] or problem.model).stem,
-        Path(problem.data).stem,
-        stem.parent.name or stem.stem if who.startswith(AGENT) else who,
-        f"b{settings.target_macs:g}",
-        f"s{settings.seed}",
-    )
-    return "-".join(words).replace(":", "-")
+    played = stem.parent.name or stem.stem if who.startswith(AGENT) else who
+    words = subject(problem.model, problem.data)
+    return run_name(*words, played, f"b{settings.target_macs:g}", f"s{settings.seed}")
 
 
 # --- reading options ------------------------------------------------------------------------------------------------

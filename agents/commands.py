@@ -19,7 +19,7 @@ from rlprune.agents.settings import PruneSettings
 from rlprune.arguments import console, field_options, given_fields, problem_options, problem_spec, run_options
 from rlprune.artifact import export
 from rlprune.errors import UserError
-from rlprune.record import RunFolder, free_folder, newest_unfinished
+from rlprune.record import RunFolder, free_folder, newest_unfinished, run_name, subject
 from rlprune.recovery import TrainSettings
 from rlprune.report.live import LiveRun
 from rlprune.report.methods import constants, print_constants, print_methods
@@ -101,8 +101,7 @@ def run_train(args: argparse.Namespace) -> int:
         start = BaseSettings.from_json(RunFolder(args.out).read()["settings"])
     training = replace(start.training, **given_fields(args, TrainSettings))
     settings = replace(start, **given_fields(args, BaseSettings), training=training)
-    words = (Path(settings.model.partition(":")[2] or settings.model).stem, Path(settings.data).stem)
-    name = "-".join([*words, "base", f"s{settings.seed}"]).replace(":", "-")
+    name = run_name(*subject(settings.model, settings.data), "base", f"s{settings.seed}")
     folder = RunFolder(args.out if hasattr(args, "out") else free_folder("runs", name))
     quiet = hasattr(args, "quiet") or int(os.environ.get("RANK", "0")) > 0
     with LiveRun(0.0, console(stderr=True), quiet=quiet) as live:

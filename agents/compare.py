@@ -21,10 +21,10 @@ from typing import Any
 
 from rlprune.agents.comparison.processes import Pool, make_pool
 from rlprune.agents.comparison.settings import Cell, CompareSettings
-from rlprune.agents.comparison.stages import Job, Result, fresh_problem, jobs_of, spec_from_json, unpack, with_pruned
+from rlprune.agents.comparison.stages import Job, Result, fresh_problem, jobs_of, unpack, with_pruned
 from rlprune.errors import UserError
 from rlprune.files import read_json, write_json, write_text, write_whole
-from rlprune.problem import PrunedNetwork, PruningProblem
+from rlprune.problem import ProblemSpec, PrunedNetwork, PruningProblem
 from rlprune.record import versions
 from rlprune.report.analysis import analyse
 
@@ -256,7 +256,7 @@ def rebuild_cell(folder: Path, stage: str) -> tuple[PruningProblem, PrunedNetwor
     if not files.network_file(stage).exists():
         raise UserError(f"no such file: {files.network_file(stage)}")
     plan = read_json(files.result_file("prune"))["plan"]
-    problem, _ = fresh_problem(spec_from_json(result["parameters"]))
+    problem, _ = fresh_problem(ProblemSpec.from_json(result["parameters"]["problem"]))
     return problem, unpack(problem, plan, files.network_file(stage).read_bytes())
 
 

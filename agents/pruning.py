@@ -31,7 +31,6 @@ from rlprune.recovery import Recovery, RepairUntil, make_recovery
 from rlprune.report import plots
 from rlprune.report.curves import Curves
 from rlprune.report.examples import find_examples
-from rlprune.report.live import duration
 from rlprune.report.pictures import PICTURES, draw_examples
 
 __all__ = ["PruneSettings", "Silent", "Watcher", "describe", "latency", "make_env", "prune"]
@@ -43,7 +42,7 @@ class Watcher(Protocol):
     def round(self, line: dict[str, Any], base_macs: int, rounds_left: float | None) -> None:
         """A round has ended."""
 
-    def work(self, what: str, done: float = 0.0, total: float = 1.0) -> None:
+    def work(self, what: str, done: float = 0.0, total: float = 1.0, detail: str = "") -> None:
         """Something inside a round has got this far."""
 
 
@@ -53,7 +52,7 @@ class Silent:
     def round(self, line: dict[str, Any], base_macs: int, rounds_left: float | None) -> None:
         """Show nothing."""
 
-    def work(self, what: str, done: float = 0.0, total: float = 1.0) -> None:
+    def work(self, what: str, done: float = 0.0, total: float = 1.0, detail: str = "") -> None:
         """Show nothing."""
 
 
@@ -201,12 +200,8 @@ class _Run:
         self.watcher.round(line, self.problem.cost.macs(), self.env.rounds_left)
 
     def _trial_watcher(self) -> OnTrial:
-        started = time.monotonic()
-
         def told(done: int, total: int, best: float) -> None:
-            left = (time.monotonic() - started) / done * (total - done)
-            what = f"tried {done} of {total} schedules, best {best:.4f}, about {duration(left)} left"
-            self.watcher.work(what, done, total)
+            self.watcher.work(f"trying {total} schedules", done, total, f"best {best:.4f}")
 
         return told
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from rlprune.arguments import console, field_options, given_fields, problem_options, problem_spec, run_options
 from rlprune.channels import ChannelGroups
@@ -21,9 +21,10 @@ from rlprune.criteria import get_criterion
 from rlprune.errors import UserError, check_rate
 from rlprune.files import read_json, write_json, write_text
 from rlprune.problem import ProblemSpec
-from rlprune.record import RunFolder, free_folder
+from rlprune.record import RunFolder, free_folder, run_name, subject
 from rlprune.recovery import make_recovery
 from rlprune.report import plots
+from rlprune.report.live import Live
 from rlprune.report.scans import draw_scan, print_scan
 from rlprune.sensitivity import RATES, scan
 
@@ -42,6 +43,8 @@ class ScanSettings:
         rates: Shares of a group to remove, each by itself.
         groups: Patterns of the groups to scan, such as `layer3.*`; none takes all that can be pruned.
         limit: Control images to score on; None takes all.
+        amp: Score in bfloat16: half as long again on processors that have instructions for it, drops to about half a
+            point.
     """
 
     problem: ProblemSpec = field(default_factory=ProblemSpec)
@@ -50,6 +53,7 @@ class ScanSettings:
     rates: tuple[float, ...] = RATES
     groups: tuple[str, ...] = ()
     limit: int | None = None
+    amp: bool = False
 
     def __post_init__(self) -> None:
         get_criterion(self.criterion)
@@ -64,8 +68,8 @@ class ScanSettings:
     @property
     def title(self) -> str:
         """For the picture, and as the folder's name."""
-        words = (Path(self.problem.model.partition(":")[2] or self.problem.model).stem, Path(self.problem.data).stem)
-        return "-".join(["scan", *words, self.criterion, f"s{self.problem.seed}"]).replace(":", "-")
+        words = subject(self.problem.model, self.problem.data)
+        return run_name("scan", *words, self.criterion, f"s{self.problem.seed}")
 
     def chosen(self, groups: ChannelGroups) -> list[str]:
         """The names of the groups to scan."""
@@ -83,9 +87,8 @@ class ScanSettings:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> ScanSettings:
         """The settings that `to_json` wrote."""
-        problem = {**content["problem"], "keep": tuple(content["problem"]["keep"])}
         lists = {"rates": tuple(content["rates"]), "groups": tuple(content["groups"])}
-        return cls(**{**content, **lists, "problem": ProblemSpec(**problem)})
+        return cls(**{**content, **lists, "problem": ProblemSpec.from_json(content["problem"])})
 
 
 def configure_sensitivity(parser: argparse.ArgumentParser) -> None:
@@ -114,6 +117,7 @@ def run_sensitivity(args: argparse.Namespace) -> int:
             rates=settings.rates,
             groups=names,
             limit=settings.limit,
+            amp=settings.amp,
             seed=settings.problem.seed,
             path=folder / SCAN,
             on_step=progress.step,
@@ -145,14 +149,11 @@ def _settings(args: argparse.Namespace, resume: bool) -> tuple[ScanSettings, Pat
     return settings, folder or free_folder("runs", settings.title)
 
 
-class ScanProgress:
+class ScanProgress(Live):
     """A bar with the time left on a terminal, a line for every tenth elsewhere."""
 
     def __init__(self, console: Console, *, quiet: bool = False) -> None:
-        self._console = console
-        self._lines = not quiet and not console.is_terminal
-        self._told = 0.0
-        self._progress = Progress(
+        super().__init__(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             TextColumn("{task.percentage:3.0f} %"),
@@ -160,21 +161,15 @@ class ScanProgress:
             TextColumn("left"),
             TimeRemainingColumn(),
             console=console,
-            transient=True,
-            disable=quiet or not console.is_terminal,
+            quiet=quiet,
         )
+        self._lines = not quiet and not console.is_terminal
+        self._told = 0.0
         self._task = self._progress.add_task("unpruned network", total=1.0)
-
-    def __enter__(self) -> ScanProgress:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
 
     def step(self, group: str, done: float) -> None:
         """A score is about to be computed."""
         self._progress.update(self._task, description=group, completed=done)
         if self._lines and done >= self._told + 0.1:
             self._told = done
-            self._console.print(f"{100 * done:3.0f} %  {group}", highlight=False)
+            self.console.print(f"{100 * done:3.0f} %  {group}", highlight=False)

@@ -11,6 +11,7 @@ from rlprune.agents.controller import Controller, make_controller
 from rlprune.criteria import get_criterion
 from rlprune.errors import UserError, check_rate, unknown_name
 from rlprune.problem import ProblemSpec
+from rlprune.record import run_name, subject
 from rlprune.recovery import TrainSettings, make_recovery
 
 CHECKS = ("round", "end")
@@ -130,9 +131,9 @@ class PruneSettings:
     @property
     def name(self) -> str:
         """What the run folder is called."""
-        words = (Path(self.problem.model.partition(":")[2] or self.problem.model).stem, Path(self.problem.data).stem)
         who = Path(self.controller.partition(":")[2] or self.controller).stem if self.method == "prc" else self.method
-        return "-".join([*words, who, f"t{self.tolerance:g}", f"s{self.seed}"]).replace(":", "-")
+        words = subject(self.problem.model, self.problem.data)
+        return run_name(*words, who, f"t{self.tolerance:g}", f"s{self.seed}")
 
     def to_json(self) -> dict[str, Any]:
         """Plain values only."""
@@ -147,13 +148,12 @@ class PruneSettings:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> PruneSettings:
         """The settings that `to_json` wrote."""
-        problem, finetune = dict(content["problem"]), dict(content.get("finetune", {"epochs": 0.0}))
-        problem["keep"] = tuple(problem["keep"])
+        finetune = dict(content.get("finetune", {"epochs": 0.0}))
         finetune["milestones"] = tuple(finetune.get("milestones", ()))
         return cls(
             **{
                 **content,
-                "problem": ProblemSpec(**problem),
+                "problem": ProblemSpec.from_json(content["problem"]),
                 "skip": tuple(content.get("skip", ())),
                 "finetune": TrainSettings(**finetune),
             }

@@ -187,6 +187,7 @@ def _train(
     write_text(folder / "episodes.jsonl", "".join(json.dumps(line, allow_nan=False) + "\n" for line in log.lines))
     levels = LEVELS if settings.algorithm in DISCRETE else None
     own = _make_one(settings, folder, acts=False)
+    deterministic, support = evaluate(TrainedAgent(model, {"around": settings.centre}), own, settings.seed)
     card = {
         "algorithm": settings.algorithm,
         "hyperparameters": settings.all_hyperparameters(),
@@ -200,7 +201,8 @@ def _train(
             "workers": settings.workers,
             **_seen(own),
         },
-        **evaluate(TrainedAgent(model, {"around": settings.centre}), own, settings.seed, log.best),
+        "metrics": {"deterministic": deterministic, "best": log.best},
+        "support": support,
         "command": command,
         "versions": versions(),
     }
@@ -219,11 +221,13 @@ def _seen(env: gymnasium.Env[Any, Any]) -> dict[str, Any]:
     return {"tolerances": tolerances, "errors": envs[0].settings.sees_errors}
 
 
-def evaluate(agent: TrainedAgent, env: gymnasium.Env[Any, Any], seed: int, best: Any = None) -> dict[str, Any]:
+def evaluate(
+    agent: TrainedAgent, env: gymnasium.Env[Any, Any], seed: int
+) -> tuple[list[dict[str, Any]], dict[str, list[float]]]:
     """The agent's deterministic schedule beside the uniform one, for every network and goal it was trained on.
 
     Returns:
-        `metrics`, with `best` among them, and `support`: the bounds of what the agent saw in these episodes.
+        A line for each, and `low` and `high`: the bounds (features,) of what the agent saw in these episodes.
     """
     inner = env.unwrapped
     goals: list[dict[str, Any]] = [{}]
@@ -240,8 +244,7 @@ def evaluate(agent: TrainedAgent, env: gymnasium.Env[Any, Any], seed: int, best:
             line["macs_share"] = episode.info["final_macs_share"]
         results.append(line)
     seen = np.array(watched.seen, dtype=np.float64).round(4)
-    support = {"low": seen.min(axis=0).tolist(), "high": seen.max(axis=0).tolist()}
-    return {"metrics": {"deterministic": results, "best": best}, "support": support}
+    return results, {"low": seen.min(axis=0).tolist(), "high": seen.max(axis=0).tolist()}
 
 
 class _Watched:

@@ -8,7 +8,7 @@ Whatever the actions, the budget is then met to within one filter, and no action
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -290,6 +290,13 @@ class Budget:
             rate = (low + high) / 2
             low, high = (rate, high) if left(rate) > 0.0 else (low, rate)
         return high
+
+    def fill(self, choose: Callable[[int, Counts, Window], int]) -> Counts:
+        """Counts (n,) of a whole round: for one group after the other `choose(group, counts so far, its window)`."""
+        counts = np.zeros(len(self.sizes), dtype=np.int64)
+        for group in range(len(counts)):
+            counts[group] = choose(group, counts, self.window(group, counts))
+        return counts
 
     def repair(self, proposal: NDArray[np.float64]) -> Counts:
         """Counts (n,) for proposed rates (n,), scaled by one multiplier so that the budget is met (all groups at once).

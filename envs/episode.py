@@ -97,11 +97,9 @@ class EpisodeState:
     @property
     def damage(self) -> Damage | None:
         """What this round's groups cost their readers, worked out when first asked for; None if it cannot be known."""
-        if not self.current.weighed:
-            if self.ranking.curves is None:
-                self.ranking.curves = self.transitions.error_curves(self.state, self.scope.names, self.scores)
-            self.current.weigh(self.ranking.damage(self.current))
-        return self.current.damage
+        if self.ranking.curves is None:
+            self.ranking.curves = self.transitions.error_curves(self.state, self.scope.names, self.scores)
+        return self.ranking.damage(self.current)
 
     @property
     def drop(self) -> float:

@@ -13,7 +13,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from rlprune.channels import ChannelGroup
-from rlprune.envs.budget import Budget, Counts
+from rlprune.envs.budget import Budget, Counts, Window
 from rlprune.envs.cache import open_store
 from rlprune.envs.episode import TRUNCATED, EpisodeState, Penalty
 from rlprune.envs.observations import FEATURES, observation
@@ -238,15 +238,12 @@ class FilterPruningEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
     @property
     def advised_rates(self) -> NDArray[np.float64]:
         """The rates (n,) of a whole round at which the errors sum to least; the uniform ones where none is known."""
-        damage, current = self._episode.damage, self._episode.current
-        counts = np.zeros(len(current.names), dtype=np.int64)
-        for place in range(len(counts)):
-            window = current.budget.window(place, counts)
-            if damage is None:
-                counts[place] = window.count(0.0)
-            else:
-                counts[place] = window.nearest(damage.advised(current.budget, place, counts))
-        return counts / current.budget.sizes
+        damage, budget = self._episode.damage, self.budget
+
+        def choose(group: int, counts: Counts, window: Window) -> int:
+            return window.count(0.0) if damage is None else window.nearest(damage.advised(budget, group, counts))
+
+        return np.asarray(budget.fill(choose) / budget.sizes)
 
     @property
     def round(self) -> int:

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from rlprune.channels import ChannelGroups, PruningPlan
 from rlprune.envs.budget import BilinearCost, Budget, Counts, Window, choices
-from rlprune.envs.damage import Damage
 from rlprune.envs.observations import group_features, score_mass
 
 
@@ -69,7 +68,6 @@ class Round:
         budget: The round's budget over its m groups.
         window: The window of the current group.
         shares: The fraction (m,) of the present MACs that would go with each whole group.
-        damage: What the groups cost their readers, once that was asked for (`weighed`); None if it cannot be known.
         trained: Whether the network was trained in this round.
     """
 
@@ -86,8 +84,6 @@ class Round:
         self.departures: list[float] = []
         self.lost = 0.0
         self.trained = False
-        self.weighed = False
-        self.damage: Damage | None = None
         self.macs = self.macs_before = scope.macs(removed)
         self.parameters = self.parameters_before = scope.parameters(removed)
         self.budget = self.budget_for(target, must_meet)
@@ -138,7 +134,6 @@ class Round:
     def rank(self, groups: ChannelGroups, scores: Mapping[str, NDArray[np.float64]]) -> None:
         """Take in the criterion's scores of the filters of the current network, whose groups are `groups`."""
         scope = self.scope
-        self.weighed, self.damage = False, None
         shares = [cost.shares(scope.sizes - self.removed, self.removed) for cost in (scope.macs, scope.parameters)]
         self.shares, parameter_share = (share[self.visited] for share in shares)
         self.mass = [score_mass(scores[name]) for name in self.names]
@@ -151,10 +146,6 @@ class Round:
         """Take over the ranking of another round of the same groups in the same network."""
         self.mass, self.features, self.shares = other.mass, other.features, other.shares
         self.look()
-
-    def weigh(self, damage: Damage | None) -> None:
-        """Take in the damage that goes with the ranking."""
-        self.damage, self.weighed = damage, True
 
     def look(self) -> None:
         """Work out the current group's window."""
@@ -175,10 +166,7 @@ class Round:
 
     def uniform_counts(self, target: int) -> Counts:
         """The counts (m,) of the uniform schedule that ends at `target` MACs, or as near above as it can."""
-        budget, counts = self.budget_for(target, must_meet=True), np.zeros_like(self.counts)
-        for place in range(len(counts)):
-            counts[place] = budget.window(place, counts).count(0.0)
-        return counts
+        return self.budget_for(target, must_meet=True).fill(lambda group, counts, window: window.count(0.0))
 
     def named(self, counts: Counts) -> dict[str, int]:
         """Counts by group, without zeros."""

@@ -20,6 +20,11 @@ CPU_PIXELS, CPU_MOST = 2**18, 32
 GPU_PIXELS, GPU_MOST = 2**23, 512
 
 
+def batch_within(pixels: int, most: int, shape: tuple[int, int, int]) -> int:
+    """How many images (channels, height, width) make a batch of at most `pixels`: one to `most`."""
+    return min(most, max(1, pixels // (shape[1] * shape[2])))
+
+
 @dataclass
 class Ledger:
     """What has been spent so far.
@@ -70,7 +75,7 @@ class Evaluator:
         self.data = data
         self.device = torch.device(device)
         pixels, most = (GPU_PIXELS, GPU_MOST) if self.device.type == "cuda" else (CPU_PIXELS, CPU_MOST)
-        self.batch_size = batch_size or min(most, max(1, pixels // (data.input_shape[1] * data.input_shape[2])))
+        self.batch_size = batch_size or batch_within(pixels, most, data.input_shape)
         self.ledger = ledger if ledger is not None else Ledger()
         self._limited: dict[tuple[str, int], Split] = {}
         # A quarter to a half faster on CPUs. A model that calls `view` after a convolution cannot take it; then off.

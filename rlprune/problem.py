@@ -20,7 +20,7 @@ from rlprune.cost import CostModel
 from rlprune.criteria import CriterionContext, get_criterion
 from rlprune.data import DataSplits, load_data
 from rlprune.errors import UserError
-from rlprune.evaluation import Evaluator, Ledger, check_fits
+from rlprune.evaluation import Evaluator, Ledger, batch_within, check_fits
 from rlprune.files import read_tensors
 from rlprune.models import default_weights, load_weights, resolve_model
 from rlprune.recovery import GramStore
@@ -143,6 +143,11 @@ class ProblemSpec:
         """Plain values only."""
         return {**asdict(self), "keep": list(self.keep)}
 
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> ProblemSpec:
+        """What `to_json` wrote."""
+        return cls(**{**content, "keep": tuple(content["keep"])})
+
 
 def weights_meta(path: str) -> dict[str, Any]:
     """What a weights file says about itself; nothing where it cannot be read or says nothing."""
@@ -257,8 +262,7 @@ class PruningProblem:
 
     def calibration_batches(self, batch_size: int | None = None) -> list[Batch]:
         """The calibration split, in a fixed order; by 256, or fewer of large images, which must fit with gradients."""
-        _, height, width = self.data.input_shape
-        size = batch_size or min(256, max(1, CALIBRATION_PIXELS // (height * width)))
+        size = batch_size or batch_within(CALIBRATION_PIXELS, 256, self.data.input_shape)
         return list(self.data.calibration.batches(size, device=str(self.device)))
 
     def scores(

@@ -79,6 +79,16 @@ class RunFolder:
         self.checkpoint_file.unlink(missing_ok=True)
 
 
+def subject(model: str, data: str) -> tuple[str, str]:
+    """Network and data in a word each, for names of folders: of paths the stem, of `module:function` the function."""
+    return Path(model.partition(":")[2] or model).stem, Path(data).stem
+
+
+def run_name(*words: str) -> str:
+    """What a run folder is called."""
+    return "-".join(words).replace(":", "-")
+
+
 def free_folder(parent: str | Path, name: str) -> Path:
     """`parent/name`, or the first of `parent/name-2`, `-3` ... that does not exist."""
     path, number = Path(parent) / name, 1

@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from rlprune.agents.controller import AGENT, RULES, Controller, Rule, make_controller, run_episode, shown_to
+from rlprune.agents.controller import AGENT, RULES, Controller, make_controller, run_episode, shown_to
 from rlprune.agents.finishing import Finisher, better
 from rlprune.agents.methods import Pfec
+from rlprune.agents.prc import PRC
 from rlprune.criteria import get_criterion
 from rlprune.envs import EnvSettings, FilterPruningEnv
 from rlprune.errors import unknown_name
@@ -264,8 +265,8 @@ def _prc(arena: Arena, goal: Goal) -> Played:
         return _rule(arena, goal)
     env = arena.many_rounds(goal.value, 0.01)
     controller = make_controller(arena.controller, arena.options)
-    if isinstance(controller, Rule):
-        controller.bind(env)
+    assert isinstance(controller, PRC)
+    controller.bind(env)
     observation, _ = env.reset(seed=arena.seed)
     while True:
         action, _ = controller.predict(observation)
@@ -278,6 +279,7 @@ def _prc(arena: Arena, goal: Goal) -> Played:
         state["goal"]["tolerance"] = min(1.0, 2 * env.tolerance)
         state |= {"stopped": None, "idle": 0, "cap": arena.settings.round_rate}
         observation = env.load_state_dict(state)
+        controller.load_state_dict({**controller.state_dict(), "idle": 0})  # the wider tolerance may let more go
 
 
 def _accepted(env: FilterPruningEnv, info: Mapping[str, Any]) -> Played:

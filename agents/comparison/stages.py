@@ -229,11 +229,6 @@ def _met(goal: Goal, drop: float, left: float) -> bool:
     return left <= goal.value if goal.kind == "budget" else drop <= goal.value
 
 
-def spec_from_json(content: Mapping[str, Any]) -> ProblemSpec:
-    """The problem in a stage's recorded parameters."""
-    return ProblemSpec(**{**content["problem"], "keep": tuple(content["problem"]["keep"])})
-
-
 def jobs_of(settings: CompareSettings, cell: Cell) -> list[Job]:
     """The jobs of a cell, in the order in which they can run; the later ones still without the pruned network."""
     return [Job(cell, stage, settings.play, settings.tune) for stage in settings.tune.stages]

@@ -16,7 +16,7 @@ from rlprune.agents.fixed import BoundRule
 from rlprune.agents.settings import PruneSettings
 from rlprune.channels import ChannelGroup, ChannelGroups, PruningPlan
 from rlprune.envs import FilterPruningEnv
-from rlprune.evaluation import evaluating
+from rlprune.evaluation import batch_within, evaluating
 from rlprune.prefix import PrefixCache
 from rlprune.problem import PrunedNetwork, PruningProblem
 from rlprune.registry import Registry
@@ -125,9 +125,8 @@ class FixedImages:
 
     def __init__(self, problem: PruningProblem, count: int, seed: int, batch_size: int = 500) -> None:
         train = problem.data.train
-        _, height, width = problem.data.input_shape
         pixels = self.PIXELS * (1 if problem.device.type == "cpu" else 8)
-        self.problem, self.batch_size = problem, min(batch_size, max(1, pixels // (height * width)))
+        self.problem, self.batch_size = problem, batch_within(pixels, batch_size, problem.data.input_shape)
         self.split = train.subset(min(count, len(train)), seed=seed)
         few = 4 * len(self.split) * math.prod(problem.data.input_shape) <= self.HELD
         self._held = list(self._stream()) if few else None

@@ -4,13 +4,42 @@ from __future__ import annotations
 
 import time
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+EVERY = 60.0  # seconds between two lines about one piece of work, where there is no bar
 
 
-class LiveRun:
+class Live:
+    """A progress bar while a `with` block runs, on a terminal only.
+
+    Args:
+        columns: What rich shows from left to right.
+        console: Where to print.
+        quiet: Show nothing.
+    """
+
+    def __init__(self, *columns: ProgressColumn, console: Console, quiet: bool = False) -> None:
+        self.console, self.quiet = console, quiet
+        hidden = quiet or not console.is_terminal
+        self._progress = Progress(*columns, console=console, transient=True, disable=hidden)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+
+class LiveRun(Live):
     """Shows the round, the drop against the tolerance, the MACs left, and an estimate of the time left.
 
     The estimate is the mean time of a round times the rounds still expected; where nobody can know how many rounds
@@ -23,35 +52,36 @@ class LiveRun:
     """
 
     def __init__(self, tolerance: float, console: Console, *, quiet: bool = False) -> None:
-        self.tolerance = tolerance
-        self.console = console
-        self.quiet = quiet
-        self._progress = Progress(
+        super().__init__(
             SpinnerColumn(),
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             TextColumn("{task.fields[note]}"),
             TimeElapsedColumn(),
             console=console,
-            transient=True,
-            disable=quiet or not console.is_terminal,
+            quiet=quiet,
         )
+        self.tolerance = tolerance
         self._task = self._progress.add_task("starting", total=1.0, note="")
-        self._started = time.monotonic()
+        self._started = self._told = time.monotonic()
         self._rounds_before: int | None = None
+        self._work, self._begun, self._from = "", self._started, 0.0
 
-    def __enter__(self) -> LiveRun:
-        self._progress.start()
-        return self
+    def work(self, what: str, done: float = 0.0, total: float = 1.0, detail: str = "") -> None:
+        """Say what is going on inside a round, such as a training, how far it is, and the time it will still take.
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
-
-    def work(self, what: str, done: float = 0.0, total: float = 1.0) -> None:
-        """Say what is going on inside a round, such as a training epoch, and how far it is."""
-        self._progress.update(self._task, description=what, completed=done, total=total)
+        Where there is no terminal, and so no bar, it is a line a minute at most.
+        """
+        now = time.monotonic()
+        if what != self._work or done < self._from:
+            self._work, self._begun, self._from = what, now, done
+        fresh = done - self._from
+        left = f"about {duration((now - self._begun) * (total - done) / fresh)} left" if fresh > 0.0 else ""
+        note = ", ".join(part for part in (detail, left) if part)
+        self._progress.update(self._task, description=what, completed=done, total=total, note=note)
+        if left and self._progress.disable and not self.quiet and now >= self._told + EVERY:
+            self._told = now
+            self.console.print(f"{what}: {100 * done / total:3.0f} %, {note}", highlight=False)
 
     def round(self, line: dict[str, Any], base_macs: int, rounds_left: float | None) -> None:
         """Say how a round ended.

@@ -200,6 +200,14 @@ def test_at_a_tolerance_every_network_keeps_it(tmp_path):
     assert content["analysis"]["settings"][0]["measure"] == "share of MACs removed"
 
 
+def test_prc_reaches_a_budget_that_its_first_tolerances_cannot(tmp_path):
+    play = PlaySettings(options={"prc": {"afp_epochs": 0.0, "probe_recovery": "none"}})
+    settings = CompareSettings(controllers=("prc",), baseline="prc", seeds=(0,), budgets=(0.6,), play=play)
+    (cell,) = compare(settings, tmp_path / "out")["cells"]
+    found = cell["stages"]["prune"]
+    assert found["goal_met"] and found["stopped"] == "budget"
+
+
 def test_training_while_pruning_is_taken_off_the_shared_budget(tmp_path):
     settings = CompareSettings(
         controllers=("uniform", "prc"),

@@ -135,7 +135,7 @@ def test_ctrl_c_leaves_a_run_that_can_go_on(tmp_path):
     folder = RunFolder(tmp_path / "run")
     process = start(folder)
     while not (folder.path / "metrics.jsonl").exists() and process.poll() is None:
-        time.sleep(0.05)
+        time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     assert process.wait() == 130
     errors = (folder.path / "errors.txt").read_text()

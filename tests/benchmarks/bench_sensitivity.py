@@ -3,9 +3,10 @@
     RLPRUNE_TEST_DATA=FOLDER OMP_NUM_THREADS=1 python tests/benchmarks/bench_sensitivity.py [resnet56] [500]
 
 FOLDER holds `cifar10.npz` and `weights/cifar10_resnet56.pt`; the second argument is the number of control images. The
-three take turns, a third of the groups at a time, and processor time is counted, so that what else the machine does
-falls on none of them. The loop over masked copies is what scripts do: images through PIL and torchvision's transforms,
-batches of 256; it runs at three of the nine rates, which all cost it the same, and is scaled up.
+scan, the scan in bfloat16 and the two others take turns, a third of the groups at a time, and processor time is
+counted, so that what else the machine does falls on none of them. The loop over masked copies is what scripts do:
+images through PIL and torchvision's transforms, batches of 256; it runs at three of the nine rates, which all cost it
+the same, and is scaled up.
 """
 
 from __future__ import annotations
@@ -80,16 +81,20 @@ def main() -> None:
         return time.process_time() - start
 
     names = [group.name for group in base.groups.prunable]
-    local, spent = rlprune.sensitivity.LOCAL, {"ours": 0.0, "scratch": 0.0, "masked": 0.0}
+    local, spent = rlprune.sensitivity.LOCAL, {"ours": 0.0, "amp": 0.0, "scratch": 0.0, "masked": 0.0}
     for part in (names[i::3] for i in range(3)):
         rlprune.sensitivity.LOCAL = frozenset()
         spent["scratch"] += timed(lambda part=part: scan(problem, limit=limit, groups=part))
         rlprune.sensitivity.LOCAL = local
         spent["ours"] += timed(lambda: scan(problem, limit=limit)) / 3
+        spent["amp"] += timed(lambda: scan(problem, limit=limit, amp=True)) / 3
         spent["masked"] += timed(lambda part=part: [masked(n) for n in part]) * len(RATES) / len(MASKED)
-    print(f"{model}, {len(names)} groups x {len(RATES)} rates, {limit} images: {spent['ours']:.1f} s")
-    print(f"  faster than scoring removed networks: {spent['scratch'] / spent['ours']:.2f} times (target: 1.8)")
-    print(f"  faster than a DataLoader over masked copies: {spent['masked'] / spent['ours']:.2f} times (target: 5)")
+    times = f"{spent['ours']:.1f} s, {spent['amp']:.1f} s in bfloat16"
+    print(f"{model}, {len(names)} groups x {len(RATES)} rates, {limit} images: {times}")
+    for name, how in (("ours", "in float32"), ("amp", "in bfloat16 (--amp)")):
+        scratch, loop = (spent[other] / spent[name] for other in ("scratch", "masked"))
+        print(f"  {how}: {scratch:.2f} times faster than scoring removed networks (target: 1.8), ", end="")
+        print(f"{loop:.2f} times faster than a DataLoader over masked copies (target: 5)")
 
 
 if __name__ == "__main__":

@@ -211,3 +211,14 @@ def test_cached_outputs_are_the_removed_network_s(name):
                     select(number)
                     torch.testing.assert_close(after(*call), wanted[number], rtol=1e-5, atol=1e-6)
     assert scorer._cache.modules
+
+
+def test_in_bfloat16_scores_agree_to_a_few_images_and_are_of_another_scan(problem, tmp_path):
+    exact = scan(problem, rates=(0.3, 0.6), path=tmp_path / "scan.json")
+    near = scan(problem, rates=(0.3, 0.6), amp=True)
+    images = len(problem.data.control)
+    assert abs(near.baseline - exact.baseline) * images <= 8
+    for name, scores in exact.scores.items():
+        assert near.scores[name] == pytest.approx(scores, abs=8 / images)
+    with pytest.raises(UserError, match="another scan"):
+        scan(problem, rates=(0.3, 0.6), amp=True, path=tmp_path / "scan.json")

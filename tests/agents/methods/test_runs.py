@@ -182,7 +182,7 @@ class Interrupts(Silent):
     def round(self, line: dict[str, Any], base_macs: int, rounds_left: float | None) -> None:
         self.work("round")
 
-    def work(self, what: str, done: float = 0.0, total: float = 1.0) -> None:
+    def work(self, what: str, done: float = 0.0, total: float = 1.0, detail: str = "") -> None:
         self.left -= 1
         if self.left == 0:
             raise Stop
