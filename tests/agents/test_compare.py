@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from rlprune.agents.compare import compare, rebuild_cell
-from rlprune.agents.comparison.settings import CompareSettings, PlaySettings, TuneSettings
+from rlprune.agents.comparison.contestants import Arena, play
+from rlprune.agents.comparison.settings import CompareSettings, Goal, PlaySettings, TuneSettings
 from rlprune.errors import UserError
+from rlprune.problem import ProblemSpec
 from rlprune.record import comparable
 from rlprune.report.pareto import find_networks
 
@@ -200,12 +202,13 @@ def test_at_a_tolerance_every_network_keeps_it(tmp_path):
     assert content["analysis"]["settings"][0]["measure"] == "share of MACs removed"
 
 
-def test_prc_reaches_a_budget_that_its_first_tolerances_cannot(tmp_path):
-    play = PlaySettings(options={"prc": {"afp_epochs": 0.0, "probe_recovery": "none"}})
-    settings = CompareSettings(controllers=("prc",), baseline="prc", seeds=(0,), budgets=(0.6,), play=play)
-    (cell,) = compare(settings, tmp_path / "out")["cells"]
-    found = cell["stages"]["prune"]
-    assert found["goal_met"] and found["stopped"] == "budget"
+def test_prc_reaches_a_budget_that_its_first_tolerances_cannot():
+    prc = {"afp_epochs": 0.0, "probe_recovery": "none", "alpha": 0.5, "delta": 0.1}
+    problem = ProblemSpec(control_size=100).build()
+    arena = Arena(problem, PlaySettings(options={"prc": prc}), "prc", seed=0, evaluations=10)
+    played = play(arena, Goal("budget", 0.3))
+    assert played.stopped == "budget"
+    assert played.history[-1]["macs"] <= 0.3 * problem.cost.macs()
 
 
 def test_training_while_pruning_is_taken_off_the_shared_budget(tmp_path):
@@ -228,7 +231,6 @@ def test_training_while_pruning_is_taken_off_the_shared_budget(tmp_path):
 def test_an_agent_plays_by_the_rules_of_everybody(tmp_path):
     sb3 = pytest.importorskip("rlprune.agents.sb3")
     from rlprune.envs import EnvSettings, FilterPruningEnv
-    from rlprune.problem import ProblemSpec
 
     env = FilterPruningEnv.from_problem(ProblemSpec().build(), EnvSettings(budget=0.25, max_rate=0.9, one_shot=True))
     hyperparameters = {"policy": "MlpPolicy", "n_steps": 8, "batch_size": 8}
