@@ -307,7 +307,8 @@ def make_env(
         settings.recovery, settings.training, lambda done: progress("training after the removal", done, 1.0)
     )
     if settings.repair_epochs > 0 and not settings.checked_at_end and not settings.one_shot:
-        recovery = RepairUntil(recovery, settings.training, settings.tolerance, settings.repair_epochs, progress)
+        goal = settings.repair_to * settings.tolerance
+        recovery = RepairUntil(recovery, settings.training, goal, settings.repair_epochs, progress)
     rules = EnvSettings(
         criterion=settings.criterion,
         reward="accuracy" if settings.one_shot else "tolerance",

@@ -45,6 +45,8 @@ class PruneSettings:
             `linear`.
         round_epochs: Epochs of the recovery's `finetune` step, after every removal.
         repair_epochs: Training, in epochs, that a round may spend to come back inside the tolerance.
+        repair_to: Share of the tolerance that the repair comes back to. Less than 1 leaves the rounds to come some
+            slack, at the cost of more training; a round counts as inside the tolerance all the same.
         lr: Learning rate of the training between removals.
         batch_size: Images a step in it.
         weight_decay: L2 penalty in it.
@@ -69,6 +71,7 @@ class PruneSettings:
     skip: tuple[str, ...] = ()
     round_epochs: float = 1.0
     repair_epochs: float = 10.0
+    repair_to: float = 1.0
     lr: float = 0.01
     batch_size: int = 128
     weight_decay: float = 5e-4
@@ -83,6 +86,7 @@ class PruneSettings:
         make_recovery(self.recovery, self.training)
         check_rate("--tolerance", self.tolerance)
         check_rate("--max-rate", self.max_rate)
+        check_rate("--repair-to", self.repair_to)
         if self.target_macs is not None:
             check_rate("--target-macs", self.target_macs)
         for name in ("rounds", "attempts"):
