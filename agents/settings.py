@@ -47,7 +47,8 @@ class PruneSettings:
         repair_epochs: Training, in epochs, that a round may spend to come back inside the tolerance.
         repair_to: Share of the tolerance that the repair comes back to. Less than 1 leaves the rounds to come some
             slack, at the cost of more training; a round counts as inside the tolerance all the same.
-        lr: Learning rate of the training between removals.
+        optimizer: Of the training between removals: `sgd` or `adamw`.
+        lr: Learning rate of it.
         batch_size: Images a step in it.
         weight_decay: L2 penalty in it.
         amp: Mixed precision (bfloat16) in it: twice as fast on GPUs and on recent CPUs.
@@ -72,6 +73,7 @@ class PruneSettings:
     round_epochs: float = 1.0
     repair_epochs: float = 10.0
     repair_to: float = 1.0
+    optimizer: str = "sgd"
     lr: float = 0.01
     batch_size: int = 128
     weight_decay: float = 5e-4
@@ -120,6 +122,7 @@ class PruneSettings:
         """How to train between removals."""
         return TrainSettings(
             epochs=self.round_epochs,
+            optimizer=self.optimizer,
             lr=self.lr,
             batch_size=self.batch_size,
             weight_decay=self.weight_decay,
