@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = ("#2a6fdb", "#c8590a", "#12805c", "#a83fa0", "#8a6d00", "#5b50c9", "#c22f3d", "#3f7f93")
+COLOURS = (
+    "#2a6fdb", "#c8590a", "#12805c", "#a83fa0", "#8a6d00", "#5b50c9", "#c22f3d", "#3f7f93", "#7a4b2a", "#5f6b78",
+)  # fmt: skip
 MARKERS = "os^DvPh"
 FORMATS = ("png", "svg")
 Content = Mapping[str, Any]

@@ -2,7 +2,7 @@
 // Drawing primitives: elements, scales, axes, markers, the tooltip. Text only ever enters as text nodes.
 
 const SVG = "http://www.w3.org/2000/svg";
-const SERIES = 8;
+const SERIES = 10;
 
 function put(parent, name, attributes, ...children) {
   const svg = parent && parent.namespaceURI === SVG;
