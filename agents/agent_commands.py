@@ -176,7 +176,6 @@ class AgentProgress(Live):
         columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[note]}"))
         super().__init__(*columns, console=console, quiet=quiet)
         self.settings, self.total = settings, total
-        self.lines = not quiet and not console.is_terminal
         self._task = self._progress.add_task(f"training {settings.algorithm}", total=1.0, note="starting")
         self._started, self._before = time.monotonic(), -1.0
         self._best, self._told = -float("inf"), 0.0

@@ -20,7 +20,6 @@ from rlprune.agents.finishing import (
     unpack_network,
 )
 from rlprune.agents.sampling import BestOf
-from rlprune.agents.search import OnTrial
 from rlprune.agents.settings import PruneSettings
 from rlprune.artifact import save_pruned
 from rlprune.envs import EnvSettings, FilterPruningEnv
@@ -152,7 +151,7 @@ class _Run:
         """Play rounds until the environment ends the episode; returns its last info."""
         self.controller = self.settings.make_controller()
         if hasattr(self.controller, "on_trial"):
-            self.controller.on_trial = self._trial_watcher()
+            self.controller.on_trial = self._tried
         rules = replace(self.settings, target_macs=self.budget)
         self.env = make_env(self.problem, rules, self.watcher, shown_to(self.controller, self.settings.tolerance))
         if isinstance(self.controller, Rule):
@@ -199,11 +198,8 @@ class _Run:
         self.curves.round(line, self.problem)
         self.watcher.round(line, self.problem.cost.macs(), self.env.rounds_left)
 
-    def _trial_watcher(self) -> OnTrial:
-        def told(done: int, total: int, best: float) -> None:
-            self.watcher.work(f"trying {total} schedules", done, total, f"best {best:.4f}")
-
-        return told
+    def _tried(self, done: int, total: int, best: float) -> None:
+        self.watcher.work(f"trying {total} schedules", done, total, f"best {best:.4f}")
 
     def _numbered(self) -> list[dict[str, Any]]:
         """This attempt's rounds, numbered on from those before it."""

@@ -163,13 +163,12 @@ class ScanProgress(Live):
             console=console,
             quiet=quiet,
         )
-        self._lines = not quiet and not console.is_terminal
         self._told = 0.0
         self._task = self._progress.add_task("unpruned network", total=1.0)
 
     def step(self, group: str, done: float) -> None:
         """A score is about to be computed."""
         self._progress.update(self._task, description=group, completed=done)
-        if self._lines and done >= self._told + 0.1:
+        if self.lines and done >= self._told + 0.1:
             self._told = done
             self.console.print(f"{100 * done:3.0f} %  {group}", highlight=False)

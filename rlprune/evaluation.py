@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -125,6 +126,11 @@ class Evaluator:
             if self._channels_last and isinstance(inputs, torch.Tensor) and inputs.ndim == 4:
                 inputs = inputs.contiguous(memory_format=torch.channels_last)
             yield inputs, targets
+
+
+def precision(device: torch.device, *, amp: bool) -> AbstractContextManager[Any]:
+    """Mixed precision (bfloat16) inside if `amp`, else nothing."""
+    return torch.autocast(device.type, dtype=torch.bfloat16) if amp else nullcontext()
 
 
 @contextmanager

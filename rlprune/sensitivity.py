@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from rlprune.artifact import fingerprint
 from rlprune.channels import PruningPlan
 from rlprune.criteria import lowest
 from rlprune.errors import UserError, check_rate, unknown_name
+from rlprune.evaluation import precision
 from rlprune.files import read_json, write_json
 from rlprune.folding import foldable, folded
 from rlprune.prefix import PrefixCache
@@ -220,7 +220,7 @@ class _Scorer:
             self._cache = PrefixCache(folded(network.model, self._folds), problem.example_inputs, self._calls)
 
     def baseline(self) -> float:
-        with self._precision():
+        with precision(self.problem.device, amp=self.amp):
             return self.problem.evaluator.score_split(self.network.model, self.split).value
 
     def in_order(self, groups: list[ChannelGroup]) -> list[ChannelGroup]:
@@ -233,14 +233,14 @@ class _Scorer:
     ) -> dict[int, float]:
         """Score by count; `tell` hears the share done."""
         if self._cache is not None and plans:
-            with self._precision():
+            with precision(self.problem.device, amp=self.amp):
                 self._cache.advance(_touched(group), _sliced(self.network.model, group))
         found: dict[int, float] = {}
         for count, plan in plans.items():
             tell(len(found) / len(plans))
             after = self.network.remove(plan, self.problem.groups)
             self.recovery.apply(self.network, after, plan, self.problem, self.seed)
-            with self._precision():
+            with precision(self.problem.device, amp=self.amp):
                 found[count] = self._score(after.model, self._kept(group, plan)).value
         return found
 
@@ -264,9 +264,6 @@ class _Scorer:
         problem.ledger.evaluations += 1
         problem.ledger.images_evaluated += score.n
         return score
-
-    def _precision(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self.problem.device.type, dtype=torch.bfloat16) if self.amp else nullcontext()
 
     def _batches(self) -> Iterator[Batch]:
         return self.problem.evaluator.batches(self.split)

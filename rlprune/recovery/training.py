@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rlprune.errors import UserError
+from rlprune.evaluation import Ledger, precision
 from rlprune.recovery.checkpoint import Checkpoint
 from rlprune.recovery.distributed import World
 from rlprune.recovery.penalties import Orthogonality
@@ -23,7 +23,6 @@ from rlprune.tasks.base import single_output
 
 if TYPE_CHECKING:
     from rlprune.data import Split
-    from rlprune.evaluation import Ledger
     from rlprune.tasks import Batch, Task
 
 Penalty = Callable[[nn.Module], Tensor]
@@ -195,7 +194,7 @@ class _Run:
                 group["lr"] = rate
             self.optimizer.zero_grad(set_to_none=True)
             share, images = self.world.share(batch, self.task)
-            with self._precision():
+            with precision(self.device, amp=self.settings.amp):
                 loss = self._loss(share)
             loss = loss * self.world.weight(share, images, self.task)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -227,9 +226,6 @@ class _Run:
             augment=self.settings.augment,
             device=self.device,
         )
-
-    def _precision(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self.device.type, dtype=torch.bfloat16) if self.settings.amp else nullcontext()
 
     def _loss(self, batch: Batch) -> Tensor:
         settings = self.settings

@@ -22,10 +22,14 @@ class Live:
         columns: What rich shows from left to right.
         console: Where to print.
         quiet: Show nothing.
+
+    Attributes:
+        lines: Whether there is no bar, and a line now and then is to say how far things are.
     """
 
     def __init__(self, *columns: ProgressColumn, console: Console, quiet: bool = False) -> None:
         self.console, self.quiet = console, quiet
+        self.lines = not quiet and not console.is_terminal
         hidden = quiet or not console.is_terminal
         self._progress = Progress(*columns, console=console, transient=True, disable=hidden)
 
@@ -79,7 +83,7 @@ class LiveRun(Live):
         left = f"about {duration((now - self._begun) * (total - done) / fresh)} left" if fresh > 0.0 else ""
         note = ", ".join(part for part in (detail, left) if part)
         self._progress.update(self._task, description=what, completed=done, total=total, note=note)
-        if left and self._progress.disable and not self.quiet and now >= self._told + EVERY:
+        if left and self.lines and now >= self._told + EVERY:
             self._told = now
             self.console.print(f"{what}: {100 * done / total:3.0f} %, {note}", highlight=False)
 
