@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from torch import Tensor, nn
+
 from rlprune.recovery.settings import TrainSettings
 from rlprune.recovery.steps import Recovery
 from rlprune.recovery.training import train
@@ -20,7 +22,8 @@ class RepairUntil(Recovery):
     """A recovery that trains only where the cheap ones are not enough (AFP/PRC, Singh et al. 2020; reconstructed).
 
     After `first`, the network is scored on the control split; while its drop is above the tolerance it is trained, an
-    epoch at a time, each with a cosine of its own so that every epoch ends where it can be judged.
+    epoch at a time, each with a cosine of its own so that every epoch ends where it can be judged. If the epochs are
+    spent before that, the best of them is what comes out: on few control images scores go up and down.
 
     Args:
         first: The recovery applied before any training.
@@ -48,8 +51,10 @@ class RepairUntil(Recovery):
     ) -> None:
         """Repair `after.model` in place."""
         super().apply(before, after, plan, problem, seed)
-        baseline, left, number = problem.baseline.value, self.epochs, 0
-        while left > 0 and baseline - problem.evaluator.score(after.model, "control").value > self.tolerance:
+        goal, left, number = problem.baseline.value - self.tolerance, self.epochs, 0
+        score = best = problem.evaluator.score(after.model, "control").value
+        kept = _copy(after.model)
+        while left > 0 and score < goal:
             number += 1
             share = min(1.0, left)
 
@@ -68,3 +73,12 @@ class RepairUntil(Recovery):
                 on_step=show,
             )
             left -= share
+            score = problem.evaluator.score(after.model, "control").value
+            if score > best:
+                best, kept = score, _copy(after.model)
+        if score < best:
+            after.model.load_state_dict(kept)
+
+
+def _copy(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}

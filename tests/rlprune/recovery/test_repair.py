@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from rlprune.agents import pruning
 from rlprune.agents.settings import PruneSettings
@@ -40,6 +41,17 @@ def test_it_spends_no_more_than_its_epochs(problem):
     drop, epochs = trained(problem, 0.0, 1.5)
     assert drop > 0.0
     assert epochs == pytest.approx(1.5, rel=0.1)
+
+
+def test_epochs_that_do_harm_are_not_kept(problem):
+    """At a rate that destroys the network every epoch is worse than none."""
+    base = problem.base()
+    plan = PruningPlan({group.name: range(int(0.5 * group.size)) for group in base.groups.prunable})
+    cheap, trained = base.remove(plan, problem.groups), base.remove(plan, problem.groups)
+    make_recovery("bn").apply(base, cheap, plan, problem, seed=0)
+    RepairUntil(make_recovery("bn"), TrainSettings(lr=3.0), 0.0, 2).apply(base, trained, plan, problem, seed=0)
+    for name, value in trained.model.state_dict().items():
+        assert torch.equal(value, cheap.model.state_dict()[name]), name
 
 
 @pytest.mark.parametrize(("share", "goal"), [(1.0, 0.02), (0.25, 0.005)])
