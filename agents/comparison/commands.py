@@ -64,6 +64,7 @@ def configure_compare(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--scratch", action="store_true", help="train the pruned shapes from scratch as well")
     _add(group, "scratch-epochs", float, "EPOCHS", "epochs of that (default: those of --finetune)")
     _add(group, "scratch-lr", float, "X", f"its learning rate (default: {tune.scratch_lr})")
+    _add(group, "batch-size", int, "N", f"images a step in both (default: {tune.batch_size})")
 
     group = parser.add_argument_group("networks and data")
     _add(group, "root", str, "DIR", "where data sets are, or are downloaded to")
@@ -128,7 +129,7 @@ def compare_settings(args: argparse.Namespace) -> CompareSettings:
         problem = replace(problem, keep=tuple(args.keep))
     rules = ("criterion", "recovery", "max_rate", "round_rate", "rounds", "skip", "repair_epochs", "evaluations")
     play = replace(_given(args, PlaySettings(), rules), options=_options(getattr(args, "set", [])))
-    training = ("finetune", "finetune_lr", "scratch", "scratch_epochs", "scratch_lr")
+    training = ("finetune", "finetune_lr", "scratch", "scratch_epochs", "scratch_lr", "batch_size")
     tune = TuneSettings(**{name: getattr(args, name) for name in training if hasattr(args, name)})
     return CompareSettings(
         **given, **(goals or {"budgets": DEFAULT_BUDGETS}), baseline=baseline, problem=problem, play=play, tune=tune

@@ -83,7 +83,8 @@ class ProcessPool:
                 if self._deaths[key] < ATTEMPTS:
                     self.submit(job)
                     continue
-                result = failed(job, "WorkerDied", f"{ATTEMPTS} worker processes died of it; see if memory ran out")
+                why = 'memory ran out, or a script calls this outside of `if __name__ == "__main__":`'
+                result = failed(job, "WorkerDied", f"{ATTEMPTS} worker processes died of it; see if {why}")
             yield job, result
 
     def close(self) -> None:

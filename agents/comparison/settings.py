@@ -120,6 +120,7 @@ class TuneSettings:
         scratch: Train the pruned shape from scratch as well: the control that often wins.
         scratch_epochs: Its epochs; 0 takes as many as `finetune`.
         scratch_lr: Its learning rate.
+        batch_size: Images a step in both.
     """
 
     finetune: float = 0.0
@@ -127,6 +128,7 @@ class TuneSettings:
     scratch: bool = False
     scratch_epochs: float = 0.0
     scratch_lr: float = 0.05
+    batch_size: int = 128
 
     def __post_init__(self) -> None:
         for name in ("finetune", "scratch_epochs"):
@@ -135,6 +137,8 @@ class TuneSettings:
         for name in ("finetune_lr", "scratch_lr"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be a finite number > 0")
+        if self.batch_size < 1:
+            raise UserError(f"--batch-size is {self.batch_size}; it must be at least 1")
         if self.scratch and not (self.finetune or self.scratch_epochs):
             raise UserError("--scratch needs a training budget: give --finetune EPOCHS or --scratch-epochs EPOCHS")
 
@@ -143,6 +147,13 @@ class TuneSettings:
         """The stages of every cell, in their order."""
         wanted = {"prune": True, "finetune": self.finetune > 0, "scratch": self.scratch}
         return tuple(stage for stage in STAGES if wanted[stage])
+
+    def training(self, stage: str) -> TrainSettings:
+        """How `finetune` or `scratch` trains; what a controller trained while it pruned is not taken off yet."""
+        if stage == "finetune":
+            return TrainSettings(epochs=self.finetune, lr=self.finetune_lr, batch_size=self.batch_size)
+        epochs = self.scratch_epochs or self.finetune
+        return TrainSettings(epochs=epochs, lr=self.scratch_lr, batch_size=self.batch_size)
 
 
 @dataclass(frozen=True)

@@ -57,11 +57,9 @@ class Job:
             "problem": self.cell.spec.to_json(),
             "play": {**self.play.to_json(), "options": dict(self.play.options.get(self.cell.controller, {}))},
         }
-        if self.stage == "finetune":
-            wanted["tune"] = {"epochs": self.tune.finetune, "lr": self.tune.finetune_lr}
-        if self.stage == "scratch":
-            epochs = self.tune.scratch_epochs or self.tune.finetune
-            wanted["tune"] = {"epochs": epochs, "lr": self.tune.scratch_lr}
+        if self.stage != "prune":
+            training = self.tune.training(self.stage)
+            wanted["tune"] = {name: getattr(training, name) for name in ("epochs", "lr", "batch_size")}
         return wanted
 
 
@@ -135,7 +133,8 @@ def finetune_stage(job: Job) -> tuple[dict[str, Any], bytes]:
     assert job.pruned is not None
     result, network = job.pruned
     spent_before = result["spent"]["images_trained"] / len(problem.data.train)
-    settings = TrainSettings(epochs=max(0.0, job.tune.finetune - spent_before), lr=job.tune.finetune_lr)
+    settings = job.tune.training("finetune")
+    settings = replace(settings, epochs=max(0.0, settings.epochs - spent_before))
     return _trained(problem, unpack(problem, result["plan"], network), settings, job)
 
 
@@ -152,8 +151,7 @@ def scratch_stage(job: Job) -> tuple[dict[str, Any], bytes]:
             job.cell.spec.model, num_classes=len(problem.data.classes), in_channels=problem.data.input_shape[0]
         )
     shaped.model = remove_channels(model.to(problem.device), problem.groups, shaped.plan)
-    epochs = job.tune.scratch_epochs or job.tune.finetune
-    return _trained(problem, shaped, TrainSettings(epochs=epochs, lr=job.tune.scratch_lr), job)
+    return _trained(problem, shaped, job.tune.training("scratch"), job)
 
 
 def _trained(

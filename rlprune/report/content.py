@@ -33,6 +33,8 @@ def load_content(folder: Path) -> dict[str, Any]:
             )
         content = run_content(record, folder.name)
         content["pictures"] = _pictures(record, folder / PICTURES)
+    elif (folder / "sensitivity.json").exists():
+        raise UserError(f"{folder} is a scan, whose picture is sensitivity.png in it; a report is of a pruning run")
     else:
         raise UserError(
             f"nothing to report in {folder}: it has neither record.json (written by `rlprune prune`) nor "

@@ -290,3 +290,11 @@ def test_the_command_writes_the_report_and_exits_cleanly(tmp_path, monkeypatch, 
     assert (tmp_path / "small.pt2").exists()
     assert main(["compare", "--out", "runs/compare-lenet5-digits", "--seeds", "0", "--max-rate", "0.5"]) == 2
     assert "other settings" in capsys.readouterr().err
+
+
+def test_the_batch_size_holds_in_both_trainings():
+    tune = TuneSettings(finetune=2.0, scratch=True, batch_size=8)
+    assert {tune.training(stage).batch_size for stage in ("finetune", "scratch")} == {8}
+    assert tune.training("scratch").epochs == 2.0
+    with pytest.raises(UserError, match="--batch-size is 0"):
+        TuneSettings(batch_size=0)

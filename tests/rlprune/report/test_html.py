@@ -67,6 +67,7 @@ def test_no_network_of_the_front_is_beaten(comparison):
     ("files", "message"),
     [
         ({}, "nothing to report"),
+        ({"sensitivity.json": "{}"}, "sensitivity.png"),
         ({"record.json": "{"}, "cannot read"),
         ({"record.json": '{"status": "running", "rounds": [], "settings": {}}'}, "--resume"),
         ({"comparison.json": '{"cells": []}'}, "has no 'settings'"),
