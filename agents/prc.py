@@ -70,7 +70,8 @@ class PRC(BoundRule):
             the tolerance. False keeps W_0 of the first round and scales it, W_γ = δ_w·(T/ε)·W_0, as the paper does;
             where the norms in U lie close together that soon selects nothing.
         probe_recovery: Repairs applied before the drop of a trial removal is measured; `none` measures it as it is.
-        patience: Rounds of training in a row after which nothing could be removed, before it gives up.
+        patience: Rounds of training in a row after which nothing could be removed, before it gives up; and one more
+            removal in a row than this that was rolled back. Each of those, where the environment goes on, halves δ_w.
         per_weight: Compare filters of different layers by mean |w| rather than by the sum, which favours pruning
             layers with few weights a filter.
     """
@@ -121,12 +122,14 @@ class PRC(BoundRule):
     def _plan_round(self) -> dict[str, int]:
         """How many filters every group loses this round; all 0, and no training, is how the game ends."""
         counts = dict.fromkeys((group.name for group in self.env.prunable), 0)
-        if self._idle >= max(1, self.patience if self.afp_epochs > 0 else 1):
+        kept = [line["accepted"] for line in self.env.history]
+        beaten = len(kept) > self.patience and not any(kept[-self.patience - 1 :])
+        if beaten or self._idle >= max(1, self.patience if self.afp_epochs > 0 else 1):
             return counts
         if self.afp_epochs > 0:
             self._press()
         order = self._ranked(self._weakest())
-        limit = self._threshold(order)
+        limit = self._threshold(order, self.delta / 2 ** kept.count(False))
         for score, name in order:
             counts[name] += score < limit
         self._idle = 0 if any(counts.values()) else self._idle + 1
@@ -149,14 +152,14 @@ class PRC(BoundRule):
             tag="afp",
         )
 
-    def _threshold(self, order: list[tuple[float, str]]) -> float:
+    def _threshold(self, order: list[tuple[float, str]], delta: float) -> float:
         """W_γ: filters in U of a smaller norm go."""
         slack = self._pressure()
         if self.rebisect:
-            return self._bisect(order, self.delta * slack * self.env.tolerance)
+            return self._bisect(order, delta * slack * self.env.tolerance)
         if self.threshold is None:
             self.threshold = self._bisect(order, self.env.tolerance)
-        return self.delta * slack * self.threshold
+        return delta * slack * self.threshold
 
     def _weakest(self) -> dict[str, tuple[int, ...]]:
         """U: the α share of lowest score in every group; at least one filter where one may go at all."""

@@ -313,6 +313,7 @@ def make_env(
         max_rate=settings.max_rate,
         rounds=settings.rounds,
         one_shot=settings.one_shot,
+        on_violation=settings.on_violation,
         skip=settings.skip,
         seed=settings.seed,
         **(shown or {}),

@@ -9,6 +9,7 @@ from typing import Any
 
 from rlprune.agents.controller import Controller, make_controller
 from rlprune.criteria import get_criterion
+from rlprune.envs.settings import ON_VIOLATION
 from rlprune.errors import UserError, check_rate, unknown_name
 from rlprune.problem import ProblemSpec
 from rlprune.record import run_name, subject
@@ -41,6 +42,8 @@ class PruneSettings:
         check: When the tolerance is checked: after every `round`, or at the `end`, after fine-tuning; then, if the
             last network is outside, the smallest one on the way that was inside is handed back. Many rounds without
             a target are checked after every round.
+        on_violation: What follows a removal that leaves the tolerance and is rolled back: `stop`, or `retry` at half the
+            largest rate; `prc` then allows half the immediate drop, too.
         skip: Kinds of groups that stay whole: `residual`, `depthwise`, `grouped`, `concatenated`, `transposed`,
             `linear`.
         round_epochs: Epochs of the recovery's `finetune` step, after every removal.
@@ -69,6 +72,7 @@ class PruneSettings:
     one_shot: bool = False
     attempts: int = 4
     check: str = "round"
+    on_violation: str = "stop"
     skip: tuple[str, ...] = ()
     round_epochs: float = 1.0
     repair_epochs: float = 10.0
@@ -99,6 +103,8 @@ class PruneSettings:
             raise UserError(f"--repair-epochs is {self.repair_epochs}; it must be a finite number >= 0")
         if self.check not in CHECKS:
             raise unknown_name("--check", self.check, CHECKS)
+        if self.on_violation not in ON_VIOLATION:
+            raise unknown_name("--on-violation", self.on_violation, ON_VIOLATION)
         for kind in self.skip:
             if kind not in KINDS:
                 raise unknown_name("kind of group in --skip", kind, [*KINDS, "none"])

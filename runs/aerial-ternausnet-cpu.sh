@@ -12,6 +12,8 @@ for seed in $SEEDS; do
     row importance-weights ternausnet8 "$seed" --method importance-weights --model ternausnet:width=8 --tolerance 0.01 \
         --target-macs 0.35 --importance-weights-images 48 --importance-weights-share 0.06 --importance-weights-epsilon 0.3 \
         --recovery lsq+finetune --round-epochs 1 "${tuned[@]}"
-    row prc ternausnet8 "$seed" --method prc --model ternausnet:width=8 --tolerance 0.01 --rounds 15 --prc-alpha 0.2 \
-        --recovery lsq --prc-probe-recovery lsq --prc-batch-size 8 --prc-lr 0.002 --prc-amp --repair-epochs 2 "${tuned[@]}"
+    row prc ternausnet8 "$seed" --method prc --model ternausnet:width=8 --tolerance 0.01 \
+        --target-macs 0.35 --rounds 15 --prc-alpha 0.4 --prc-delta 3 --recovery lsq --prc-probe-recovery lsq \
+        --prc-batch-size 8 --prc-lr 0.002 --prc-amp --repair-epochs 12 --repair-to 0.2 "${tuned[@]}" \
+        --optimizer adamw --lr 0.0005
 done

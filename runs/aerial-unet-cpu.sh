@@ -16,6 +16,6 @@ for seed in $SEEDS; do
         --target-macs 0.4 --importance-weights-images 48 --importance-weights-share 0.08 --importance-weights-epsilon 0.3 \
         --recovery lsq+bn-delta+finetune --round-epochs 1 --lr 0.005 "${tuned[@]}" --finetune-epochs 40 --finetune-lr 0.002
     row prc unet16 "$seed" --method prc --model unet:width=16 --tolerance 0.01 --target-macs 0.4 --rounds 15 \
-        --prc-alpha 0.2 --prc-batch-size 8 --prc-lr 0.002 --prc-amp --repair-epochs 6 --repair-to 0.2 --optimizer adamw \
-        --lr 0.001 "${tuned[@]}" --finetune-epochs 20 --finetune-lr 0.001
+        --prc-alpha 0.4 --prc-delta 3 --prc-batch-size 8 --prc-lr 0.002 --prc-amp --repair-epochs 12 --repair-to 0.2 \
+        --optimizer adamw --lr 0.001 "${tuned[@]}" --finetune-epochs 20 --finetune-lr 0.001
 done

@@ -9,10 +9,10 @@ tuned=(--calibration-size 12 --batch-size 8 --finetune-optimizer adamw --finetun
 for seed in $SEEDS; do
     trained unet16-camvid "$seed" --model unet:width=16 --epochs 30 --batch-size 8 --optimizer adamw --lr 0.002 \
         --warmup-epochs 1 --amp
-    row prc unet16-camvid "$seed" --method prc --model unet:width=16 --tolerance 0.01 --target-macs 0.4 --rounds 10 \
-        --prc-alpha 0.4 --prc-afp-epochs 0.25 --prc-batch-size 8 --prc-lr 0.002 --prc-amp --repair-epochs 3 --repair-to 0.3 \
-        --optimizer adamw --lr 0.001 "${tuned[@]}" --finetune-epochs 8
+    row prc unet16-camvid "$seed" --method prc --model unet:width=16 --tolerance 0.01 --target-macs 0.4 --rounds 12 \
+        --prc-alpha 0.4 --prc-delta 3 --prc-afp-epochs 0.25 --prc-batch-size 8 --prc-lr 0.002 --prc-amp --repair-epochs 8 \
+        --repair-to 0.2 --optimizer adamw --lr 0.001 "${tuned[@]}" --finetune-epochs 8
     row importance-weights unet16-camvid "$seed" --method importance-weights --model unet:width=16 --tolerance 0.01 \
         --target-macs 0.4 --importance-weights-images 48 --importance-weights-share 0.12 --importance-weights-epsilon 0.3 \
-        --recovery lsq+bn-delta+finetune --round-epochs 0.5 --lr 0.005 "${tuned[@]}" --finetune-epochs 12
+        --recovery lsq+bn-delta+finetune --round-epochs 0.5 --lr 0.005 "${tuned[@]}" --finetune-epochs 15
 done

@@ -2,15 +2,17 @@
 # SSDlite on blood cells (or road signs): trained from scratch, then pruned by PRC to a tolerance of two points of
 # mAP@0.5. Some 200 images: under an hour on 2 cores.
 #
-# DATA      COCO's JSON files with image folders, or GTSDB's folder (default: data/bccd)
-# DETECTOR  default: ssdlite320_mobilenet_v3_large; fasterrcnn_mobilenet_v3_large_320_fpn takes about three times as long
+# DATA         COCO's JSON files with image folders, or GTSDB's folder (default: data/bccd)
+# TARGET_MACS  share of the MACs to keep (default: 0.6)
+# DETECTOR     default: ssdlite320_mobilenet_v3_large; fasterrcnn_mobilenet_v3_large_320_fpn takes about three times as long
 DEVICE=${DEVICE:-cpu} DATA=${DATA:-data/bccd} SEEDS=${SEEDS:-0} DETECTOR=${DETECTOR:-ssdlite320_mobilenet_v3_large}
 source "$(dirname "$0")/lib.sh"
 common+=(--model "torchvision:$DETECTOR" --task detection:metric=map50)
 name=$DETECTOR-$(basename "$DATA")
 for seed in $SEEDS; do
     trained "$name" "$seed" --epochs 60 --batch-size 16 --optimizer adamw --lr 0.001 --warmup-epochs 2
-    row prc "$name" "$seed" --method prc --tolerance 0.02 --rounds 12 --prc-alpha 0.2 --prc-batch-size 16 --prc-lr 0.002 \
-        --repair-epochs 2 --batch-size 16 --lr 0.002 --no-amp --no-finetune-amp \
+    row prc "$name" "$seed" --method prc --tolerance 0.02 --target-macs "${TARGET_MACS:-0.6}" --rounds 12 \
+        --prc-alpha 0.3 --prc-delta 3 --prc-afp-epochs 0.5 --prc-batch-size 16 --prc-lr 0.002 \
+        --repair-epochs 8 --repair-to 0.3 --batch-size 16 --optimizer adamw --lr 0.0005 --no-amp --no-finetune-amp \
         --finetune-epochs 10 --finetune-optimizer adamw --finetune-lr 0.0003 --finetune-batch-size 16
 done

@@ -10,7 +10,7 @@ from rlprune.recovery import TrainSettings
 METHODS.register("prc")(
     Recipe(
         "AFP + PRC: the min-max game, pressure and rates set by what is left of the tolerance (Singh et al. 2020)",
-        PruneSettings(),
+        PruneSettings(on_violation="retry"),
     )
 )
 

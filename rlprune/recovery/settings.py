@@ -25,7 +25,8 @@ class TrainSettings:
         batch_size: Images a step, over all processes.
         optimizer: "sgd" or "adamw".
         nesterov: Nesterov momentum (SGD).
-        schedule: "cosine" to 0, "step" (times `gamma` at each of `milestones`), or "constant".
+        schedule: "cosine" to 0, "restarts" (a cosine every epoch), "step" (times `gamma` at each of `milestones`), or
+            "constant".
         milestones: Epochs at which "step" steps.
         gamma: Its factor.
         warmup_epochs: Linear rise from 0 to `lr` at the start; may be a fraction.
@@ -104,6 +105,12 @@ def _cosine(settings: TrainSettings, epoch: float) -> float:
     length = settings.epochs - settings.warmup_epochs
     done = (epoch - settings.warmup_epochs) / length if length > 0 else 1.0
     return 0.5 * (1.0 + math.cos(math.pi * min(max(done, 0.0), 1.0)))
+
+
+@SCHEDULES.register("restarts")
+def _restarts(settings: TrainSettings, epoch: float) -> float:
+    done, begun = math.modf(epoch)
+    return 0.5 * (1.0 + math.cos(math.pi * done / min(1.0, settings.epochs - begun)))
 
 
 def learning_rate(settings: TrainSettings, step: int, steps_per_epoch: int) -> float:

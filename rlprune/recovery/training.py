@@ -40,7 +40,7 @@ class TrainReport:
         best_epoch: The epoch (from 0) whose weights came out, if the monitor chose; else the last.
         steps: Optimizer steps.
         images: Images seen.
-        stopped_early: Whether patience ran out.
+        stopped_early: Whether patience ran out, or the score was enough.
     """
 
     losses: list[float] = field(default_factory=list)
@@ -61,6 +61,7 @@ def train(
     penalties: Sequence[Penalty] = (),
     teacher: nn.Module | None = None,
     monitor: Callable[[nn.Module], float] | None = None,
+    enough: float = math.inf,
     checkpoint: Path | None = None,
     on_step: OnStep | None = None,
     device: str | torch.device = "cpu",
@@ -81,6 +82,7 @@ def train(
         penalties: Added to the loss at every step.
         teacher: What `settings.distillation` imitates; it is called in eval mode.
         monitor: Score of a network, higher is better, taken after every epoch; the best epoch's weights come out.
+        enough: End with the first epoch that the monitor scores this high.
         checkpoint: File that holds the state after every epoch. If it exists, training goes on from it, to the same
             bits as without the break.
         on_step: Told after every step what share of the run is done.
@@ -92,7 +94,7 @@ def train(
     """
     run = _Run(model, task, split, settings, seed, list(penalties), teacher, torch.device(device))
     with run:
-        return run.go(monitor, Checkpoint(checkpoint) if checkpoint is not None else None, on_step, ledger)
+        return run.go(monitor, enough, Checkpoint(checkpoint) if checkpoint is not None else None, on_step, ledger)
 
 
 class _Run:
@@ -152,6 +154,7 @@ class _Run:
     def go(
         self,
         monitor: Callable[[nn.Module], float] | None,
+        enough: float,
         checkpoint: Checkpoint | None,
         on_step: OnStep | None,
         ledger: Ledger | None,
@@ -170,7 +173,8 @@ class _Run:
                     best = {k: v.detach().clone() for k, v in (self.average or self.model).state_dict().items()}
                 self.report.scores.append(score)
                 waited = epoch - self.report.best_epoch
-                self.report.stopped_early = bool(self.settings.patience) and waited >= self.settings.patience
+                tired = bool(self.settings.patience) and waited >= self.settings.patience
+                self.report.stopped_early = tired or score >= enough
             else:
                 self.report.best_epoch = epoch
             if checkpoint is not None and self.world.first:

@@ -5,7 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rlprune.agents import run_episode
 from rlprune.agents.prc import PRC, largest_harmless, pressure
+from rlprune.envs import EnvSettings, FilterPruningEnv
+from rlprune.problem import ProblemSpec
 
 fractions = st.floats(0, 1)
 
@@ -41,3 +44,27 @@ def test_bisection_finds_the_tolerance_on_a_monotone_curve(drops, tolerance):
 def test_constants_must_be_finite_and_not_negative(option):
     with pytest.raises(ValueError, match=option):
         PRC(**{option: -1.0})
+
+
+def pressed_too_hard(delta: float, on_violation: str):
+    """A game whose first removal leaves the tolerance; the environment, and why it ended."""
+    settings = EnvSettings(tolerance=0.002, max_rate=0.9, on_violation=on_violation)
+    env = FilterPruningEnv.from_problem(ProblemSpec().build(), settings, recovery="none")
+    controller = PRC(alpha=0.9, delta=delta, afp_epochs=0.0, probe_recovery="none", patience=2)
+    return env, run_episode(env, controller).info["stopped"]
+
+
+def test_after_a_setback_it_takes_less_and_goes_on():
+    alone, _ = pressed_too_hard(100.0, "stop")
+    env, _ = pressed_too_hard(100.0, "retry")
+    assert [line["accepted"] for line in alone.history] == [False]
+    assert not alone.accepted.plan and env.accepted.plan
+    lost = [sum(line["removed"].values()) for line in env.history]
+    first = [line["accepted"] for line in env.history].index(True)
+    assert lost[: first + 1] == sorted(lost[: first + 1], reverse=True)
+
+
+def test_after_three_setbacks_in_a_row_it_gives_up():
+    env, stopped = pressed_too_hard(1e6, "retry")
+    assert [line["accepted"] for line in env.history] == [False, False, False, True]
+    assert stopped == "nothing removed" and not env.accepted.plan

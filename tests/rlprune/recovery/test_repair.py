@@ -22,7 +22,7 @@ def trained(problem, tolerance: float, epochs: float) -> tuple[float, float]:
     base = problem.base()
     plan = PruningPlan({group.name: range(int(0.7 * group.size)) for group in base.groups.prunable})
     after, before = base.remove(plan, problem.groups), problem.ledger.images_trained
-    repair = RepairUntil(make_recovery("bn"), TrainSettings(lr=0.05), tolerance, epochs)
+    repair = RepairUntil(make_recovery("bn"), TrainSettings(lr=0.02), tolerance, epochs)
     repair.apply(base, after, plan, problem, seed=0)
     score = problem.evaluator.score(after.model, "control").value
     return problem.baseline.value - score, (problem.ledger.images_trained - before) / len(problem.data.train)

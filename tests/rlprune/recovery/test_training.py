@@ -75,6 +75,8 @@ def test_schedules():
     assert [learning_rate(step, s, 2) for s in range(8)] == pytest.approx([1, 1, 0.1, 0.1, 0.1, 0.1, 0.01, 0.01])
     warm = TrainSettings(epochs=2, lr=1.0, schedule="constant", warmup_epochs=1)
     assert [learning_rate(warm, s, 4) for s in range(8)] == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 1, 1])
+    restarts = TrainSettings(epochs=1.5, lr=1.0, schedule="restarts")
+    assert [round(learning_rate(restarts, s, 4), 2) for s in range(6)] == [1.0, 0.85, 0.5, 0.15, 1.0, 0.5]
     cosine = TrainSettings(epochs=10, lr=0.1)
     rates = [learning_rate(cosine, s, 5) for s in range(50)]
     assert rates[0] == 0.1 and rates[25] == pytest.approx(0.05) and rates == sorted(rates, reverse=True)
@@ -135,6 +137,12 @@ def test_the_monitor_s_best_epoch_comes_out_and_patience_ends_it():
     model, report = run(replace(FAST, epochs=5, patience=2), monitor=monitor)
     assert report.scores == [0.1, 0.5, 0.4, 0.3] and report.best_epoch == 1 and report.stopped_early
     assert all(torch.equal(v, seen[1][k]) for k, v in model.state_dict().items())
+
+
+def test_it_ends_with_the_first_epoch_that_is_good_enough():
+    values = iter([0.1, 0.5, 0.9])
+    _, report = run(replace(FAST, epochs=5), monitor=lambda network: next(values), enough=0.5)
+    assert report.scores == [0.1, 0.5] and report.stopped_early
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.9])
