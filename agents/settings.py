@@ -42,8 +42,8 @@ class PruneSettings:
         check: When the tolerance is checked: after every `round`, or at the `end`, after fine-tuning; then, if the
             last network is outside, the smallest one on the way that was inside is handed back. Many rounds without
             a target are checked after every round.
-        on_violation: What follows a removal that leaves the tolerance and is rolled back: `stop`, or `retry` at half the
-            largest rate; `prc` then allows half the immediate drop, too.
+        on_violation: What follows a removal that leaves the tolerance and is rolled back: `stop`, or `retry` at half
+            the largest rate; `prc` then allows half the immediate drop, too.
         skip: Kinds of groups that stay whole: `residual`, `depthwise`, `grouped`, `concatenated`, `transposed`,
             `linear`.
         round_epochs: Epochs of the recovery's `finetune` step, after every removal.
