@@ -69,7 +69,7 @@ class LiveRun(Live):
         self._task = self._progress.add_task("starting", total=1.0, note="")
         self._started = self._told = time.monotonic()
         self._rounds_before: int | None = None
-        self._work, self._begun, self._from = "", self._started, 0.0
+        self._work, self._begun, self._from, self._done = "", self._started, 0.0, 0.0
 
     def work(self, what: str, done: float = 0.0, total: float = 1.0, detail: str = "") -> None:
         """Say what is going on inside a round, such as a training, how far it is, and the time it will still take.
@@ -77,8 +77,9 @@ class LiveRun(Live):
         Where there is no terminal, and so no bar, it is a line a minute at most.
         """
         now = time.monotonic()
-        if what != self._work or done < self._from:
+        if what != self._work or done < self._done:  # something else, or the same once more
             self._work, self._begun, self._from = what, now, done
+        self._done = done
         fresh = done - self._from
         left = f"about {duration((now - self._begun) * (total - done) / fresh)} left" if fresh > 0.0 else ""
         note = ", ".join(part for part in (detail, left) if part)

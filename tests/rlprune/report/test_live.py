@@ -43,6 +43,18 @@ def test_the_time_left_is_that_of_the_work_at_hand(clock):
     ]
 
 
+def test_the_same_work_in_the_next_round_is_timed_anew(clock):
+    out = StringIO()
+    with LiveRun(0.02, Console(file=out, width=120)) as run:
+        for _ in range(2):
+            for step in range(1, 4):
+                clock[0] += 100.0
+                run.work("repair", step, 4)
+            clock[0] += 5000.0
+    line = "repair:  75 %, about 1m40s left"
+    assert out.getvalue().splitlines().count(line) == 2
+
+
 def test_quiet_says_nothing(clock):
     out = StringIO()
     with LiveRun(0.02, Console(file=out, width=120), quiet=True) as run:
