@@ -13,6 +13,6 @@ for seed in $SEEDS; do
         --prc-alpha 0.4 --prc-delta 3 --prc-afp-epochs 0.25 --prc-batch-size 8 --prc-lr 0.002 --prc-amp --repair-epochs 8 \
         --repair-to 0.2 --optimizer adamw --lr 0.001 "${tuned[@]}" --finetune-epochs 8
     row importance-weights unet16-camvid "$seed" --method importance-weights --model unet:width=16 --tolerance 0.01 \
-        --target-macs 0.4 --importance-weights-images 48 --importance-weights-share 0.12 --importance-weights-epsilon 0.3 \
-        --recovery lsq+bn-delta+finetune --round-epochs 0.5 --lr 0.005 "${tuned[@]}" --finetune-epochs 15
+        --target-macs 0.4 --importance-weights-images 48 --importance-weights-share 0.1 --importance-weights-epsilon 1 \
+        --recovery lsq+bn-delta+finetune --round-epochs 0.5 --optimizer adamw --lr 0.001 "${tuned[@]}" --finetune-epochs 15
 done
