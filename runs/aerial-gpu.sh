@@ -17,6 +17,7 @@ for seed in $SEEDS; do
         row importance-weights "$model" "$seed" --method importance-weights --model "$model" --target-macs 0.15 \
             --tolerance 0.0032 --recovery "$repair+finetune" --round-epochs 1 "${tuned[@]}"
         row prc "$model" "$seed" --method prc --model "$model" --target-macs 0.15 --tolerance 0.0032 \
-            --recovery "$repair" --prc-probe-recovery "$repair" --prc-batch-size 16 --prc-lr 0.005 --prc-amp "${tuned[@]}"
+            --recovery "$repair" --prc-probe-recovery "$repair" --prc-batch-size 16 --prc-lr 0.005 --prc-amp \
+            --prc-alpha 0.4 --prc-delta 3 --repair-to 0.2 "${tuned[@]}" --optimizer adamw --lr 0.0005
     done
 done
