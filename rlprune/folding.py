@@ -7,7 +7,7 @@ trained on it.
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -47,7 +47,6 @@ def foldable(model: nn.Module, example: tuple[Any, ...]) -> dict[str, str]:
     return pairs if len(wanted) == len(given) and all(map(_agree, wanted, given)) else {}
 
 
-@torch.no_grad()
 def folded(model: nn.Module, pairs: Mapping[str, str]) -> nn.Module:
     """A copy, in eval mode, with these norms folded into these convolutions and an identity in each norm's place.
 
@@ -57,23 +56,43 @@ def folded(model: nn.Module, pairs: Mapping[str, str]) -> nn.Module:
     """
     memo: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     copied = copy.deepcopy(model, memo).eval()
-    for conv_name, norm_name in pairs.items():
-        conv, norm = copied.get_submodule(conv_name), copied.get_submodule(norm_name)
-        assert isinstance(conv, CONVOLUTIONS) and isinstance(norm, NORMS)
-        assert norm.running_mean is not None and norm.running_var is not None
-        conv.weight, conv.bias = fuse_conv_bn_weights(
-            conv.weight,
-            conv.bias,
-            norm.running_mean,
-            norm.running_var,
-            norm.eps,
-            norm.weight if norm.affine else None,
-            norm.bias if norm.affine else None,
-            transpose=conv.transposed,
-        )
-        parent, _, leaf = norm_name.rpartition(".")
-        setattr(copied.get_submodule(parent), leaf, nn.Identity())
+    fold(copied, pairs)
     return copied
+
+
+@torch.no_grad()
+def fold(
+    model: nn.Module, pairs: Mapping[str, str], like: nn.Module | None = None, changed: Collection[str] = ()
+) -> None:
+    """Fold these norms into these convolutions in place, and put an identity where each norm was.
+
+    Args:
+        model: Of the architecture that `foldable` looked at, in eval mode.
+        pairs: From `foldable`.
+        like: The folded network that `model` is a variant of; what they have in common is taken from it.
+        changed: Modules in which they differ.
+    """
+    for conv_name, norm_name in pairs.items():
+        conv, norm = model.get_submodule(conv_name), model.get_submodule(norm_name)
+        assert isinstance(conv, CONVOLUTIONS) and isinstance(norm, NORMS)
+        if like is not None and conv_name not in changed and norm_name not in changed:
+            same = like.get_submodule(conv_name)
+            assert isinstance(same, CONVOLUTIONS)
+            conv.weight, conv.bias = same.weight, same.bias
+        else:
+            assert norm.running_mean is not None and norm.running_var is not None
+            conv.weight, conv.bias = fuse_conv_bn_weights(
+                conv.weight,
+                conv.bias,
+                norm.running_mean,
+                norm.running_var,
+                norm.eps,
+                norm.weight if norm.affine else None,
+                norm.bias if norm.affine else None,
+                transpose=conv.transposed,
+            )
+        parent, _, leaf = norm_name.rpartition(".")
+        setattr(model.get_submodule(parent), leaf, nn.Identity())
 
 
 def _folds(module: nn.Module) -> bool:

@@ -40,6 +40,7 @@ class PrefixCache:
         self._start: dict[str, int] = {}
         self._end: dict[str, int] = {}
         self._outputs: dict[str, list[Any]] = {}  # of every module on the example
+        self._overwritten: set[str] = set()  # modules into whose output something writes afterwards
         self._result = self._trace()
         self._position = 0
         self._prefix: tuple[str, ...] = ()
@@ -119,12 +120,13 @@ class PrefixCache:
             current.update(self._kept.get(batch, {}))
             place.update(dict.fromkeys(self._prefix, 0))
 
-        with _answering(variant, self._prefix, current.get, place, self._live, kept):
+        with self._answering(variant, self._prefix, current.get, place, self._live, kept):
             yield select
 
     def _trace(self) -> list[Any]:
-        """Run once on the example: when every module first starts and last ends, and what it gives."""
+        """Run once on the example: when every module first starts and last ends, what it gives, and if that stays."""
         clock = 0
+        given: list[tuple[str, Tensor, int]] = []
 
         def starts(name: str) -> Callable[..., None]:
             def hook(*_: Any) -> None:
@@ -140,6 +142,7 @@ class PrefixCache:
                 clock += 1
                 self._end[name] = clock
                 self._outputs.setdefault(name, []).append(tree_map(_copy, output))
+                given.extend((name, t, t._version) for t in tree_flatten(output)[0] if isinstance(t, Tensor))
 
             return hook
 
@@ -147,11 +150,12 @@ class PrefixCache:
         for name, module in self._model.named_modules():
             handles += [module.register_forward_pre_hook(starts(name)), module.register_forward_hook(ends(name))]
         try:
-            with torch.inference_mode():
+            with torch.no_grad():  # tensors of the inference mode do not count how often they were written to
                 result = self._model(*self._example)
         finally:
             for handle in handles:
                 handle.remove()
+        self._overwritten = {name for name, tensor, version in given if tensor._version != version}
         return tree_flatten(result)[0]
 
     def _started(self, name: str) -> str:
@@ -178,7 +182,7 @@ class PrefixCache:
         outputs = {n: self._outputs[n] if n in live else tree_map(_spoiled, self._outputs[n]) for n in prefix}
         place = dict.fromkeys(prefix, 0)
         try:
-            with torch.inference_mode(), _answering(self._model, prefix, outputs.get, place, live):
+            with torch.inference_mode(), self._answering(self._model, prefix, outputs.get, place, live):
                 result = tree_flatten(self._model(*self._example))[0]
         except (RuntimeError, ValueError, IndexError):  # it writes into the tensor, or looks at values
             return False
@@ -202,7 +206,7 @@ class PrefixCache:
         place = dict.fromkeys(self._prefix, 0)
         handles = [self._model.get_submodule(name).register_forward_hook(keep(name)) for name in wanted]
         try:
-            with _answering(self._model, self._prefix if known else (), (known or {}).get, place, self._live):
+            with self._answering(self._model, self._prefix if known else (), (known or {}).get, place, self._live):
                 self._model(*call)
         except _Finished:
             pass
@@ -211,46 +215,48 @@ class PrefixCache:
                 handle.remove()
         return found
 
+    @contextmanager
+    def _answering(
+        self,
+        model: nn.Module,
+        names: Iterable[str],
+        answers: Callable[[str], list[Any] | None],
+        place: dict[str, int],
+        live: Collection[str],
+        kept: Mapping[str, Slice] | None = None,
+    ) -> Iterator[None]:
+        """Let modules return, call after call, what `answers` gives for their name; None lets them compute."""
 
-@contextmanager
-def _answering(
-    model: nn.Module,
-    names: Iterable[str],
-    answers: Callable[[str], list[Any] | None],
-    place: dict[str, int],
-    live: Collection[str],
-    kept: Mapping[str, Slice] | None = None,
-) -> Iterator[None]:
-    """Let modules return, call after call, what `answers` gives for their name; None lets them compute."""
+        def answer(name: str, module: nn.Module) -> Callable[..., Any]:
+            compute = module.forward
 
-    def answer(name: str, module: nn.Module) -> Callable[..., Any]:
-        compute = module.forward
+            def forward(*arguments: Any, **keywords: Any) -> Any:
+                outputs = answers(name)
+                if outputs is None:
+                    return compute(*arguments, **keywords)
+                output = outputs[place[name]]
+                place[name] += 1
+                if kept and name in kept:
+                    axis, positions = kept[name]
+                    return (
+                        _selected(output, axis, positions) if name in live else output.narrow(axis, 0, len(positions))
+                    )
+                return tree_map(_copy, output) if name in live and name in self._overwritten else output
 
-        def forward(*arguments: Any, **keywords: Any) -> Any:
-            outputs = answers(name)
-            if outputs is None:
-                return compute(*arguments, **keywords)
-            output = outputs[place[name]]
-            place[name] += 1
-            if kept and name in kept:
-                axis, positions = kept[name]
-                return _selected(output, axis, positions) if name in live else output.narrow(axis, 0, len(positions))
-            return tree_map(_copy, output) if name in live else output
+            return forward
 
-        return forward
-
-    modules = [(name, model.get_submodule(name)) for name in names]
-    own = [vars(module).get("forward") for _, module in modules]
-    for name, module in modules:
-        module.forward = answer(name, module)
-    try:
-        yield
-    finally:
-        for (_, module), forward in zip(modules, own, strict=True):
-            if forward is None:
-                del module.forward
-            else:
-                module.forward = forward
+        modules = [(name, model.get_submodule(name)) for name in names]
+        own = [vars(module).get("forward") for _, module in modules]
+        for name, module in modules:
+            module.forward = answer(name, module)
+        try:
+            yield
+        finally:
+            for (_, module), forward in zip(modules, own, strict=True):
+                if forward is None:
+                    del module.forward
+                else:
+                    module.forward = forward
 
 
 def _selected(output: Tensor, axis: int, positions: Tensor) -> Tensor:
@@ -258,6 +264,11 @@ def _selected(output: Tensor, axis: int, positions: Tensor) -> Tensor:
     if output.dim() == 4 and output.is_contiguous(memory_format=torch.channels_last) and axis == 1:
         return output.permute(0, 2, 3, 1).index_select(3, positions).permute(0, 3, 1, 2)
     return output.index_select(axis, positions)
+
+
+def _narrowed(output: Tensor, axis: int, positions: Tensor) -> Tensor:
+    """As many channels, whichever."""
+    return output.narrow(axis, 0, len(positions))
 
 
 def _copy(value: Any) -> Any:

@@ -17,7 +17,7 @@ from rlprune.criteria import lowest
 from rlprune.errors import UserError, check_rate, unknown_name
 from rlprune.evaluation import precision
 from rlprune.files import read_json, write_json
-from rlprune.folding import foldable, folded
+from rlprune.folding import fold, foldable, folded
 from rlprune.prefix import PrefixCache
 from rlprune.recovery import make_recovery
 from rlprune.recovery.unfolding import UNFOLDABLE
@@ -217,7 +217,8 @@ class _Scorer:
         if LOCAL.issuperset(self.recovery.names):
             problem.evaluator.settle(network.model)
             self._folds = foldable(network.model, problem.example_inputs)
-            self._cache = PrefixCache(folded(network.model, self._folds), problem.example_inputs, self._calls)
+            self._folded = folded(network.model, self._folds)
+            self._cache = PrefixCache(self._folded, problem.example_inputs, self._calls)
 
     def baseline(self) -> float:
         with precision(self.problem.device, amp=self.amp):
@@ -241,7 +242,7 @@ class _Scorer:
             after = self.network.remove(plan, self.problem.groups)
             self.recovery.apply(self.network, after, plan, self.problem, self.seed)
             with precision(self.problem.device, amp=self.amp):
-                found[count] = self._score(after.model, self._kept(group, plan)).value
+                found[count] = self._score(after.model, group, plan).value
         return found
 
     def _kept(self, group: ChannelGroup, plan: PruningPlan) -> dict[str, tuple[int, torch.Tensor]]:
@@ -254,13 +255,13 @@ class _Scorer:
             kept[module] = axis, mask.nonzero().flatten().to(self.problem.device)
         return kept
 
-    def _score(self, model: nn.Module, kept: Mapping[str, tuple[int, torch.Tensor]]) -> Score:
+    def _score(self, model: nn.Module, group: ChannelGroup, plan: PruningPlan) -> Score:
         problem, cache = self.problem, self._cache
         if cache is None:
             return problem.evaluator.score_split(model, self.split)
-        variant = folded(model, self._folds)
-        with torch.inference_mode(), cache.attached(variant, kept) as select:
-            score = problem.task.score(variant, self._selecting(select))
+        fold(model.eval(), self._folds, self._folded, _touched(group))
+        with torch.inference_mode(), cache.attached(model, self._kept(group, plan)) as select:
+            score = problem.task.score(model, self._selecting(select))
         problem.ledger.evaluations += 1
         problem.ledger.images_evaluated += score.n
         return score

@@ -86,8 +86,8 @@ def main() -> None:
         rlprune.sensitivity.LOCAL = frozenset()
         spent["scratch"] += timed(lambda part=part: scan(problem, limit=limit, groups=part))
         rlprune.sensitivity.LOCAL = local
-        spent["ours"] += timed(lambda: scan(problem, limit=limit)) / 3
-        spent["amp"] += timed(lambda: scan(problem, limit=limit, amp=True)) / 3
+        spent["ours"] += timed(lambda part=part: scan(problem, limit=limit, groups=part))
+        spent["amp"] += timed(lambda part=part: scan(problem, limit=limit, groups=part, amp=True))
         spent["masked"] += timed(lambda part=part: [masked(n) for n in part]) * len(RATES) / len(MASKED)
     times = f"{spent['ours']:.1f} s, {spent['amp']:.1f} s in bfloat16"
     print(f"{model}, {len(names)} groups x {len(RATES)} rates, {limit} images: {times}")

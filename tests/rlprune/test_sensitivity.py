@@ -128,6 +128,23 @@ def test_only_what_is_read_later_is_kept(problem):
     assert cache.bytes <= 3 * one + 1000
 
 
+@pytest.mark.parametrize("inplace", [False, True])
+def test_only_outputs_that_are_written_to_are_copied(inplace):
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(inplace=inplace), nn.Conv2d(4, 4, 3)).eval()
+    images = torch.randn(2, 1, 8, 8)
+    cache = PrefixCache(model, (images[:1],), lambda: [(images,)])
+    cache.advance({"1", "2"})
+    given = []
+    with torch.inference_mode(), cache.attached(model) as select:
+        wanted = model(images)
+        model[1].register_forward_pre_hook(lambda _, inputs: given.append(inputs[0]))
+        for _ in range(2):
+            select(0)
+            assert torch.equal(model(images), wanted)
+    assert cache.modules == ("0",)
+    assert (given[0] is given[1]) == (not inplace)
+
+
 def test_beyond_its_limit_the_cache_computes(problem):
     model = problem.base().model
     batches = [(torch.randn(8, 1, 32, 32),) for _ in range(3)]
