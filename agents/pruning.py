@@ -233,11 +233,14 @@ class _Run:
         self._write()
         drops = [line["drop"] for line in self.history if any(line["removed"].values())]
         drops += [self.problem.baseline.value - tuned.after for tuned in self.tuning]
-        tried = f"; the mildest removal tried dropped {min(drops):.4f}" if drops else ""
-        raise UserError(
-            f"tolerance {self.settings.tolerance} cannot be met{tried}: "
-            "raise --tolerance, or allow more --repair-epochs or --finetune-epochs"
-        )
+        method = self.settings.method
+        if drops:
+            why = f"the mildest removal tried dropped {min(drops):.4f}"
+            remedy = "allow more --repair-epochs or --finetune-epochs"
+        else:
+            why = f"{method} tried no removal"
+            remedy = f"loosen the limits that `rlprune methods {method}` lists"
+        raise UserError(f"tolerance {self.settings.tolerance} cannot be met; {why}: raise --tolerance, or {remedy}")
 
     def _write(self) -> None:
         self.record["rounds"] = self.history
