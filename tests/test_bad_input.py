@@ -151,7 +151,7 @@ def test_a_model_that_cannot_be_traced(complaint, tmp_path):
 def test_a_tolerance_that_cannot_be_met(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     argv = ["prune", "--tolerance", "0", "--controller", "uniform", "--uniform-rate", "0.9", "--max-rate", "0.9"]
-    status = main([*argv, "--recovery", "none", "--repair-epochs", "0", "--quiet"])
+    status = main([*argv, "--recovery", "none", "--repair-epochs", "0", "--on-violation", "stop", "--quiet"])
     line = capsys.readouterr().err.strip()
     assert status == 2
     assert "tolerance 0.0 cannot be met" in line and "raise --tolerance" in line and "\n" not in line
