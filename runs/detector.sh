@@ -13,6 +13,6 @@ for seed in $SEEDS; do
     trained "$name" "$seed" --epochs 60 --batch-size 16 --optimizer adamw --lr 0.001 --warmup-epochs 2
     row prc "$name" "$seed" --method prc --tolerance 0.02 --target-macs "${TARGET_MACS:-0.6}" --rounds 12 \
         --prc-alpha 0.3 --prc-delta 3 --prc-afp-epochs 0.5 --prc-batch-size 16 --prc-lr 0.002 \
-        --repair-epochs 8 --repair-to 0.3 --batch-size 16 --optimizer adamw --lr 0.0005 --no-amp --no-finetune-amp \
+        --repair-epochs 12 --repair-to 0.3 --batch-size 16 --optimizer adamw --lr 0.0005 --no-amp --no-finetune-amp \
         --finetune-epochs 10 --finetune-optimizer adamw --finetune-lr 0.0003 --finetune-batch-size 16
 done
