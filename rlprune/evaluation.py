@@ -17,8 +17,10 @@ from rlprune.tasks.score import Score
 
 # Pixels in a batch. On a CPU activations should stay in the cache: 32 images of 32x32 are two to four times faster than
 # 500 for MobileNets and never slower by 5 %; larger images get fewer, down to one.
+# In bfloat16 the convolutions are so fast that the calls around them show: four times as many are 1.4 times faster.
 CPU_PIXELS, CPU_MOST = 2**18, 32
 GPU_PIXELS, GPU_MOST = 2**23, 512
+AMP_MORE = 4
 
 
 def batch_within(pixels: int, most: int, shape: tuple[int, int, int]) -> int:
@@ -59,8 +61,9 @@ class Evaluator:
         task: What the networks do.
         data: What they do it on.
         device: Where.
-        batch_size: Images at a time; None chooses by device.
+        batch_size: Images at a time; None chooses by device and precision.
         ledger: Kept up to date with every score.
+        amp: Score in mixed precision (bfloat16).
     """
 
     def __init__(
@@ -71,12 +74,15 @@ class Evaluator:
         device: str = "cpu",
         batch_size: int | None = None,
         ledger: Ledger | None = None,
+        amp: bool = False,
     ) -> None:
         self.task = task
         self.data = data
         self.device = torch.device(device)
+        self.amp = amp
         pixels, most = (GPU_PIXELS, GPU_MOST) if self.device.type == "cuda" else (CPU_PIXELS, CPU_MOST)
-        self.batch_size = batch_size or batch_within(pixels, most, data.input_shape)
+        more = AMP_MORE if amp else 1
+        self.batch_size = batch_size or batch_within(more * pixels, more * most, data.input_shape)
         self.ledger = ledger if ledger is not None else Ledger()
         self._limited: dict[tuple[str, int], Split] = {}
         # A quarter to a half faster on CPUs. A model that calls `view` after a convolution cannot take it; then off.
@@ -98,7 +104,7 @@ class Evaluator:
 
     def score_split(self, model: nn.Module, split: Split) -> Score:
         """Score `model` on any split."""
-        with evaluating(model), torch.inference_mode():
+        with evaluating(model), torch.inference_mode(), self.precision():
             score = self._score(model, split)
         self.ledger.evaluations += 1
         self.ledger.images_evaluated += score.n
@@ -117,8 +123,12 @@ class Evaluator:
 
     def settle(self, model: nn.Module) -> None:
         """Before `batches` is used without `score`: give up the faster memory format if `model` cannot take it."""
-        with evaluating(model), torch.inference_mode():
+        with evaluating(model), torch.inference_mode(), self.precision():
             self._score(model, self.data.control.first(2))
+
+    def precision(self) -> AbstractContextManager[Any]:
+        """What networks are scored in; for callers that use `batches` without `score`."""
+        return precision(self.device, amp=self.amp)
 
     def batches(self, split: Split) -> Iterator[Batch]:
         """A split as it is scored: in batches that suit the device."""

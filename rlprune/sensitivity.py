@@ -15,7 +15,7 @@ from rlprune.artifact import fingerprint
 from rlprune.channels import PruningPlan
 from rlprune.criteria import lowest
 from rlprune.errors import UserError, check_rate, unknown_name
-from rlprune.evaluation import precision
+from rlprune.evaluation import Evaluator
 from rlprune.files import read_json, write_json
 from rlprune.folding import fold, foldable, folded
 from rlprune.prefix import PrefixCache
@@ -210,19 +210,23 @@ class _Scorer:
         amp: bool = False,
     ) -> None:
         control = problem.data.control
-        self.problem, self.network, self.seed, self.amp = problem, network, seed, amp
+        self.problem, self.network, self.seed = problem, network, seed
+        self.evaluator = problem.evaluator
+        if amp:
+            self.evaluator = Evaluator(
+                problem.task, problem.data, device=str(problem.device), ledger=problem.ledger, amp=True
+            )
         self.recovery = make_recovery(recovery)
         self.split = control if limit is None else control.first(limit)
         self._cache: PrefixCache | None = None
         if LOCAL.issuperset(self.recovery.names):
-            problem.evaluator.settle(network.model)
+            self.evaluator.settle(network.model)
             self._folds = foldable(network.model, problem.example_inputs)
             self._folded = folded(network.model, self._folds)
             self._cache = PrefixCache(self._folded, problem.example_inputs, self._calls)
 
     def baseline(self) -> float:
-        with precision(self.problem.device, amp=self.amp):
-            return self.problem.evaluator.score_split(self.network.model, self.split).value
+        return self.evaluator.score_split(self.network.model, self.split).value
 
     def in_order(self, groups: list[ChannelGroup]) -> list[ChannelGroup]:
         """In the order in which the cache moves."""
@@ -234,15 +238,14 @@ class _Scorer:
     ) -> dict[int, float]:
         """Score by count; `tell` hears the share done."""
         if self._cache is not None and plans:
-            with precision(self.problem.device, amp=self.amp):
+            with self.evaluator.precision():
                 self._cache.advance(_touched(group), _sliced(self.network.model, group))
         found: dict[int, float] = {}
         for count, plan in plans.items():
             tell(len(found) / len(plans))
             after = self.network.remove(plan, self.problem.groups)
             self.recovery.apply(self.network, after, plan, self.problem, self.seed)
-            with precision(self.problem.device, amp=self.amp):
-                found[count] = self._score(after.model, group, plan).value
+            found[count] = self._score(after.model, group, plan).value
         return found
 
     def _kept(self, group: ChannelGroup, plan: PruningPlan) -> dict[str, tuple[int, torch.Tensor]]:
@@ -258,16 +261,17 @@ class _Scorer:
     def _score(self, model: nn.Module, group: ChannelGroup, plan: PruningPlan) -> Score:
         problem, cache = self.problem, self._cache
         if cache is None:
-            return problem.evaluator.score_split(model, self.split)
+            return self.evaluator.score_split(model, self.split)
         fold(model.eval(), self._folds, self._folded, _touched(group))
-        with torch.inference_mode(), cache.attached(model, self._kept(group, plan)) as select:
+        kept = self._kept(group, plan)
+        with torch.inference_mode(), self.evaluator.precision(), cache.attached(model, kept) as select:
             score = problem.task.score(model, self._selecting(select))
         problem.ledger.evaluations += 1
         problem.ledger.images_evaluated += score.n
         return score
 
     def _batches(self) -> Iterator[Batch]:
-        return self.problem.evaluator.batches(self.split)
+        return self.evaluator.batches(self.split)
 
     def _calls(self) -> Iterator[tuple[Any, ...]]:
         return (self.problem.task.inputs(batch) for batch in self._batches())

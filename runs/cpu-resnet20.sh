@@ -12,27 +12,25 @@ source "$(dirname "$0")/lib.sh"
 SEED=${SEED:-0}
 at=(--target-macs 0.47 --tolerance 0.2 --attempts 1 --control-size 2000 --seed "$SEED")
 tuned=(--finetune-epochs 10 --finetune-lr 0.05 --finetune-schedule cosine --finetune-batch-size 128)
-short=(--finetune-epochs 6 --finetune-lr 0.05 --finetune-schedule cosine --finetune-batch-size 128)
 
+# Whoever trains before its fine-tuning fine-tunes for less: ten epochs each, in all.
 declare -A options=(
     [uniform]=""
     [pfec]="--pfec-by-stage"
-    [fpsl]="--fpsl-share 0.12 --lr 0.02 --round-epochs 0.5"
-    [prc]="--check round --prc-alpha 0.2 --prc-afp-epochs 0.25 --repair-epochs 0.5"
-    [msvfp]="--msvfp-images 512 --msvfp-step 0.15 --msvfp-retrain-every 0.15 --msvfp-retrain-epochs 0.5"
-    [importance-weights]="--importance-weights-images 2000 --importance-weights-share 0.1 --importance-weights-epsilon 1"
+    [fpsl]="--fpsl-share 0.12 --lr 0.02 --round-epochs 0.5 --finetune-epochs 7"
+    [prc]="--check round --prc-alpha 0.2 --prc-afp-epochs 0.25 --repair-epochs 0.5 --finetune-epochs 9.2"
+    [msvfp]="--msvfp-images 512 --msvfp-step 0.15 --msvfp-retrain-every 0.15 --msvfp-retrain-epochs 0.5
+        --finetune-epochs 8.5"
+    [importance-weights]="--importance-weights-images 5000 --importance-weights-warmup-epochs 2
+        --importance-weights-share 0.1 --importance-weights-epsilon 10 --finetune-epochs 9"
     [eagleeye]="--random-episodes 60"
-    [slimming]="--slimming-epochs 4 --slimming-penalty 1e-4"
+    [slimming]="--slimming-epochs 4 --slimming-penalty 1e-4 --finetune-epochs 6"
     [amc-rules]="--cem-episodes 120"
 )
 for method in "${@:-uniform pfec fpsl prc msvfp importance-weights eagleeye slimming amc-rules}"; do
     for name in $method; do
-        case $name in
-            fpsl | prc | msvfp | slimming) training=("${short[@]}") ;;
-            *) training=("${tuned[@]}") ;;
-        esac
         # shellcheck disable=SC2086 # the options are words
-        $RLPRUNE prune --method "$name" --model resnet20 --weights "$WEIGHTS" "${common[@]}" "${at[@]}" "${training[@]}" \
+        $RLPRUNE prune --method "$name" --model resnet20 --weights "$WEIGHTS" "${common[@]}" "${at[@]}" "${tuned[@]}" \
             ${AMP:-} ${options[$name]} --out "$OUT/cpu-$name-resnet20-s$SEED" || failed "$name"
     done
 done
