@@ -20,6 +20,7 @@ from rlprune.agents.fixed import BoundRule
 from rlprune.criteria import lowest, plan_from_counts
 from rlprune.errors import UserError, check_rate
 from rlprune.recovery import FilterL1, Orthogonality, TrainSettings, make_recovery
+from rlprune.tasks import score_drop
 
 
 def pressure(accuracy: float, baseline: float, tolerance: float) -> float:
@@ -195,7 +196,7 @@ class PRC(BoundRule):
             plan = plan_from_counts(env.network.groups, env.scores, counts)
             trial = env.network.remove(plan, env.problem.groups)
             self._repair.apply(env.network, trial, plan, env.problem, env.settings.seed)
-            return env.score.value - env.problem.evaluator.score(trial.model, "control").value
+            return score_drop(env.score.value, env.problem.evaluator.score(trial.model, "control").value)
 
         count = largest_harmless(len(order), drop, allowed)
         return float(np.nextafter(order[count - 1][0], np.inf)) if count else 0.0

@@ -31,6 +31,7 @@ from rlprune.report import plots
 from rlprune.report.curves import Curves
 from rlprune.report.examples import find_examples
 from rlprune.report.pictures import PICTURES, draw_examples
+from rlprune.tasks import score_drop
 
 __all__ = ["PruneSettings", "Silent", "Watcher", "describe", "latency", "make_env", "prune"]
 
@@ -209,7 +210,7 @@ class _Run:
         return [{**line, "round": start + line["round"], "attempt": self.attempt} for line in self.env.history]
 
     def _allowed(self, score: float) -> bool:
-        return self.problem.baseline.value - score <= self.settings.tolerance
+        return score_drop(self.problem.baseline.value, score) <= self.settings.tolerance
 
     def _finetuned(self, info: dict[str, Any]) -> PrunedNetwork | None:
         """The network that this attempt hands back, fine-tuned if that helps; None if there is none inside."""
@@ -232,7 +233,7 @@ class _Run:
         self.record["status"] = "nothing removed"
         self._write()
         drops = [line["drop"] for line in self.history if any(line["removed"].values())]
-        drops += [self.problem.baseline.value - tuned.after for tuned in self.tuning]
+        drops += [score_drop(self.problem.baseline.value, tuned.after) for tuned in self.tuning]
         method = self.settings.method
         if drops:
             why = f"the mildest removal tried dropped {min(drops):.4f}"
@@ -262,7 +263,7 @@ class _Run:
             "finetune": [asdict(tuned) for tuned in self.tuning],
             "baseline": baseline,
             "pruned": pruned,
-            "drop": baseline["control_score"] - pruned["control_score"],
+            "drop": score_drop(baseline["control_score"], pruned["control_score"]),
             "plan": network.plan.to_json(),
             "widths": [
                 {"name": name, "before": problem.groups[name].size, "after": network.groups[name].size}

@@ -119,8 +119,8 @@ def train(
         UserError: For anything the user can mend.
 
     Example:
-        >>> from rlprune.agents import AgentSettings, train                              # doctest: +SKIP
-        >>> agent = train(AgentSettings("ppo", env_kwargs={"budget": 0.5}, episodes=100), "runs/my-agent")
+        >>> settings = AgentSettings("ppo", env_kwargs={"budget": 0.5}, episodes=100)
+        >>> agent = train(settings, "runs/my-agent")  # doctest: +SKIP
     """
     folder = Path(folder)
     started = folder / "settings.json"

@@ -24,7 +24,7 @@ from rlprune.errors import UserError
 from rlprune.problem import PrunedNetwork
 from rlprune.recovery import TrainSettings, train
 from rlprune.seeding import derive
-from rlprune.tasks import Score
+from rlprune.tasks import Score, score_drop
 
 Penalty = Callable[[nn.Module], Tensor]
 TRUNCATED = "rounds"
@@ -104,7 +104,7 @@ class EpisodeState:
     @property
     def drop(self) -> float:
         """Baseline minus the current score."""
-        return self.baseline.value - self.score.value
+        return score_drop(self.baseline.value, self.score.value)
 
     @property
     def network(self) -> PrunedNetwork:
@@ -250,7 +250,7 @@ class EpisodeState:
             baseline=self.baseline.value,
             score=score.value,
             tolerance=self.tolerance,
-            kept=self.settings.one_shot or self.baseline.value - score.value <= self.tolerance,
+            kept=self.settings.one_shot or score_drop(self.baseline.value, score.value) <= self.tolerance,
             base_macs=self.base_macs,
             macs_before=self.current.macs_before,
             macs=self.scope.macs(executed),
@@ -299,7 +299,7 @@ class EpisodeState:
         """The plan of the network that is handed back (with `one_shot`: of the one that was made) and how it fared."""
         state, score = (self.state, self.score) if self.settings.one_shot else (self.accepted, self.accepted_score)
         removed = self.scope.removed(state.plan)
-        macs, drop = self.scope.macs(removed), self.baseline.value - score.value
+        macs, drop = self.scope.macs(removed), score_drop(self.baseline.value, score.value)
         met = bool(removed.any()) if self._target is None else macs <= self._target
         return {
             "stopped": self.stopped,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from rlprune.registry import Registry
+from rlprune.tasks import score_drop
 
 Terms = dict[str, float]
 
@@ -43,7 +44,7 @@ class Outcome:
     @property
     def drop(self) -> float:
         """Baseline minus score; negative for a gain."""
-        return self.baseline - self.score
+        return score_drop(self.baseline, self.score)
 
     @property
     def excess(self) -> float:

@@ -21,6 +21,7 @@ from rlprune.folding import fold, foldable, folded
 from rlprune.prefix import PrefixCache
 from rlprune.recovery import make_recovery
 from rlprune.recovery.unfolding import UNFOLDABLE
+from rlprune.tasks import score_drop
 
 if TYPE_CHECKING:
     from rlprune.channels import ChannelGroup
@@ -53,7 +54,7 @@ class Sensitivity:
         """Baseline minus score for every rate."""
         if group not in self.scores:
             raise unknown_name("scanned group", group, self.scores)
-        return [self.baseline - score for score in self.scores[group]]
+        return [score_drop(self.baseline, score) for score in self.scores[group]]
 
     def largest_rate(self, group: str, tolerance: float) -> float:
         """The largest rate up to which no rate drops the score by more than `tolerance`; 0 if the first does."""

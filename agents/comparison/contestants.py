@@ -20,6 +20,7 @@ from rlprune.errors import unknown_name
 from rlprune.problem import PrunedNetwork, PruningProblem
 from rlprune.recovery import RepairUntil, TrainSettings, make_recovery
 from rlprune.registry import Registry
+from rlprune.tasks import score_drop
 
 if TYPE_CHECKING:
     from rlprune.agents.comparison.settings import Goal, PlaySettings
@@ -224,7 +225,7 @@ def _at_tolerance(arena: Arena, make: OneRound, tolerance: float) -> Played:
         # Halving the logarithm: from 1 to a quarter is as far as from a quarter to a sixteenth.
         budget = (low * high) ** 0.5
         tried = _at_budget(shared, make, budget, tolerance)
-        drop = problem.baseline.value - tried.score
+        drop = score_drop(problem.baseline.value, tried.score)
         inside = drop <= tolerance
         history += [{**line, "round": number, "accepted": inside} for line in tried.history]
         if inside:

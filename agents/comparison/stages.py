@@ -28,6 +28,7 @@ from rlprune.problem import ProblemSpec, PrunedNetwork, PruningProblem
 from rlprune.recovery import TrainSettings, train
 from rlprune.registry import Registry
 from rlprune.seeding import derive
+from rlprune.tasks import score_drop
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def prune_stage(job: Job) -> tuple[dict[str, Any], bytes]:
     played = play(Arena(problem, job.play, job.cell.controller, seed, job.play.evaluations), goal)
     seconds, spent = time.monotonic() - started, _difference(asdict(problem.ledger), before)
     pruned = describe(problem, played.network)
-    drop = baseline["control_score"] - pruned["control_score"]
+    drop = score_drop(baseline["control_score"], pruned["control_score"])
     content = {
         "data": problem.data.name,
         "baseline": baseline,

@@ -12,6 +12,7 @@ from rlprune.recovery.settings import TrainSettings
 from rlprune.recovery.steps import Recovery
 from rlprune.recovery.training import train
 from rlprune.seeding import derive
+from rlprune.tasks import score_drop
 
 if TYPE_CHECKING:
     from rlprune.channels import PruningPlan
@@ -52,15 +53,15 @@ class RepairUntil(Recovery):
         """Repair `after.model` in place."""
         super().apply(before, after, plan, problem, seed)
 
-        def score(model: nn.Module) -> float:
-            return problem.evaluator.score(model, "control").value
+        def gain(model: nn.Module) -> float:
+            return -score_drop(problem.baseline.value, problem.evaluator.score(model, "control").value)
 
         def show(done: float) -> None:
             if self.progress is not None:
                 self.progress(f"repair, at most {self.epochs:g} epochs", done, 1.0)
 
-        goal, untrained = problem.baseline.value - self.tolerance, score(after.model)
-        if untrained >= goal or self.epochs == 0:
+        untrained = gain(after.model)
+        if untrained >= -self.tolerance or self.epochs == 0:
             return
         state = {name: value.detach().clone() for name, value in after.model.state_dict().items()}
         report = train(
@@ -69,8 +70,8 @@ class RepairUntil(Recovery):
             problem.data.train,
             replace(self.settings, epochs=self.epochs, schedule="restarts"),
             seed=derive(seed, "repair"),
-            monitor=score,
-            enough=goal,
+            monitor=gain,
+            enough=-self.tolerance,
             device=str(problem.device),
             ledger=problem.ledger,
             on_step=show,

@@ -2,6 +2,6 @@
 
 from rlprune.tasks import classification, detection, segmentation  # noqa: F401 - importing registers them
 from rlprune.tasks.base import TASKS, Batch, Task, get_task, list_tasks
-from rlprune.tasks.score import Score, wilson
+from rlprune.tasks.score import Score, score_drop, wilson
 
-__all__ = ["TASKS", "Batch", "Score", "Task", "get_task", "list_tasks", "wilson"]
+__all__ = ["TASKS", "Batch", "Score", "Task", "get_task", "list_tasks", "score_drop", "wilson"]

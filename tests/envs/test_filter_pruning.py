@@ -12,9 +12,12 @@ import pytest
 import torch
 
 from rlprune.envs import EnvSettings, FilterPruningEnv
+from rlprune.envs.episode import EpisodeState
 from rlprune.envs.filter_pruning import shared_problem
+from rlprune.envs.transitions import Transitions
 from rlprune.errors import UserError
 from rlprune.problem import ProblemSpec, PruningProblem
+from rlprune.tasks import Score
 
 SMALL = {"control_size": 200, "calibration_size": 128}
 
@@ -61,6 +64,20 @@ def test_the_network_handed_back_is_inside_the_tolerance(problem: PruningProblem
         if info["stopped"] == "tolerance":
             assert not env.history[-1]["accepted"]
             assert env.history[-1]["drop"] > tolerance
+
+
+@pytest.mark.parametrize(("allowed", "accepted"), [(0.02, True), (0.0199, False)])
+def test_a_drop_of_exactly_the_tolerance_keeps_it(
+    problem: PruningProblem, allowed: float, accepted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In floating point 0.9196 - 0.8996 is more than 0.02."""
+    env = make(problem, tolerance=allowed, max_rate=0.4)
+    env.reset()
+    monkeypatch.setattr(EpisodeState, "baseline", Score(0.9196, 5000))
+    monkeypatch.setattr(Transitions, "score", lambda *_: Score(0.8996, 5000))
+    while not env.history:
+        env.step(np.array([1.0], dtype=np.float32))
+    assert env.history[0]["drop"] == 0.02 and env.history[0]["accepted"] == accepted
 
 
 def test_retrying_goes_back_halves_the_rate_and_goes_on(problem: PruningProblem) -> None:
