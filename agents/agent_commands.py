@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 
 from rlprune.agents import assets
+from rlprune.agents.commands import given_rule_options, rule_options
 from rlprune.agents.controller import AGENT, RULES
 from rlprune.agents.methods import METHODS
 from rlprune.agents.pruning import prune
@@ -242,9 +243,7 @@ def configure_episode(parser: argparse.ArgumentParser) -> None:
     tuning = replace(recipe.finetune, epochs=0.0)
     field_options(group, TrainSettings, prefix="finetune-", defaults=tuning)
     run_options(parser)
-    for name in RULES.names():
-        group = parser.add_argument_group(f"controller {name}")
-        field_options(group, RULES.get(name), prefix=f"{name}-")
+    rule_options(parser)
 
 
 def run_episode(args: argparse.Namespace) -> int:
@@ -298,8 +297,7 @@ def _episode_settings(args: argparse.Namespace, start: PruneSettings | None) -> 
     given = given_fields(args, PruneSettings)
     given["controller"] = controller = controller or start.controller
     options = dict(start.controller_options) if controller == start.controller else {}
-    if not controller.startswith(AGENT):
-        options |= given_fields(args, RULES.get(controller), f"{controller}-")
+    options |= given_rule_options(args, controller)
     finetune = replace(start.finetune, **given_fields(args, TrainSettings, "finetune-"))
     settings = replace(
         start, **given, problem=problem_spec(args, start.problem), controller_options=options, finetune=finetune

@@ -53,6 +53,12 @@ class BaseSettings:
     calibration_size: int | None = None
     training: TrainSettings = field(default_factory=lambda: TrainSettings(epochs=200.0, lr=0.1, nesterov=True))
 
+    def __post_init__(self) -> None:
+        if self.training.distillation:
+            raise UserError(
+                f"distillation is {self.training.distillation}; a base network has no teacher, so it must be 0"
+            )
+
     def to_json(self) -> dict[str, Any]:
         """Plain values only."""
         return {**asdict(self), "training": {**asdict(self.training), "milestones": list(self.training.milestones)}}

@@ -9,9 +9,10 @@ import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rlprune.agents.basetraining import BaseSettings, train_base
-from rlprune.agents.controller import AGENT, RULES
+from rlprune.agents.controller import RULES
 from rlprune.agents.methods import METHODS
 from rlprune.agents.pruning import prune
 from rlprune.agents.replaying import rebuild, replay
@@ -37,15 +38,31 @@ def configure_prune(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help=f"recipe that all other values come from unless given: {', '.join(METHODS.names())} (default: prc)",
     )
-    field_options(
-        group, PruneSettings, skip=("problem", "method", "controller_options", "finetune"), defaults=PruneSettings()
-    )
+    recipe = METHODS.get("prc").settings
+    field_options(group, PruneSettings, skip=("problem", "method", "controller_options", "finetune"), defaults=recipe)
     group = parser.add_argument_group("fine-tuning", "Training of the pruned network; the better of both is kept.")
-    field_options(group, TrainSettings, prefix="finetune-", defaults=PruneSettings().finetune)
+    field_options(group, TrainSettings, prefix="finetune-", defaults=recipe.finetune)
     run_options(parser)
+    rule_options(parser)
+
+
+def rule_options(parser: argparse.ArgumentParser) -> None:
+    """The options of all controllers that are rules, each behind its name."""
     for name in RULES.names():
         group = parser.add_argument_group(f"controller {name}")
         field_options(group, RULES.get(name), prefix=f"{name}-")
+
+
+def given_rule_options(args: argparse.Namespace, controller: str) -> dict[str, Any]:
+    """The options that were given for this controller; raises UserError if any was given for another one."""
+    given = {name: given_fields(args, RULES.get(name), f"{name}-") for name in RULES.names()}
+    for name, options in given.items():
+        if options and name != controller:
+            raise UserError(
+                f"--{name}-{next(iter(options)).replace('_', '-')} is an option of the controller {name!r}, and this "
+                f"run's is {controller!r}: leave it out, or choose the other controller or method"
+            )
+    return given.get(controller, {})
 
 
 def _prune_settings(args: argparse.Namespace, start: PruneSettings) -> PruneSettings:
@@ -53,8 +70,7 @@ def _prune_settings(args: argparse.Namespace, start: PruneSettings) -> PruneSett
     given = given_fields(args, PruneSettings)
     controller = given.get("controller", start.controller)
     options = dict(start.controller_options) if controller == start.controller else {}
-    if not controller.startswith(AGENT):
-        options |= given_fields(args, RULES.get(controller), f"{controller}-")
+    options |= given_rule_options(args, controller)
     finetune = replace(start.finetune, **given_fields(args, TrainSettings, "finetune-"))
     return replace(
         start, **given, problem=problem_spec(args, start.problem), controller_options=options, finetune=finetune
@@ -90,7 +106,7 @@ def configure_train(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("network and data")
     field_options(group, BaseSettings, skip=("training",))
     group = parser.add_argument_group("training")
-    field_options(group, TrainSettings, defaults=BaseSettings().training)
+    field_options(group, TrainSettings, skip=("distillation", "temperature"), defaults=BaseSettings().training)
     run_options(parser)
 
 

@@ -73,7 +73,8 @@ def finetune(
     Returns:
         The network, its control score, and the report; no report if there was nothing to train.
     """
-    how, spent = settings.finetune, problem.ledger.state_dict()
+    spent = problem.ledger.state_dict()
+    how = settings.finetuning(spent["images_trained"] / len(problem.data.train))
     if how.epochs <= 0:
         return network, before, None
     trained = network.copy()

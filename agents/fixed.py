@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
@@ -13,6 +14,7 @@ import numpy as np
 from rlprune.agents.controller import RULES, Array, State
 from rlprune.channels import ChannelGroups
 from rlprune.errors import UserError, check_rate
+from rlprune.files import read_json
 from rlprune.registry import Registry
 
 if TYPE_CHECKING:
@@ -104,11 +106,18 @@ class PerLayerTable(BoundRule):
 
     Attributes:
         rates: Rate by pattern, as in `{"layer1.*": 0.3}`; the first pattern that matches counts.
+        file: JSON file that holds such rates; they come behind those of `rates`.
     """
 
     rates: Mapping[str, float] = field(default_factory=dict)
+    file: str = ""
 
     def __post_init__(self) -> None:
+        if self.file:
+            read = read_json(Path(self.file))
+            if not isinstance(read, dict) or not all(isinstance(rate, (int, float)) for rate in read.values()):
+                raise UserError(f'{self.file} is no table of rates; it must look like {{"layer1.*": 0.3}}')
+            self.rates = {**self.rates, **read}
         for pattern, rate in self.rates.items():
             check_rate(f"rate of {pattern!r}", rate)
 

@@ -154,8 +154,10 @@ class PRC(BoundRule):
         )
 
     def _threshold(self, order: list[tuple[float, str]], delta: float) -> float:
-        """W_γ: filters in U of a smaller norm go."""
+        """W_γ: filters in U of a smaller norm go; 0 at the tolerance's edge."""
         slack = self._pressure()
+        if slack == 0:
+            return 0.0
         if self.rebisect:
             return self._bisect(order, delta * slack * self.env.tolerance)
         if self.threshold is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,10 @@ class PruneSettings:
         lr: Learning rate of it.
         batch_size: Images a step in it.
         weight_decay: L2 penalty in it.
+        orthogonality: Weight of the orthogonality penalty in it (see `Orthogonality`).
         amp: Mixed precision (bfloat16) in it: twice as fast on GPUs and on recent CPUs.
+        total_epochs: Epochs of training in all. Fine-tuning then takes what is left of them, and its milestones count
+            from the start of the pruning; None trains for as long as fine-tuning says.
         finetune: How the network is trained once the pruning is over; the better of before and after is kept.
     """
 
@@ -81,7 +84,9 @@ class PruneSettings:
     lr: float = 0.01
     batch_size: int = 128
     weight_decay: float = 5e-4
+    orthogonality: float = 0.0
     amp: bool = False
+    total_epochs: float | None = None
     finetune: TrainSettings = field(default_factory=lambda: TrainSettings(epochs=0.0))
 
     def __post_init__(self) -> None:
@@ -95,12 +100,19 @@ class PruneSettings:
         check_rate("--repair-to", self.repair_to)
         if self.target_macs is not None:
             check_rate("--target-macs", self.target_macs)
+            if self.controller == "uniform" and self.controller_options.get("rate") is not None:
+                raise UserError(
+                    f"a uniform rate of {self.controller_options['rate']} and a target of {self.target_macs} "
+                    "of the MACs contradict each other: leave one out (--target-macs none, or no --uniform-rate)"
+                )
         for name in ("rounds", "attempts"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"--{name} is {value}; it must be at least 1")
-        if not 0 <= self.repair_epochs < float("inf"):
-            raise UserError(f"--repair-epochs is {self.repair_epochs}; it must be a finite number >= 0")
+        for name in ("repair_epochs", "total_epochs"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < float("inf"):
+                raise UserError(f"--{name.replace('_', '-')} is {value}; it must be a finite number >= 0")
         if self.check not in CHECKS:
             raise unknown_name("--check", self.check, CHECKS)
         if self.on_violation not in ON_VIOLATION:
@@ -133,8 +145,17 @@ class PruneSettings:
             batch_size=self.batch_size,
             weight_decay=self.weight_decay,
             schedule="constant",
+            orthogonality=self.orthogonality,
             amp=self.amp,
         )
+
+    def finetuning(self, trained: float) -> TrainSettings:
+        """How to fine-tune after so many epochs of training between removals."""
+        if self.total_epochs is None:
+            return self.finetune
+        left = max(self.total_epochs - trained, 0.0)
+        milestones = tuple(max(milestone - trained, 0.0) for milestone in self.finetune.milestones)
+        return replace(self.finetune, epochs=left, milestones=milestones)
 
     @property
     def checked_at_end(self) -> bool:

@@ -43,7 +43,8 @@ def field_options(
         else:
             number = int if kind.startswith("int") else float if kind.startswith("float") else str
             metavar = {int: "N", float: "X", str: "NAME"}[number]
-            group.add_argument(flag, dest=dest, type=number, metavar=metavar, help=text)
+            read = _optional(number) if kind.endswith("| None") and number is not str else number
+            group.add_argument(flag, dest=dest, type=read, metavar=metavar, help=text)
 
 
 def _listed(item: Callable[[str], Any]) -> Callable[[str], tuple[Any, ...]]:
@@ -53,6 +54,16 @@ def _listed(item: Callable[[str], Any]) -> Callable[[str], tuple[Any, ...]]:
         return () if text == "none" else tuple(item(part) for part in text.split(","))
 
     return values
+
+
+def _optional(item: Callable[[str], Any]) -> Callable[[str], Any]:
+    """What reads a value; `none` is None."""
+
+    def value(text: str) -> Any:
+        return None if text == "none" else item(text)
+
+    value.__name__ = getattr(item, "__name__", "value")  # argparse names it when the text is no such thing
+    return value
 
 
 def given_fields(args: argparse.Namespace, cls: Any, prefix: str = "") -> dict[str, Any]:

@@ -275,6 +275,7 @@ class PruningProblem:
             seed=seed,
             task=self.task,
             batches=self.calibration_batches,
+            reduction=1.0 - self.macs(network) / self.cost.macs(),
             grams=grams,
         )
         return get_criterion(criterion).scores(context)

@@ -32,6 +32,15 @@ RATES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 LOCAL = frozenset({"none", "lsq"})  # recovery steps that change no tensor outside the pruned group
 
 
+def removed_by_scan(size: int, rate: float) -> int:
+    """How many of `size` filters go at a rate in a scan: never more than the rate says.
+
+    >>> removed_by_scan(16, 0.1)
+    1
+    """
+    return int(size * rate + 1e-9)
+
+
 @dataclass
 class Sensitivity:
     """Scores by group and rate.
@@ -152,7 +161,7 @@ def scan(
                 on_step(name, (done + share) / len(todo))
 
         tell(0.0)
-        counts = [group.allowed(int(rate * group.size + 1e-9)) for rate in rates]
+        counts = [group.allowed(removed_by_scan(group.size, rate)) for rate in rates]
         plans = {count: PruningPlan({group.name: lowest(ranking[group.name], count)}) for count in set(counts) if count}
         scores = {0: found.baseline, **scorer.scores(group, plans, tell)}
         found.scores[group.name] = [scores[count] for count in counts]

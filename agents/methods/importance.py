@@ -135,7 +135,7 @@ class GateThreshold(RoundRule):
         scores = gate_scores(gates, env.network.groups)
         env.rank(scores)
         order = global_order(env, scores)
-        counts = counts_of(order[: int(self.share * sum(len(s) for s in scores.values()) + 1e-9)])
+        counts = counts_of(order[: int(self.share * sum(group.size for group in env.prunable) + 1e-9)])
         if not counts or self._increase(counts, gates, images) > self.epsilon:
             return {}
         return counts

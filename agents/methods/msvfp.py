@@ -47,6 +47,7 @@ class LeastLoss(RoundRule):
         retrain_epochs: Length of one: 1 (VGG), 2 (ImageNet).
         lr: Its learning rate.
         batch_size: Images a step in it.
+        amp: Mixed precision in it.
         linear: Whether linear layers are pruned too.
     """
 
@@ -58,6 +59,7 @@ class LeastLoss(RoundRule):
     retrain_epochs: float = 1.0
     lr: float = 0.01
     batch_size: int = 256
+    amp: bool = False
     linear: bool = False
 
     def __post_init__(self) -> None:
@@ -66,7 +68,12 @@ class LeastLoss(RoundRule):
         if self.images < 1:
             raise UserError(f"images is {self.images}; it must be at least 1")
         self._training = TrainSettings(
-            epochs=self.retrain_epochs, lr=self.lr, batch_size=self.batch_size, schedule="constant", nesterov=True
+            epochs=self.retrain_epochs,
+            lr=self.lr,
+            batch_size=self.batch_size,
+            schedule="constant",
+            nesterov=True,
+            amp=self.amp,
         )
         self._retrained = 0.0
 

@@ -24,7 +24,7 @@ from rlprune.criteria.base import Criterion
 from rlprune.errors import check_rate
 from rlprune.problem import PrunedNetwork
 from rlprune.recovery import TrainSettings
-from rlprune.sensitivity import read_scan, scan
+from rlprune.sensitivity import read_scan, removed_by_scan, scan
 
 
 @RULES.register("pfec")
@@ -66,7 +66,9 @@ class Pfec(RoundRule):
             return {}
         rates = self._rates if self._preset is not None else self._scanned()
         if env.budget.target is None:
-            counts = {group.name: removed_at(group.size, rates.get(group.name, 0.0)) for group in env.prunable}
+            rounded = removed_at if self._preset is not None else removed_by_scan
+            wanted = {group.name: rounded(group.size, rates.get(group.name, 0.0)) for group in env.prunable}
+            counts = {group.name: group.allowed(wanted[group.name]) for group in env.prunable}
         else:
             fitted = env.budget.repair(np.array([rates.get(group.name, 0.0) for group in env.prunable]))
             counts = {group.name: int(count) for group, count in zip(env.prunable, fitted, strict=True)}

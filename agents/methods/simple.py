@@ -10,7 +10,7 @@ from rlprune.recovery import TrainSettings
 METHODS.register("prc")(
     Recipe(
         "AFP + PRC: the min-max game, pressure and rates set by what is left of the tolerance (Singh et al. 2020)",
-        PruneSettings(on_violation="retry"),
+        PruneSettings(on_violation="retry", orthogonality=1e-4),
     )
 )
 

@@ -51,6 +51,7 @@ class Slimming(RoundRule):
         epochs: Length of the sparsity training.
         lr: Its learning rate.
         batch_size: Images a step in it.
+        amp: Mixed precision in it.
     """
 
     penalty: float = 1e-4
@@ -58,13 +59,19 @@ class Slimming(RoundRule):
     epochs: float = 40.0
     lr: float = 0.01
     batch_size: int = 64
+    amp: bool = False
 
     def __post_init__(self) -> None:
         check_rate("percentile", self.percentile)
         if not 0 <= self.penalty < float("inf"):
             raise UserError(f"penalty is {self.penalty}; it must be a finite number >= 0")
         self._training = TrainSettings(
-            epochs=self.epochs, lr=self.lr, batch_size=self.batch_size, weight_decay=1e-4, nesterov=True
+            epochs=self.epochs,
+            lr=self.lr,
+            batch_size=self.batch_size,
+            weight_decay=1e-4,
+            nesterov=True,
+            amp=self.amp,
         )
 
     def plan_round(self) -> Mapping[str, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -11,6 +12,7 @@ import numpy.typing as npt
 from torch import nn
 
 from rlprune.errors import UserError
+from rlprune.options import parse_options
 from rlprune.registry import Registry
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ class CriterionContext:
         seed: Of anything random.
         task: How the network is called and what its loss is; for criteria that need `"data"`.
         batches: Gives the calibration batches, always the same ones; for criteria that need `"data"`.
+        reduction: Share of the unpruned network's MACs that is gone already, in [0, 1].
         grams: Gram matrices of the network; for criteria that need `"grams"`. They are collected from the calibration
             batches if there are none.
     """
@@ -40,6 +43,7 @@ class CriterionContext:
     seed: int = 0
     task: Task | None = None
     batches: Callable[[], Iterable[Batch]] | None = None
+    reduction: float = 0.0
     grams: GramStore | None = None
 
     def data(self, criterion: str) -> tuple[Task, Callable[[], Iterable[Batch]]]:
@@ -85,17 +89,26 @@ def list_criteria() -> list[str]:
     return CRITERIA.names()
 
 
-def get_criterion(name: str, options: Mapping[str, Any] | None = None) -> Criterion:
-    """A criterion by name, with its defaults or with `options` (see the class of that name).
+def get_criterion(spec: str, options: Mapping[str, Any] | None = None) -> Criterion:
+    """A criterion by name, with its defaults or with options (see the class of that name).
+
+    Args:
+        spec: Its name, with options behind it where some are wanted: `l1:combine=max`.
+        options: More of them.
 
     Raises:
         UserError: unknown name, or an option that this criterion does not have.
     """
+    name, colon, text = spec.partition(":")
     make = CRITERIA.get(name)
+    given = dict(options or {})
+    if colon:
+        defaults = {key: value.default for key, value in inspect.signature(make).parameters.items()}
+        given |= parse_options(f"criterion {name}", text, defaults)
     try:
-        return make(**(options or {}))
+        return make(**given)
     except TypeError as error:
-        raise UserError(f"criterion {name!r} cannot be made with {dict(options or {})}: {error}") from None
+        raise UserError(f"criterion {name!r} cannot be made with {given}: {error}") from None
 
 
 def lowest(scores: npt.NDArray[Any], count: int) -> tuple[int, ...]:

@@ -66,7 +66,8 @@ class ImportanceWeights:
     """|a_j| after learning y_j = a_j · (F_j ∗ x) with the filters F held still.
 
     Sawant et al. 2022, *Additional importance-weight-based filter pruning*. That the update is a gradient step on the
-    gate is reconstructed. With untrained gates the ranking is chance, so they are warmed up first.
+    gate, and what fan-in and fan-out are of a single gate (its filter's), are reconstructed. With untrained gates the
+    ranking is chance, so they are warmed up first.
 
     Attributes:
         initialiser: "uniform", "logistic", "he", "lecun" or "xavier".

@@ -47,12 +47,10 @@ class MSVFP:
     Ghimire and Kim 2023, *Magnitude and similarity based variable-rate filter pruning*.
 
     Attributes:
-        reduction: Share of the MACs that is gone already, in [0, 1].
-        target: Share that shall go in the end, in [0, 1].
+        target: Share of the MACs that shall go in the end, in [0, 1].
         combine: How the layers of a group are combined: see `COMBINE`.
     """
 
-    reduction: float = 0.0
     target: float = 0.5
     combine: str = "mean"
 
@@ -60,12 +58,11 @@ class MSVFP:
     needs = NOTHING
 
     def __post_init__(self) -> None:
-        check_rate("reduction", self.reduction)
         check_rate("target", self.target)
         COMBINE.get(self.combine)
 
     def scores(self, context: CriterionContext) -> dict[str, Scores]:
         """The scores of the criterion whose turn it is."""
-        early = self.reduction < self.target / 2
+        early = context.reduction < self.target / 2
         criterion = L2(self.combine) if early else Similarity(self.combine)
         return criterion.scores(context)

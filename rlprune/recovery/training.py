@@ -19,7 +19,6 @@ from rlprune.recovery.checkpoint import Checkpoint
 from rlprune.recovery.distributed import World
 from rlprune.recovery.penalties import Orthogonality
 from rlprune.recovery.settings import TrainSettings, learning_rate, make_optimizer
-from rlprune.tasks.base import single_output
 
 if TYPE_CHECKING:
     from rlprune.data import Split
@@ -132,7 +131,7 @@ class _Run:
             pairs = zip(self.average.state_dict().values(), model.state_dict().values(), strict=True)
             self._followed = list(pairs)
         self.report = TrainReport()
-        self._logits: Tensor | None = None
+        self._returned: Any = None
 
     def __enter__(self) -> None:
         networks = [self.model, self.teacher] if self.teacher is not None else [self.model]
@@ -145,11 +144,11 @@ class _Run:
         for module, training in self._modes:
             module.training = training
         self._hook.remove()
-        self._logits = None
+        self._returned = None
 
     def _keep(self, _: nn.Module, __: tuple[Any, ...], output: Any) -> None:
         if self.settings.label_smoothing or self.settings.distillation:
-            self._logits = single_output(output)
+            self._returned = output
 
     def go(
         self,
@@ -236,21 +235,21 @@ class _Run:
         loss = self.task.loss(self.model, batch)
         if settings.label_smoothing:
             # (1 - s) CE(target) + s CE(uniform), from the logits of the same forward pass.
-            uniform = -F.log_softmax(self._output().float(), dim=1).mean()
+            uniform = -F.log_softmax(self._rows(batch).float(), dim=1).mean()
             loss = (1 - settings.label_smoothing) * loss + settings.label_smoothing * uniform
         if settings.distillation and self.teacher is not None:
             with torch.no_grad():
-                wanted = self.task.outputs(self.teacher, batch)
+                wanted = self.task.rows(self.teacher(*self.task.inputs(batch)), batch)
             loss = (1 - settings.distillation) * loss + settings.distillation * _imitation(
-                self._output(), wanted, settings.temperature
+                self._rows(batch), wanted, settings.temperature
             )
         for penalty in self.penalties:
             loss = loss + penalty(self.model)
         return loss
 
-    def _output(self) -> Tensor:
-        assert self._logits is not None, "the task's loss did not call the network"
-        return self._logits
+    def _rows(self, batch: Batch) -> Tensor:
+        assert self._returned is not None, "the task's loss did not call the network"
+        return self.task.rows(self._returned, batch)
 
     def _follow(self, step: int) -> None:
         """Move the average; early on it follows faster, so that it forgets where it started."""

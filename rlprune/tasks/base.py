@@ -42,7 +42,17 @@ class Task(Protocol):
         ...
 
     def outputs(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        """Class logits, dimension 1 the classes: what a student imitates of its teacher.
+        """Class logits, dimension 1 the classes.
+
+        Raises:
+            UserError: The task has no such thing (detection).
+        """
+        ...
+
+    def rows(self, output: Any, batch: Batch) -> torch.Tensor:
+        """Of what a model returned the class logits of everything that counts, (images or pixels, classes).
+
+        It is what a student imitates of its teacher, and what label smoothing smooths.
 
         Raises:
             UserError: The task has no such thing (detection).
@@ -67,7 +77,7 @@ TASKS: Registry[Callable[..., Task]] = Registry("task")
 
 
 def get_task(spec: str) -> Task:
-    """The task called `spec`, with options where it has any: `segmentation:loss=ce+dice,metric=pixel_accuracy`.
+    """The task called `spec`, with options where it has any: `segmentation:objective=ce+dice,metric=pixel_accuracy`.
 
     Raises:
         UserError: Unknown task, option, or value of an option.

@@ -41,7 +41,11 @@ class Classification:
 
     def outputs(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Logits, (N, classes)."""
-        logits = single_output(model(batch[0]))
+        return self.rows(model(batch[0]), batch)
+
+    def rows(self, output: Any, batch: Batch) -> torch.Tensor:
+        """Logits, (N, classes), of what a model returned."""
+        logits = single_output(output)
         if logits.ndim != 2:
             raise UserError(
                 f"the model gave an output of shape {tuple(logits.shape)}; "

@@ -51,6 +51,10 @@ class Detection:
 
     def outputs(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """There is no tensor of logits that two detectors share; always raises UserError."""
+        return self.rows(None, batch)
+
+    def rows(self, output: Any, batch: Batch) -> torch.Tensor:
+        """As `outputs`: always raises UserError."""
         raise UserError("detectors cannot be distilled: their outputs are boxes; leave distillation out")
 
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:

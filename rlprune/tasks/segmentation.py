@@ -57,6 +57,10 @@ class Segmentation:
         """Logits, (N, classes, H, W), brought to the size of the masks."""
         return _fit(single_output(model(batch[0])), batch[1])
 
+    def rows(self, output: Any, batch: Batch) -> torch.Tensor:
+        """Logits of the pixels that count, (pixels, classes), of what a model returned."""
+        return _fit(single_output(output), batch[1]).movedim(1, -1)[batch[1] != IGNORE]
+
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Mean loss over the pixels that count; torchvision's auxiliary head adds half of its own."""
         output, masks = model(batch[0]), batch[1]

@@ -9,6 +9,7 @@ from rlprune.agents import run_episode
 from rlprune.agents.prc import PRC, largest_harmless, pressure
 from rlprune.envs import EnvSettings, FilterPruningEnv
 from rlprune.problem import ProblemSpec
+from rlprune.tasks import Score
 
 fractions = st.floats(0, 1)
 
@@ -52,6 +53,41 @@ def pressed_too_hard(delta: float, on_violation: str):
     env = FilterPruningEnv.from_problem(ProblemSpec().build(), settings, recovery="none")
     controller = PRC(alpha=0.9, delta=delta, afp_epochs=0.0, probe_recovery="none", patience=2)
     return env, run_episode(env, controller).info["stopped"]
+
+
+def at_the_edge(score: float, **options: float):
+    """A controller whose network scores `score`; the baseline is 0.9 and the tolerance 0.1."""
+    settings = EnvSettings(tolerance=0.1, max_rate=0.9)
+    env = FilterPruningEnv.from_problem(ProblemSpec().build(), settings, recovery="none")
+    env.reset()
+    controller = PRC(afp_epochs=0.0, probe_recovery="none", **options)
+    controller.bind(env)
+    env._episode.score = Score(score, 100)
+    return controller, env
+
+
+@pytest.mark.parametrize("rebisect", [True, False])
+def test_at_the_edge_nothing_is_removed(rebisect):
+    """T = 0 means recovery training alone, even where a removal would cost nothing."""
+    controller, _ = at_the_edge(0.5, rebisect=rebisect)
+    assert not any(controller._plan_round().values())
+
+
+def test_the_published_threshold_scales_the_first_one(monkeypatch):
+    """W_γ = δ_w · T/ε · W_0."""
+    controller, _ = at_the_edge(1.0, rebisect=False, delta=0.8)
+    monkeypatch.setattr(PRC, "_bisect", lambda *_: 5.0)
+    for slack in (1.0, 0.5, 0.25):
+        monkeypatch.setattr(PRC, "_pressure", lambda _, slack=slack: slack)
+        assert controller._threshold([], controller.delta) == pytest.approx(0.8 * slack * 5.0)
+
+
+def test_u_is_the_weakest_share_of_every_group():
+    controller, env = at_the_edge(1.0, alpha=0.25)
+    for group in env.prunable:
+        weakest = controller._weakest()[group.name]
+        assert len(weakest) == max(1, int(0.25 * group.size))
+        assert set(weakest) == set(np.argsort(env.scores[group.name])[: len(weakest)])
 
 
 def test_after_a_setback_it_takes_less_and_goes_on():

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from rlprune.agents import make_controller
-from rlprune.agents.fixed import removed_at
 from rlprune.agents.methods.pfec import greedy_scores, stage_rates
 from rlprune.channels import trace_channels
 from rlprune.criteria import get_criterion, lowest, plan_from_counts
@@ -61,15 +60,15 @@ def test_rates_are_the_largest_that_the_scan_allows(playing: Any, problem: Any) 
     base = env.baseline.value
     for name in ("convs.0", "convs.1", "convs.2"):
         size = problem.groups[name].size
-        inside = 0.0
+        most = 0
         for rate in np.arange(0.1, 0.95, 0.1):
             count = problem.groups[name].allowed(int(rate * size + 1e-9))
             plan = plan_from_counts(env.network.groups, env.scores, {name: count})
             model = env.network.remove(plan, problem.groups).model
             if base - problem.evaluator.score(model, "control").value > 0.02:
                 break
-            inside = rate
-        assert counts[name] == removed_at(size, inside)
+            most = count
+        assert counts[name] == most
     assert counts["hidden"] == 0
 
 

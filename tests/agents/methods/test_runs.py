@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -107,6 +108,35 @@ def test_options_override_the_recipe(trained: list[str], tmp_path: Path) -> None
     assert (settings.recovery, settings.one_shot, settings.finetune.lr) == (recipe.recovery, True, recipe.finetune.lr)
 
 
+def test_rates_can_be_given_instead_of_a_target(trained: list[str], tmp_path: Path) -> None:
+    rates = tmp_path / "rates.json"
+    rates.write_text('{"conv*": 0.5}')
+    free = ["--target-macs", "none", "--finetune-epochs", "0", "--tolerance", "1", "--quiet"]
+    for name, options, wanted in (
+        ("uniform", ["--uniform-rate", "0.25"], {"conv1": 0.25, "conv2": 0.25, "fc1": 0.25, "fc2": 0.25}),
+        ("table", ["--controller", "table", "--table-file", str(rates)], {"conv1": 0.5, "conv2": 0.5}),
+    ):
+        out = str(tmp_path / name)
+        assert main(["prune", "--method", "uniform", *trained, *options, *free, "--out", out]) == 0
+        widths = {line["name"]: 1 - line["after"] / line["before"] for line in RunFolder(out).read()["widths"]}
+        for group, gone in widths.items():
+            assert gone == pytest.approx(wanted.get(group, 0.0), abs=0.06), group
+
+
+def test_fine_tuning_takes_what_is_left_of_all_epochs(trained: list[str], tmp_path: Path) -> None:
+    argv = ["prune", "--method", "fpsl", *trained, "--out", str(tmp_path / "run"), "--quiet", "--tolerance", "1"]
+    quick = ["--fpsl-share", "0.1", "--target-macs", "0.6", "--round-epochs", "0.5", "--total-epochs", "4"]
+    assert main([*argv, *quick]) == 0
+    record = RunFolder(tmp_path / "run").read()
+    settings = PruneSettings.from_json(record["settings"])
+    between = sum(bool(sum(line["removed"].values())) for line in record["rounds"]) * 0.5
+    assert settings.finetuning(between).epochs == pytest.approx(4 - between) and 0 < between < 4
+    assert settings.finetuning(between).milestones == pytest.approx((80 - between, 155 - between))
+    assert record["finetune"][0]["epochs"] == math.ceil(4 - between - 0.05)
+    images = len(settings.problem.build().data.train)
+    assert record["cost"]["images_trained"] == pytest.approx(4 * images, rel=0.05)
+
+
 def test_what_leaves_the_tolerance_is_tried_again_with_less(trained: list[str], tmp_path: Path) -> None:
     argv = ["prune", "--method", "uniform", *trained, "--out", str(tmp_path / "run"), "--quiet", "--target-macs", "0.3"]
     assert main([*argv, "--recovery", "none", "--finetune-epochs", "0", "--tolerance", "0.05", "--attempts", "9"]) == 0
@@ -159,6 +189,11 @@ def test_the_constants_are_shown_as_options(capsys: Any) -> None:
         (["--method", "fpsl", "--fpsl-share", "2"], "share is 2.0"),
         (["--method", "msvfp", "--msvfp-images", "0"], "images is 0"),
         (["--controller", "agent:nowhere.zip"], "nowhere.zip"),
+        (["--method", "fpsl", "--prc-alpha", "0.2"], "--prc-alpha is an option of the controller 'prc'"),
+        (["--method", "uniform", "--uniform-rate", "0.1"], "contradict each other"),
+        (["--controller", "table", "--table-file", "nowhere.json"], "no such file"),
+        (["--total-epochs", "-1"], "--total-epochs is -1.0"),
+        (["--criterion", "l1:combine=maxx"], "did you mean 'max'"),
     ],
 )
 def test_mistakes_are_named(argv: list[str], says: str, capsys: Any) -> None:

@@ -98,6 +98,14 @@ def test_a_plan_from_counts():
         plan_from_counts(found.groups, scores, {"0": 5})
 
 
+def test_options_may_stand_behind_the_name():
+    assert get_criterion("l1:combine=max") == get_criterion("l1", {"combine": "max"}) != get_criterion("l1")
+    with pytest.raises(UserError, match="did you mean 'combine'"):
+        get_criterion("l1:combin=max")
+    with pytest.raises(UserError, match="did you mean 'max'"):
+        get_criterion("l1:combine=maxx")
+
+
 def test_names_and_options_are_checked():
     assert {"l1", "l2", "random"} <= set(list_criteria())
     with pytest.raises(UserError, match="did you mean 'l1'"):

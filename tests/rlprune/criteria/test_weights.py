@@ -7,14 +7,15 @@ import pytest
 import torch
 from torch import nn
 
-from rlprune.channels import trace_channels
+from rlprune.channels import PruningPlan, trace_channels
 from rlprune.criteria import CriterionContext, get_criterion
 from rlprune.errors import UserError
 from rlprune.models.resnet import CifarResNet
+from rlprune.problem import ProblemSpec
 
 
-def scores(name, model, *inputs, **options):
-    context = CriterionContext(model=model, groups=trace_channels(model, *inputs))
+def scores(name, model, *inputs, reduction=0.0, **options):
+    context = CriterionContext(model=model, groups=trace_channels(model, *inputs), reduction=reduction)
     return get_criterion(name, options).scores(context)
 
 
@@ -119,6 +120,18 @@ class TestMSVFP:
         assert scores("msvfp", model, x, reduction=reduction, target=0.5)["0"] == pytest.approx(
             scores(of, model, x)["0"]
         )
+
+    def test_a_problem_tells_how_much_is_gone(self):
+        problem = ProblemSpec(control_size=50, calibration_size=20).build()
+        half = {group.name: range(group.size // 2) for group in problem.groups.prunable}
+        after = problem.base().remove(PruningPlan(half), problem.groups)
+        for network, spec, of in (
+            (problem.base(), "msvfp", "l2"),
+            (after, "msvfp", "similarity"),
+            (problem.base(), "msvfp:target=0.0", "similarity"),
+        ):
+            found, wanted = problem.scores(spec, network), problem.scores(of, network)
+            assert all((found[name] == wanted[name]).all() for name in wanted)
 
     def test_bounds(self):
         with pytest.raises(UserError, match="target"):

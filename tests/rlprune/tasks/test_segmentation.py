@@ -36,6 +36,20 @@ def test_miou_by_hand() -> None:
     assert miou(counts) == pytest.approx((1 / 3 + 2 / 4) / 2)  # class 2 occurs nowhere: left out
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_rows_are_the_fitted_logits_of_the_pixels_that_count(channels: int) -> None:
+    task, output = get_task("segmentation"), torch.randn(2, channels, 4, 4)
+    masks = torch.randint(0, 2, (2, 8, 8))
+    masks[:, :3] = 255
+    rows = task.rows({"out": output}, (masks, masks))
+    assert rows.shape == (2 * 5 * 8, max(channels, 2))
+    whole = task.outputs(Fixed(output), (masks, masks))
+    assert torch.equal(rows[0], whole[0, :, 3, 0]) and torch.equal(rows[-1], whole[1, :, 7, 7])
+    assert F.cross_entropy(rows, masks[masks != 255]).item() == pytest.approx(
+        task.loss(Fixed(output), (masks, masks)).item(), rel=1e-5
+    )
+
+
 def test_a_perfect_network_scores_one_and_ignored_pixels_count_nowhere() -> None:
     masks = torch.randint(0, 3, (4, 8, 8))
     output = logits_of(masks, 3)
