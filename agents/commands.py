@@ -68,6 +68,8 @@ def given_rule_options(args: argparse.Namespace, controller: str) -> dict[str, A
 def _prune_settings(args: argparse.Namespace, start: PruneSettings) -> PruneSettings:
     """The settings of `start` (a recipe, or the run to go on with), changed by the options that were given."""
     given = given_fields(args, PruneSettings)
+    if hasattr(args, "finetune_epochs"):
+        given.setdefault("total_epochs", None)  # a recipe's total gives way to what was asked for
     controller = given.get("controller", start.controller)
     options = dict(start.controller_options) if controller == start.controller else {}
     options |= given_rule_options(args, controller)

@@ -43,8 +43,8 @@ class ScanSettings:
         rates: Shares of a group to remove, each by itself.
         groups: Patterns of the groups to scan, such as `layer3.*`; none takes all that can be pruned.
         limit: Control images to score on; None takes all.
-        amp: Score in bfloat16: about 1.5 times as fast on processors with instructions for it, and drops that differ by
-            up to some half a point.
+        amp: Score in bfloat16: up to three times as fast on processors with instructions for it, and drops that differ
+            by up to some half a point.
     """
 
     problem: ProblemSpec = field(default_factory=ProblemSpec)

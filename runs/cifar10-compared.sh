@@ -6,8 +6,11 @@ source "$(dirname "$0")/lib.sh"
 for seed in $SEEDS; do
     for model in vgg16 resnet56 resnet110; do
         for method in uniform eagleeye slimming amc-rules; do
+            extra=()
+            [ "$method" = slimming ] && extra=(--slimming-amp) && [ "$model" != vgg16 ] && extra+=(--slimming-penalty 1e-5)
             pruned "$method" "$model" "$seed" --method "$method" --target-macs 0.48 --tolerance 0.02 --attempts 1 \
-                --finetune-epochs 160 --finetune-lr 0.05 --finetune-batch-size 128 --finetune-weight-decay 5e-4
+                --finetune-epochs 160 --finetune-lr 0.05 --finetune-batch-size 128 --finetune-weight-decay 5e-4 \
+                --finetune-nesterov ${extra[@]+"${extra[@]}"}
         done
     done
 done

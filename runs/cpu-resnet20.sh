@@ -30,7 +30,7 @@ declare -A options=(
 for method in "${@:-uniform pfec fpsl prc msvfp importance-weights eagleeye slimming amc-rules}"; do
     for name in $method; do
         # shellcheck disable=SC2086 # the options are words
-        $RLPRUNE prune --method "$name" --model resnet20 --weights "$WEIGHTS" "${common[@]}" "${at[@]}" "${tuned[@]}" \
-            ${AMP:-} ${options[$name]} --out "$OUT/cpu-$name-resnet20-s$SEED" || failed "$name"
+        played "$OUT/cpu-$name-resnet20-s$SEED" --method "$name" --model resnet20 --weights "$WEIGHTS" \
+            "${common[@]}" "${at[@]}" "${tuned[@]}" ${AMP:-} ${options[$name]}
     done
 done

@@ -32,15 +32,18 @@ base() {
 # row NAME BASE SEED OPTIONS...: one row of the table, pruned from base BASE, unless it is there; goes on where it was
 # stopped. Its settings are in the record; the options count when it is started, not when it is resumed.
 row() {
-    local name=$1 base=$2 seed=$3 folder
+    local name=$1 base=$2 seed=$3
     shift 3
-    folder="$OUT/$name-$base-s$seed"
-    if [ -e "$folder/record.json" ]; then
-        $RLPRUNE prune --out "$folder" --resume || failed "$folder"
-    else
-        $RLPRUNE prune --weights "$OUT/base-$base-s$seed/model.pt" --seed "$seed" "${common[@]}" \
-            --out "$folder" --amp --finetune-amp "$@" || failed "$folder"
-    fi
+    played "$OUT/$name-$base-s$seed" --weights "$OUT/base-$base-s$seed/model.pt" --seed "$seed" "${common[@]}" \
+        --amp --finetune-amp "$@"
+}
+
+# played FOLDER OPTIONS...: a pruning, unless it is there; goes on where it was stopped, with the options it has.
+played() {
+    local folder=$1
+    shift
+    [ -e "$folder/record.json" ] && set -- --resume
+    $RLPRUNE prune "$@" --out "$folder" || failed "$folder" $?
 }
 
 # pruned NAME MODEL SEED OPTIONS...: the same for a base that is called as its model is.
@@ -48,7 +51,9 @@ pruned() {
     row "$1" "$2" "$3" --model "$2" "${@:4}"
 }
 
-# A tolerance that cannot be kept ends one row, not the table.
+# failed FOLDER CODE: what cannot be had (code 2, said in the line above: a tolerance that cannot be kept, say) ends one
+# row, not the table; anything else ends the script.
 failed() {
-    echo "no network inside the tolerance: $1" >&2
+    echo "no row $1" >&2
+    [ "$2" -eq 2 ] || exit "$2"
 }

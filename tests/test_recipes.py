@@ -51,6 +51,18 @@ def test_every_command_is_understood(script: str, tmp_path: Path, monkeypatch: A
     assert f"`{script}" in (RUNS / "README.md").read_text()
 
 
+@pytest.mark.parametrize("script", ["cpu-resnet20.sh", "cifar10-prc.sh"])
+def test_a_script_started_again_goes_on(script: str, tmp_path: Path) -> None:
+    first = [argv for argv in commands(script, tmp_path) if argv[0] == "prune"]
+    folders = [argv[argv.index("--out") + 1] for argv in first]
+    for folder in folders:
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "record.json").write_text("{}")
+    (tmp_path / "log").unlink()
+    again = [argv for argv in commands(script, tmp_path) if argv[0] == "prune"]
+    assert again == [["prune", "--resume", "--out", folder] for folder in folders]
+
+
 def test_the_table_puts_seeds_together(tmp_path: Path) -> None:
     for seed, score in ((0, 0.93), (1, 0.95)):
         side = {"macs": 100, "parameters": 50, "test_score": 0.94}

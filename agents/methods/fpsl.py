@@ -75,7 +75,8 @@ METHODS.register("fpsl")(
             max_rate=1.0,
             check="end",
             skip=("residual",),
-            finetune=TrainSettings(epochs=230.0, lr=0.1, schedule="step", milestones=(80.0, 155.0), batch_size=256),
+            total_epochs=300.0,
+            finetune=TrainSettings(epochs=300.0, lr=0.1, schedule="step", milestones=(150.0, 225.0), batch_size=256),
         ),
     )
 )

@@ -131,7 +131,7 @@ def test_fine_tuning_takes_what_is_left_of_all_epochs(trained: list[str], tmp_pa
     settings = PruneSettings.from_json(record["settings"])
     between = sum(bool(sum(line["removed"].values())) for line in record["rounds"]) * 0.5
     assert settings.finetuning(between).epochs == pytest.approx(4 - between) and 0 < between < 4
-    assert settings.finetuning(between).milestones == pytest.approx((80 - between, 155 - between))
+    assert settings.finetuning(between).milestones == pytest.approx((150 - between, 225 - between))
     assert record["finetune"][0]["epochs"] == math.ceil(4 - between - 0.05)
     images = len(settings.problem.build().data.train)
     assert record["cost"]["images_trained"] == pytest.approx(4 * images, rel=0.05)

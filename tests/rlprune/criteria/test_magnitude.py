@@ -60,6 +60,22 @@ class TestResidualGroups:
             self.model.get_parameter(self.slots[1].tensor).mul_(100.0)
         assert (np.argsort(self.score("mean")) == order).all()
 
+    def test_the_defaults_of_l2_and_fpsl_weigh_them_the_same_too(self):
+        def rows(slot):
+            weight = self.model.get_parameter(slot.tensor).detach().double().movedim(slot.dim, 0)
+            return weight[torch.from_numpy(slot.index[:, 0])].flatten(1)
+
+        def even(layers):
+            return np.mean([s / s.mean() for s in layers], axis=0) * np.mean([s.mean() for s in layers])
+
+        l2 = even([rows(slot).norm(dim=1).numpy() for slot in self.slots])
+        assert get_criterion("l2").scores(self.context)[self.group.name] == pytest.approx(l2)
+        weights = {layer.weight for layer in self.context.groups.layers.values()}
+        readers = [s for s in self.group.slots if s.role == "in" and s.tensor in weights]
+        read = np.sum([rows(slot).abs().sum(1).numpy() for slot in readers], axis=0)
+        wanted = even(self.layers) * read / self.group.size
+        assert get_criterion("fpsl").scores(self.context)[self.group.name] == pytest.approx(wanted)
+
     def test_other_ways(self):
         assert self.score("sum") == pytest.approx(np.sum(self.layers, axis=0))
         assert self.score("first") == pytest.approx(self.layers[0])

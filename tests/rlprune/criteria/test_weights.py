@@ -67,6 +67,21 @@ class TestFPSL:
         product = l1(model.expand.weight) * l1(model.depthwise.weight) * l1(model.project.weight, 1)
         assert found["expand"] == pytest.approx(product / 10)
 
+    def test_a_depthwise_block_with_two_readers(self):
+        class Both(Mobile):
+            def __init__(self):
+                super().__init__()
+                self.second = nn.Conv2d(10, 3, 3)
+
+            def forward(self, x):
+                x = self.depthwise(self.expand(self.stem(x)).relu()).relu()
+                return self.head(self.project(x)), self.second(x)
+
+        model = Both()
+        readers = l1(model.project.weight, 1) + l1(model.second.weight, 1)
+        product = l1(model.expand.weight) * l1(model.depthwise.weight) * readers
+        assert scores("fpsl", model, torch.randn(1, 3, 9, 9))["expand"] == pytest.approx(product / 10)
+
     def test_several_consumers_are_summed(self):
         model = Fork()
         found = scores("fpsl", model, torch.randn(1, 1, 6, 6))
