@@ -1,20 +1,24 @@
-"""Train a base network from scratch, on the train role alone, so that a later pruning knows what it has seen."""
+"""Train a network on the train role alone, from scratch or from weights, pruned ones too.
+
+A base network trained here says what it has seen, so that a later pruning takes control images that it has not.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import torch
 
-from rlprune.data import DataSplits, load_data
+from rlprune.artifact import is_pruned, save_pruned
+from rlprune.data import DataSplits
 from rlprune.errors import UserError
 from rlprune.evaluation import Evaluator, Ledger
 from rlprune.files import write_tensors
 from rlprune.models import resolve_model
-from rlprune.problem import checked_device
+from rlprune.problem import ProblemSpec, checked_device, load_network, weights_meta
 from rlprune.record import RunFolder, versions
 from rlprune.recovery import TrainSettings, train
 from rlprune.recovery.distributed import World
@@ -22,6 +26,7 @@ from rlprune.seeding import derive
 from rlprune.tasks import get_task
 
 OnStep = Callable[[str, float, float], None]
+SHARED = {item.name for item in fields(ProblemSpec)}
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,8 @@ class BaseSettings:
     Attributes:
         model: Zoo name, `torchvision:NAME`, `package.module:function` or `file.py:function`.
         data: `digits`, an `.npz` file, a folder, or `torchvision:NAME`.
+        weights: File to go on from: the network's weights, or the `model.pt` of a pruning; None starts at random.
+        teacher: File of the unpruned network's weights, which `distillation` imitates.
         task: What the network does, where the data's own task needs an option, such as `detection:metric=map50`.
         root: Folder that `data` is relative to, or where torchvision's sets lie.
         seed: Of everything random: cut of the data, initial weights, order, augmentation.
@@ -44,6 +51,8 @@ class BaseSettings:
 
     model: str = "lenet5"
     data: str = "digits"
+    weights: str | None = None
+    teacher: str | None = None
     task: str | None = None
     root: str | None = None
     seed: int = 0
@@ -54,10 +63,16 @@ class BaseSettings:
     training: TrainSettings = field(default_factory=lambda: TrainSettings(epochs=200.0, lr=0.1, nesterov=True))
 
     def __post_init__(self) -> None:
-        if self.training.distillation:
+        if bool(self.training.distillation) != (self.teacher is not None):
             raise UserError(
-                f"distillation is {self.training.distillation}; a base network has no teacher, so it must be 0"
+                f"distillation is {self.training.distillation} and the teacher is {self.teacher}: "
+                "give both (--teacher FILE --distillation 0.7), or neither"
             )
+
+    @property
+    def problem(self) -> ProblemSpec:
+        """Network and data."""
+        return ProblemSpec(**{item.name: getattr(self, item.name) for item in fields(self) if item.name in SHARED})
 
     def to_json(self) -> dict[str, Any]:
         """Plain values only."""
@@ -111,15 +126,8 @@ def train_base(
             return previous
     world = World.current()
     device = checked_device(settings.device)
-    data = load_data(
-        settings.data,
-        root=settings.root,
-        seed=settings.seed,
-        control_from=settings.control_from,
-        control_size=settings.control_size,
-        calibration_size=settings.calibration_size,
-    )
-    model = fresh_model(settings.model, data, settings.seed).to(device)
+    data = settings.problem.splits()
+    model, teacher = _networks(settings, data, device)
     task, ledger, started = get_task(settings.task or data.task), Ledger(), time.monotonic()
     evaluator = Evaluator(task, data, device=str(device), ledger=ledger)
     record: dict[str, Any] = {
@@ -143,40 +151,64 @@ def train_base(
         data.train,
         settings.training,
         seed=derive(settings.seed, "base training"),
+        teacher=teacher,
         monitor=(lambda network: evaluator.score(network, "control").value) if patience else None,
         checkpoint=folder.checkpoint_file,
         on_step=lambda done: on_step("training", done, 1.0) if on_step is not None else None,
         device=device,
     )
     model.eval()
-    scores = {role: evaluator.score(model, role) for role in ("control", "whole_test")}
+    test = "whole_test" if settings.weights is None else "test"  # control may have been cut from it
+    scores = {role: evaluator.score(model, role) for role in ("control", test)}
     record |= {
         "status": "finished",
         "losses": report.losses,
         "images_trained": report.images,
         "metric": scores["control"].metric,
         "control_score": scores["control"].value,
-        "test_score": scores["whole_test"].value,
-        "test_interval": list(scores["whole_test"].interval()),
+        "test_score": scores[test].value,
+        "test_interval": list(scores[test].interval()),
         "time": {"training_s": time.monotonic() - started},
     }
-    meta = {
-        "model": settings.model,
-        "trained_on": data.name,
-        "roles": ["train"],
-        "train_fingerprint": data.train.fingerprint(),
-        "seed": settings.seed,
-        "control_from": settings.control_from,
-        "control_size": settings.control_size,
-        "calibration_size": settings.calibration_size,
-        "test_score": scores["whole_test"].value,
-    }
     if world.first:
-        weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-        write_tensors(folder.model_file, {"state_dict": weights, "meta": meta})
+        _save(settings, folder, model, data, test_score=scores[test].value)
         folder.write(record)
         folder.drop_checkpoint()
     return record
+
+
+def _networks(
+    settings: BaseSettings, data: DataSplits, device: torch.device
+) -> tuple[torch.nn.Module, torch.nn.Module | None]:
+    """What is trained, and what it imitates."""
+    teacher = None
+    if settings.teacher is not None:
+        teacher = load_network(replace(settings.problem, weights=settings.teacher), data)
+    if settings.weights is not None:
+        return load_network(settings.problem, data), teacher
+    return fresh_model(settings.model, data, settings.seed).to(device), teacher
+
+
+def _save(
+    settings: BaseSettings, folder: RunFolder, model: torch.nn.Module, data: DataSplits, *, test_score: float
+) -> None:
+    """Write `model.pt`. What the network has seen is said where it is known: nobody knows of weights without a word."""
+    meta: dict[str, Any] = {"model": settings.model, "trained_on": data.name, "seed": settings.seed}
+    before = {} if settings.weights is None else weights_meta(settings.weights)
+    if settings.weights is None or before.get("train_fingerprint") == data.train.fingerprint():
+        meta |= {
+            "roles": ["train"],
+            "train_fingerprint": data.train.fingerprint(),
+            "control_from": settings.control_from,
+            "control_size": settings.control_size or before.get("control_size"),
+            "calibration_size": settings.calibration_size or before.get("calibration_size"),
+        }
+    meta["test_score"] = test_score
+    if settings.weights is not None and is_pruned(settings.weights):
+        save_pruned(folder.model_file, fresh_model(settings.model, data, settings.seed), model, {**before, **meta})
+        return
+    weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    write_tensors(folder.model_file, {"state_dict": weights, "meta": meta})
 
 
 def fresh_model(spec: str, data: DataSplits, seed: int) -> torch.nn.Module:

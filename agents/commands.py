@@ -108,12 +108,12 @@ def configure_train(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("network and data")
     field_options(group, BaseSettings, skip=("training",))
     group = parser.add_argument_group("training")
-    field_options(group, TrainSettings, skip=("distillation", "temperature"), defaults=BaseSettings().training)
+    field_options(group, TrainSettings, defaults=BaseSettings().training)
     run_options(parser)
 
 
 def run_train(args: argparse.Namespace) -> int:
-    """Train a base network."""
+    """Train a network."""
     resume, start = hasattr(args, "resume"), BaseSettings()
     if resume and hasattr(args, "out") and RunFolder(args.out).exists():
         start = BaseSettings.from_json(RunFolder(args.out).read()["settings"])

@@ -68,7 +68,7 @@ class PRC(BoundRule):
         orthogonality: λ_o, weight of ||M Mᵀ − I||² during it.
         amp: Mixed precision in it.
         rebisect: Find the threshold anew each round, as the largest whose immediate drop is δ_w·T: what is left of
-            the tolerance. False keeps W_0 of the first round and scales it, W_γ = δ_w·(T/ε)·W_0, as the paper does;
+            the tolerance. At its edge, T = 0, that is what costs nothing. False keeps W_0 of the first round and scales it, W_γ = δ_w·(T/ε)·W_0, as the paper does;
             where the norms in U lie close together that soon selects nothing.
         probe_recovery: Repairs applied before the drop of a trial removal is measured; `none` measures it as it is.
         patience: Rounds of training in a row after which nothing could be removed, before it gives up; and one more
@@ -154,10 +154,8 @@ class PRC(BoundRule):
         )
 
     def _threshold(self, order: list[tuple[float, str]], delta: float) -> float:
-        """W_γ: filters in U of a smaller norm go; 0 at the tolerance's edge."""
+        """W_γ: filters in U of a smaller norm go."""
         slack = self._pressure()
-        if slack == 0:
-            return 0.0
         if self.rebisect:
             return self._bisect(order, delta * slack * self.env.tolerance)
         if self.threshold is None:

@@ -98,11 +98,11 @@ class ProblemSpec:
         Args:
             untrained: Take fresh weights where none are given and none come with the project: enough to look at.
         """
-        splits = self._splits()
+        splits = self.splits()
         model = load_network(self, splits, untrained=untrained)
         return PruningProblem(model, splits, spec=self)
 
-    def _splits(self) -> DataSplits:
+    def splits(self) -> DataSplits:
         """The data, cut so that the weights have not seen the control images.
 
         Weights that say what they were trained on (`rlprune train` wrote them) keep the control split of that training

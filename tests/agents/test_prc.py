@@ -66,11 +66,17 @@ def at_the_edge(score: float, **options: float):
     return controller, env
 
 
-@pytest.mark.parametrize("rebisect", [True, False])
-def test_at_the_edge_nothing_is_removed(rebisect):
+def test_at_the_edge_the_published_threshold_removes_nothing():
     """T = 0 means recovery training alone, even where a removal would cost nothing."""
-    controller, _ = at_the_edge(0.5, rebisect=rebisect)
+    controller, _ = at_the_edge(0.5, rebisect=False)
     assert not any(controller._plan_round().values())
+
+
+@pytest.mark.parametrize(("after", "removes"), [(0.5, True), (0.499, False)])
+def test_at_the_edge_a_threshold_found_anew_removes_what_costs_nothing(after, removes, monkeypatch):
+    controller, env = at_the_edge(0.5, rebisect=True)
+    monkeypatch.setattr(env.problem.evaluator, "score", lambda *_: Score(after, 100))
+    assert any(controller._plan_round().values()) == removes
 
 
 def test_the_published_threshold_scales_the_first_one(monkeypatch):

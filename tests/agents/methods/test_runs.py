@@ -285,6 +285,33 @@ def test_two_processes_train_one_network(trained: list[str], tmp_path: Path) -> 
     assert record["losses"] == pytest.approx(alone["losses"], rel=0.1), "batch norm sees half of each batch"
 
 
+def test_two_processes_fine_tune_a_pruned_network(trained: list[str], tmp_path: Path) -> None:
+    argv = ["prune", "--method", "uniform", *trained, "--out", str(tmp_path / "run"), "--quiet", "--tolerance", "1"]
+    assert main([*argv, "--target-macs", "0.3", "--recovery", "none", "--finetune-epochs", "0"]) == 0
+    pruned, record = str(tmp_path / "run" / "model.pt"), RunFolder(tmp_path / "run").read()
+    on = ["train", *trained[:2], "--weights", pruned, "--teacher", trained[3], "--distillation", "0.5"]
+    how = ["--epochs", "2", "--lr", "0.02", "--quiet", "--out"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    command = [*launch, "-m", "rlprune.cli", *on, *how, str(tmp_path / "two")]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert main([*on, *how, str(tmp_path / "one")]) == 0
+    two, one = (RunFolder(tmp_path / name).read() for name in ("two", "one"))
+    assert two["losses"] == pytest.approx(one["losses"], rel=0.1) and one["losses"][1] < one["losses"][0]
+    assert one["test_score"] > record["pruned"]["test_score"]
+    tuned = ProblemSpec(model=trained[1], weights=str(tmp_path / "two" / "model.pt")).build()
+    assert tuned.cost.macs() == record["pruned"]["macs"]
+    assert tuned.evaluator.score(tuned.model, "test").value == two["test_score"]
+
+
+def test_a_network_and_its_teacher_come_together(trained: list[str], tmp_path: Path, capsys: Any) -> None:
+    out = tmp_path / "out"
+    for options in (["--distillation", "0.5"], ["--teacher", trained[3]]):
+        assert main(["train", *trained[:2], *options, "--out", str(out)]) == 2
+        assert "give both" in capsys.readouterr().err and not out.exists()
+
+
 def test_a_training_is_no_pruning_and_is_left_alone(trained: list[str], tmp_path: Path, capsys: Any) -> None:
     folder = RunFolder(Path(trained[3]).parent)
     assert main(["prune", "--out", str(folder.path), "--resume"]) == 2
