@@ -68,8 +68,9 @@ class PRC(BoundRule):
         orthogonality: λ_o, weight of ||M Mᵀ − I||² during it.
         amp: Mixed precision in it.
         rebisect: Find the threshold anew each round, as the largest whose immediate drop is δ_w·T: what is left of
-            the tolerance. At its edge, T = 0, that is what costs nothing. False keeps W_0 of the first round and scales it, W_γ = δ_w·(T/ε)·W_0, as the paper does;
-            where the norms in U lie close together that soon selects nothing.
+            the tolerance (at its edge, where T = 0, what costs nothing). False keeps W_0 of the first round and scales
+            it, W_γ = δ_w·(T/ε)·W_0, as the paper does; where the norms in U lie close together that soon selects
+            nothing.
         probe_recovery: Repairs applied before the drop of a trial removal is measured; `none` measures it as it is.
         patience: Rounds of training in a row after which nothing could be removed, before it gives up; and one more
             removal in a row than this that was rolled back. Each of those, where the environment goes on, halves δ_w.
