@@ -55,6 +55,7 @@ def finetune(
     settings: PruneSettings,
     checkpoint: Path,
     attempt: int,
+    before_epochs: float,
     progress: Callable[[str, float, float], None],
 ) -> tuple[PrunedNetwork, float, Tuned | None]:
     """Train a copy of `network` as `settings.finetune` says, and return the better of the two on the control split.
@@ -68,13 +69,13 @@ def finetune(
         settings: Of the run.
         checkpoint: File from which an interrupted training goes on, to the same bits on a CPU.
         attempt: Number of the run's attempt, for a random stream of its own.
+        before_epochs: Epochs that this attempt has trained between removals.
         progress: Told what goes on, with what is done and what there is to do.
 
     Returns:
         The network, its control score, and the report; no report if there was nothing to train.
     """
-    spent = problem.ledger.state_dict()
-    how = settings.finetuning(spent["images_trained"] / len(problem.data.train))
+    how, spent = settings.finetuning(before_epochs), problem.ledger.state_dict()
     if how.epochs <= 0:
         return network, before, None
     trained = network.copy()

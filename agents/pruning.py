@@ -106,6 +106,7 @@ class _Run:
         self.problem = settings.problem.build()
         self.curves = Curves(folder.path)
         self.attempt, self.past = 0, list[dict[str, Any]]()
+        self.trained_before = 0  # images, in earlier attempts
         self.budget = settings.target_macs
         self.spent, self.started = 0.0, time.monotonic()
         self.inside: PrunedNetwork | None = None  # the last that kept the tolerance, where the end is what counts
@@ -134,6 +135,7 @@ class _Run:
         state = self.folder.load_checkpoint(str(self.problem.device))
         if state is not None:
             self.attempt, self.past, self.budget = state["attempt"], state["past"], state["budget"]
+            self.trained_before = state["trained_before"]
             self.spent, self.tuning = state["seconds"], [Tuned(**line) for line in state["tuning"]]
         while True:
             info = self._episode(state)
@@ -145,6 +147,7 @@ class _Run:
             share = float(info["final_macs_share"])
             self.past, self.budget, state = self.history, share**0.5, None
             self.attempt += 1
+            self.trained_before = self.problem.ledger.images_trained
         self.record["time"] = {"pruning_s": self.spent + time.monotonic() - self.started}
         return network, "tolerance" if self.rolled_back else str(info["stopped"])
 
@@ -184,6 +187,7 @@ class _Run:
             "attempt": self.attempt,
             "past": self.past,
             "budget": self.budget,
+            "trained_before": self.trained_before,
             "tuning": [asdict(tuned) for tuned in self.tuning],
             "env": self.env.state_dict(),
             "controller": self.controller.state_dict() if hasattr(self.controller, "state_dict") else {},
@@ -221,8 +225,10 @@ class _Run:
             self.watcher.work("finishing")
             network, before = better(self.problem, (network, before), self.controller.finish(network))
         checkpoint = self.folder.path / f"finetune-{self.attempt}.pt"
+        images = self.problem.ledger.images_trained - self.trained_before
+        trained = images / len(self.problem.data.train)
         tuned, score, report = finetune(
-            self.problem, network, before, self.settings, checkpoint, self.attempt, self.watcher.work
+            self.problem, network, before, self.settings, checkpoint, self.attempt, trained, self.watcher.work
         )
         if report is not None:
             self.tuning.append(report)

@@ -56,8 +56,8 @@ class PruneSettings:
         weight_decay: L2 penalty in it.
         orthogonality: Weight of the orthogonality penalty in it (see `Orthogonality`).
         amp: Mixed precision (bfloat16) in it: twice as fast on GPUs and on recent CPUs.
-        total_epochs: Epochs of training in all. Fine-tuning then takes what is left of them, and its milestones count
-            from the start of the pruning; None trains for as long as fine-tuning says.
+        total_epochs: Epochs of training in all, each attempt. Fine-tuning then takes what is left of them, and its
+            milestones count from the start of the pruning; None trains for as long as fine-tuning says.
         finetune: How the network is trained once the pruning is over; the better of before and after is kept.
     """
 
