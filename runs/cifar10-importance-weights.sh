@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Importance weights (Sawant et al. 2022) on the same networks, at half of the MACs. The paper's own rows are for
-# segmentation; there is none to compare with on CIFAR-10. The published bound on the rise of the loss ends the pruning
+# segmentation; there is none to compare with on CIFAR-10. The default bound on the rise of the loss ends the pruning
 # long before half of the MACs is gone, so the target ends it here, and every removal is followed by an epoch of training.
 # Needs runs/cifar10-bases.sh. On one GPU: bash runs/cifar10-importance-weights.sh
 source "$(dirname "$0")/lib.sh"

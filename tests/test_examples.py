@@ -8,7 +8,8 @@ import pytest
 
 import rlprune
 
-MODULES = sorted(module.name for module in pkgutil.walk_packages(rlprune.__path__, "rlprune."))
+NAMES = sorted(module.name for module in pkgutil.walk_packages(rlprune.__path__, "rlprune."))
+MODULES = [name for name in NAMES if not name.endswith("__main__")]
 
 
 def examples(name):
@@ -16,7 +17,7 @@ def examples(name):
     return [test for test in doctest.DocTestFinder(exclude_empty=True).find(module) if test.examples]
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if not name.endswith("__main__")])
+@pytest.mark.parametrize("name", MODULES)
 def test_examples(name):
     runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
     for test in examples(name):
@@ -25,4 +26,4 @@ def test_examples(name):
 
 
 def test_there_are_examples():
-    assert sum(bool(examples(name)) for name in MODULES if not name.endswith("__main__")) >= 20
+    assert sum(bool(examples(name)) for name in MODULES) >= 20

@@ -97,12 +97,6 @@ class LeastLoss(RoundRule):
         problem = self.env.problem
         return 1.0 - problem.macs(self.env.network) / problem.cost.macs()
 
-    @property
-    def early(self) -> bool:
-        """Whether less than half of the wanted reduction is reached: the norm's turn."""
-        budget = self.env.settings.budget
-        return self.gone < (self.reduction if budget is None else 1.0 - budget) / 2
-
     def plan_round(self) -> dict[str, int]:
         """The layer of the smallest loss, and how many filters it loses."""
         env = self.env
@@ -123,9 +117,9 @@ class LeastLoss(RoundRule):
         return {name: counts[name]}
 
     def _ranking(self) -> Scores:
-        network = self.env.network
-        criterion = get_criterion("l2" if self.early else "similarity")
-        return criterion.scores(CriterionContext(network.model, network.groups, seed=self.env.settings.seed))
+        network, budget = self.env.network, self.env.settings.budget
+        criterion = get_criterion("msvfp", {"target": self.reduction if budget is None else 1.0 - budget})
+        return criterion.scores(CriterionContext(network.model, network.groups, reduction=self.gone))
 
     def _trial(self, group: ChannelGroup) -> int:
         """What a trial takes from a group: a step while it is below its cap (the last step may pass it)."""

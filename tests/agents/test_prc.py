@@ -56,7 +56,7 @@ def pressed_too_hard(delta: float, on_violation: str):
 
 
 def at_the_edge(score: float, **options: float):
-    """A controller whose network scores `score`; the baseline is 0.9 and the tolerance 0.1."""
+    """A controller whose network scores `score`: from 0.5 down that is beyond the tolerance's edge."""
     settings = EnvSettings(tolerance=0.1, max_rate=0.9)
     env = FilterPruningEnv.from_problem(ProblemSpec().build(), settings, recovery="none")
     env.reset()
