@@ -6,19 +6,20 @@ if __name__ == "agents":
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from rlprune.agents.controller import RULES, Controller, Episode, Rule, make_controller, run_episode
-from rlprune.agents.error import LeastError
-from rlprune.agents.fixed import PerLayerTable, Polynomial, Uniform
-from rlprune.agents.methods import METHODS, Pfec
-from rlprune.agents.prc import PRC
-from rlprune.agents.pruning import PruneSettings, prune
-from rlprune.agents.replaying import rebuild, replay
-from rlprune.agents.search import CrossEntropySearch, RandomSearch
-from rlprune.agents.sensitive import SensitivityRule
+from rlprune.agents.controllers.base import RULES, Controller, Episode, Rule, make_controller, run_episode
+from rlprune.agents.controllers.error import LeastError
+from rlprune.agents.controllers.fixed import PerLayerTable, Polynomial, Uniform
+from rlprune.agents.controllers.pfec import Pfec
+from rlprune.agents.controllers.prc import PRC
+from rlprune.agents.controllers.search import CrossEntropySearch, RandomSearch
+from rlprune.agents.controllers.sensitivity import SensitivityRule
+from rlprune.agents.runs.pruning import PruneSettings, prune
+from rlprune.agents.runs.recipes import METHODS
+from rlprune.agents.runs.replaying import rebuild, replay
 
 if TYPE_CHECKING:
-    from rlprune.agents.sb3 import TrainedAgent, load_agent
-    from rlprune.agents.training import AgentSettings, train
+    from rlprune.agents.rl.sb3 import TrainedAgent, load_agent
+    from rlprune.agents.rl.training import AgentSettings, train
 
 __all__ = [
     "METHODS",
@@ -48,7 +49,7 @@ __all__ = [
 ]
 
 # Stable-Baselines3 takes seconds to import: only those who train or load an agent wait for it.
-_HOMES = {"AgentSettings": "training", "TrainedAgent": "sb3", "load_agent": "sb3", "train": "training"}
+_HOMES = {"AgentSettings": "rl.training", "TrainedAgent": "rl.sb3", "load_agent": "rl.sb3", "train": "rl.training"}
 
 
 def __getattr__(name: str) -> Any:

@@ -9,11 +9,11 @@ from rlprune.envs.registration import ITERATIVE, LAYERWISE, MIXED, TABLE, regist
 
 if TYPE_CHECKING:
     from rlprune.envs.advice import AroundAdvice
-    from rlprune.envs.cache import ScoreCache
-    from rlprune.envs.filter_pruning import FilterPruningEnv
+    from rlprune.envs.env import FilterPruningEnv
+    from rlprune.envs.episode.cache import ScoreCache
+    from rlprune.envs.episode.rewards import list_rewards, make_reward
     from rlprune.envs.mixed import MixedPruningEnv
-    from rlprune.envs.rewards import list_rewards, make_reward
-    from rlprune.envs.settings import EnvSettings
+    from rlprune.envs.rules import EnvSettings
     from rlprune.envs.table import ScoreTable, TablePruningEnv
     from rlprune.envs.wrappers import DiscreteRates, RecordEpisode, WholeNetworkAction
 
@@ -40,16 +40,16 @@ __all__ = [
 _HOMES = {
     "AroundAdvice": "advice",
     "DiscreteRates": "wrappers",
-    "EnvSettings": "settings",
-    "FilterPruningEnv": "filter_pruning",
+    "EnvSettings": "rules",
+    "FilterPruningEnv": "env",
     "MixedPruningEnv": "mixed",
     "RecordEpisode": "wrappers",
-    "ScoreCache": "cache",
+    "ScoreCache": "episode.cache",
     "ScoreTable": "table",
     "TablePruningEnv": "table",
     "WholeNetworkAction": "wrappers",
-    "list_rewards": "rewards",
-    "make_reward": "rewards",
+    "list_rewards": "episode.rewards",
+    "make_reward": "episode.rewards",
 }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import gymnasium
 from numpy.typing import NDArray
 
-from rlprune.envs.filter_pruning import FilterPruningEnv, Observation
+from rlprune.envs.env import FilterPruningEnv, Observation
 from rlprune.errors import UserError, unknown_name
 
 

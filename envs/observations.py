@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from rlprune.envs.budget import Window
+from rlprune.envs.episode.budget import Window
 
 if TYPE_CHECKING:
     from rlprune.channels import ChannelGroups

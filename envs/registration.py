@@ -10,7 +10,7 @@ MIXED = "rlprune/MixedPruning-v0"
 TABLE = "rlprune/TablePruning-v0"
 TOY = "rlprune/ToyPruning-v0"
 
-_ENTRY_POINT = "rlprune.envs.filter_pruning:FilterPruningEnv"
+_ENTRY_POINT = "rlprune.envs.env:FilterPruningEnv"
 
 
 def register() -> None:

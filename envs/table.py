@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from rlprune.channels import ChannelGroups, PruningPlan
-from rlprune.envs.cache import MemoryScores, ScoreCache
-from rlprune.envs.filter_pruning import FilterPruningEnv
-from rlprune.envs.settings import EnvSettings
-from rlprune.envs.transitions import NetworkState, Transitions
+from rlprune.envs.env import FilterPruningEnv
+from rlprune.envs.episode.cache import MemoryScores, ScoreCache
+from rlprune.envs.episode.transitions import NetworkState, Transitions
+from rlprune.envs.rules import EnvSettings
 from rlprune.errors import UserError
 from rlprune.files import read_json, write_json
 from rlprune.problem import PrunedNetwork, PruningProblem

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from rlprune.channels import ChannelGroup, ChannelGroups, Layer, PruningPlan, Slot
-from rlprune.envs.cache import MemoryScores
-from rlprune.envs.filter_pruning import FilterPruningEnv
+from rlprune.envs.env import FilterPruningEnv
+from rlprune.envs.episode.cache import MemoryScores
+from rlprune.envs.episode.transitions import NetworkState, Transitions
 from rlprune.envs.observations import score_mass
-from rlprune.envs.settings import EnvSettings
-from rlprune.envs.transitions import NetworkState, Transitions
+from rlprune.envs.rules import EnvSettings
 from rlprune.problem import PrunedNetwork, PruningProblem
 from rlprune.recovery import make_recovery
 from rlprune.seeding import numpy_generator

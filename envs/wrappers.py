@@ -11,7 +11,7 @@ from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 from numpy.typing import NDArray
 
-from rlprune.envs.filter_pruning import FilterPruningEnv, Observation
+from rlprune.envs.env import FilterPruningEnv, Observation
 from rlprune.errors import UserError, unknown_name
 from rlprune.files import write_json
 

@@ -12,7 +12,7 @@ import importlib.util
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rlprune.agents.pruning import prune as prune
+    from rlprune.agents.runs.pruning import prune as prune
     from rlprune.channels import PruningPlan as PruningPlan
     from rlprune.channels import mask_channels as mask_channels
     from rlprune.channels import remove_channels as remove_channels
@@ -29,7 +29,7 @@ _HOMES = {
     "count_macs": "rlprune.cost",
     "count_parameters": "rlprune.cost",
     "UserError": "rlprune.errors",
-    "prune": "rlprune.agents.pruning",
+    "prune": "rlprune.agents.runs.pruning",
 }
 
 __all__ = [*_HOMES]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from rlprune.arguments import console, problem_options, problem_spec
+from rlprune.agents.commands.options import console, problem_options, problem_spec
 from rlprune.errors import UserError
 
 if TYPE_CHECKING:
@@ -136,23 +136,23 @@ COMMANDS = {
         "  rlprune prune --method fpsl --target-macs 0.5 --fpsl-share 0.05 --lr 0.01\n"
         "  rlprune prune --controller uniform --uniform-rate 0.1\n"
         "  rlprune prune --out runs/mine --resume",
-        _later("commands", "configure_prune"),
-        _later("commands", "run_prune"),
+        _later("commands.prune", "configure_prune"),
+        _later("commands.prune", "run_prune"),
     ),
     "train": Command(
         "train a base network on the train role, for prune --weights",
         "  rlprune train --model vgg16 --data torchvision:CIFAR10 --device cuda --epochs 200 --lr 0.05 --amp\n"
         "  rlprune train --model resnet110 --data cifar10.npz --out runs/base --resume",
-        _later("commands", "configure_train"),
-        _later("commands", "run_train"),
+        _later("commands.prune", "configure_train"),
+        _later("commands.prune", "run_train"),
     ),
     "train-agent": Command(
         "train a controller agent on some networks, to set the rates of others",
         "  rlprune train-agent --models resnet20=resnet20.pt,resnet32=resnet32.pt --data cifar10.npz --budget 0.3:0.7\n"
         "  rlprune train-agent --algo sac --episodes 300 --workers 4 --out runs/agent\n"
         "  rlprune train-agent --out runs/agent --resume",
-        _later("agent_commands", "configure_train_agent"),
-        _later("agent_commands", "run_train_agent"),
+        _later("commands.agents", "configure_train_agent"),
+        _later("commands.agents", "run_train_agent"),
     ),
     "episode": Command(
         "run a trained agent, or a rule, once on a network it has never seen",
@@ -160,14 +160,14 @@ COMMANDS = {
         "--budget 0.5\n"
         "  rlprune episode --agent runs/agent/agent.zip --tolerance 0.02 --finetune-epochs 10\n"
         "  rlprune episode --controller uniform --budget 0.3",
-        _later("agent_commands", "configure_episode"),
-        _later("agent_commands", "run_episode"),
+        _later("commands.agents", "configure_episode"),
+        _later("commands.agents", "run_episode"),
     ),
     "methods": Command(
         "list the methods of `prune --method`, or show one with all its constants",
         "  rlprune methods\n  rlprune methods fpsl",
-        _later("commands", "configure_methods"),
-        _later("commands", "run_methods"),
+        _later("commands.prune", "configure_methods"),
+        _later("commands.prune", "run_methods"),
     ),
     "evaluate": Command(
         "score a network on its test and control splits, and count its cost",
@@ -188,21 +188,21 @@ COMMANDS = {
         "  rlprune sensitivity --rates 0.25,0.5,0.75 --groups 'layer3.*,layer4.*' --out runs/scan\n"
         "  rlprune sensitivity --out runs/scan --resume\n"
         "  rlprune episode --controller sensitivity --sensitivity-file runs/scan/sensitivity.json --budget 0.5",
-        _later("sensitivity_commands", "configure_sensitivity"),
-        _later("sensitivity_commands", "run_sensitivity"),
+        _later("commands.sensitivity", "configure_sensitivity"),
+        _later("commands.sensitivity", "run_sensitivity"),
     ),
     "replay": Command(
         "rebuild a run's network from its record and check score and cost",
         "  rlprune replay runs/lenet5-digits-prc",
-        _later("commands", "configure_replay"),
-        _later("commands", "run_replay"),
+        _later("commands.prune", "configure_replay"),
+        _later("commands.prune", "run_replay"),
         "RUN [OPTION ...]",
     ),
     "export": Command(
         "export a run's network, checked against it",
         "  rlprune export runs/lenet5-digits-prc --format pt2\n  rlprune export runs/lenet5-digits-prc --format onnx",
-        _later("commands", "configure_export"),
-        _later("commands", "run_export"),
+        _later("commands.prune", "configure_export"),
+        _later("commands.prune", "run_export"),
         "RUN --format FORMAT [OPTION ...]",
     ),
     "compare": Command(
@@ -211,21 +211,21 @@ COMMANDS = {
         "  rlprune compare --controllers uniform,prc,cem --models resnet20=resnet20.pt --data cifar10.npz "
         "--budgets 0.5,0.3 --workers 2\n"
         "  rlprune compare --tolerances 0.01 --finetune 2 --scratch --out runs/mine",
-        _later("comparison.commands", "configure_compare"),
-        _later("comparison.commands", "run_compare"),
+        _later("commands.compare", "configure_compare"),
+        _later("commands.compare", "run_compare"),
     ),
     "report": Command(
         "make one HTML file, and figures, of a run or a comparison",
         "  rlprune report runs/lenet5-digits-prc\n  rlprune report runs/compare-lenet5-digits --out compared.html",
-        _later("comparison.commands", "configure_report"),
-        _later("comparison.commands", "run_report"),
+        _later("commands.compare", "configure_report"),
+        _later("commands.compare", "run_report"),
         "FOLDER [OPTION ...]",
     ),
     "pareto": Command(
         "list the networks of all runs that no other one beats, and export one",
         "  rlprune pareto runs/\n  rlprune pareto runs/ --export ID --format onnx --out small.onnx",
-        _later("comparison.commands", "configure_pareto"),
-        _later("comparison.commands", "run_pareto"),
+        _later("commands.compare", "configure_pareto"),
+        _later("commands.compare", "run_pareto"),
         "FOLDER [OPTION ...]",
     ),
 }

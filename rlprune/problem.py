@@ -20,10 +20,10 @@ from rlprune.cost import CostModel
 from rlprune.criteria import CriterionContext, get_criterion
 from rlprune.data import DataSplits, load_data
 from rlprune.errors import UserError
-from rlprune.evaluation import Evaluator, Ledger, batch_within, check_fits
 from rlprune.files import read_tensors
 from rlprune.models import default_weights, load_weights, resolve_model
 from rlprune.recovery import GramStore
+from rlprune.scoring.evaluation import Evaluator, Ledger, batch_within, check_fits
 from rlprune.tasks import Batch, Score, Task, get_task
 
 CALIBRATION_PIXELS = 2**20  # in a batch

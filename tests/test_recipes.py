@@ -37,8 +37,8 @@ def test_every_command_is_understood(script: str, tmp_path: Path, monkeypatch: A
         seen.append((settings, folder.path))
         return {}
 
-    monkeypatch.setattr("rlprune.agents.commands.prune", take)
-    monkeypatch.setattr("rlprune.agents.commands.train_base", take)
+    monkeypatch.setattr("rlprune.agents.commands.prune.prune", take)
+    monkeypatch.setattr("rlprune.agents.commands.prune.train_base", take)
     argvs = commands(script, tmp_path)
     monkeypatch.chdir(tmp_path)
     for argv in argvs:

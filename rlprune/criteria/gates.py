@@ -15,8 +15,8 @@ from rlprune.channels import ChannelGroups
 from rlprune.criteria.base import CRITERIA, CriterionContext, Scores
 from rlprune.criteria.combining import COMBINE, as_scores, combine_layers, weight_slots
 from rlprune.errors import UserError
-from rlprune.evaluation import evaluating
 from rlprune.registry import Registry
+from rlprune.scoring.evaluation import evaluating
 from rlprune.seeding import derive
 
 Initialiser = Callable[[int, int, int, np.random.Generator], Scores]

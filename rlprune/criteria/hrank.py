@@ -14,7 +14,7 @@ from rlprune.criteria.base import CRITERIA, CriterionContext, Scores
 from rlprune.criteria.combining import COMBINE, combine_layers, weight_slots
 from rlprune.criteria.magnitude import L1
 from rlprune.errors import UserError
-from rlprune.evaluation import evaluating
+from rlprune.scoring.evaluation import evaluating
 
 
 @CRITERIA.register("hrank")

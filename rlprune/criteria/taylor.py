@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from rlprune.criteria.base import CRITERIA, CriterionContext, Scores
 from rlprune.criteria.combining import COMBINE, combine_layers
 from rlprune.errors import UserError
-from rlprune.evaluation import evaluating
 from rlprune.recovery.following import following_norms
+from rlprune.scoring.evaluation import evaluating
 
 if TYPE_CHECKING:
     from rlprune.channels import ChannelGroup, ChannelGroups, Slot

@@ -3,12 +3,12 @@
 from rlprune.recovery.batchnorm import recalibrate_bn
 from rlprune.recovery.grams import GramStore, LayerGram
 from rlprune.recovery.least_squares import least_squares
-from rlprune.recovery.penalties import FilterL1, Orthogonality
 from rlprune.recovery.refitting import refit
 from rlprune.recovery.repair import RepairUntil
-from rlprune.recovery.settings import TrainSettings
 from rlprune.recovery.steps import RECOVERY, Recovery, Repair, clear_grams, grams_of, list_recoveries, make_recovery
-from rlprune.recovery.training import TrainReport, train
+from rlprune.training.loop import TrainReport, train
+from rlprune.training.penalties import FilterL1, Orthogonality
+from rlprune.training.settings import TrainSettings
 
 __all__ = [
     "RECOVERY",

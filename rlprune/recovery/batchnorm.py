@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from rlprune.evaluation import evaluating
+from rlprune.scoring.evaluation import evaluating
 
 
 @torch.no_grad()

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from rlprune.errors import UserError
-from rlprune.evaluation import evaluating
 from rlprune.recovery.following import watching_norms
 from rlprune.recovery.unfolding import UNFOLDABLE, Unfoldable, Unfolding, sampled_rows
+from rlprune.scoring.evaluation import evaluating
 from rlprune.seeding import torch_generator
 
 if TYPE_CHECKING:

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from rlprune.errors import UserError
-from rlprune.evaluation import evaluating
 from rlprune.recovery.batchnorm import recalibrate_bn
 from rlprune.recovery.following import following_norms
 from rlprune.recovery.least_squares import ridge_solve
 from rlprune.recovery.unfolding import UNFOLDABLE, Unfoldable, Unfolding, sampled_rows
+from rlprune.scoring.evaluation import evaluating
 from rlprune.seeding import torch_generator
 
 if TYPE_CHECKING:

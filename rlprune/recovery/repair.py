@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from rlprune.recovery.settings import TrainSettings
 from rlprune.recovery.steps import Recovery
-from rlprune.recovery.training import train
 from rlprune.seeding import derive
 from rlprune.tasks import score_drop
+from rlprune.training.loop import train
+from rlprune.training.settings import TrainSettings
 
 if TYPE_CHECKING:
     from rlprune.channels import PruningPlan

@@ -16,9 +16,9 @@ from rlprune.recovery.bn_delta import Statistics, measure_bn, shift_bn
 from rlprune.recovery.grams import GramStore
 from rlprune.recovery.least_squares import least_squares
 from rlprune.recovery.refitting import refit
-from rlprune.recovery.settings import TrainSettings
-from rlprune.recovery.training import OnStep, train
 from rlprune.registry import Registry
+from rlprune.training.loop import OnStep, train
+from rlprune.training.settings import TrainSettings
 
 if TYPE_CHECKING:
     from rlprune.channels import PruningPlan

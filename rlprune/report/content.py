@@ -12,7 +12,7 @@ from rlprune.errors import UserError
 from rlprune.files import read_json
 from rlprune.report.pareto import non_dominated
 from rlprune.report.pictures import PICTURES
-from rlprune.sensitivity import Sensitivity
+from rlprune.scoring.sensitivity import Sensitivity
 
 FORMAT = "rlprune-report-1"
 

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from rlprune.data import Split
-from rlprune.evaluation import evaluating
 from rlprune.problem import PruningProblem
+from rlprune.scoring.evaluation import evaluating
 from rlprune.tasks import Batch
 from rlprune.tasks.segmentation import IGNORE, image_counts, miou
 

@@ -13,7 +13,7 @@ from rlprune.report import plots
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from rlprune.sensitivity import Sensitivity
+    from rlprune.scoring.sensitivity import Sensitivity
 
 LABELLED = 5  # curves that carry their group's name; more cannot be told apart
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from rlprune.agents import TrainedAgent, load_agent, replay, run_episode
-from rlprune.agents.agent_commands import _levels, _models
-from rlprune.agents.comparison.contestants import Arena
-from rlprune.agents.comparison.settings import PlaySettings
+from rlprune.agents.commands.agents import _levels, _models
+from rlprune.agents.compare.contestants import Arena
+from rlprune.agents.compare.settings import PlaySettings
 from rlprune.cli import main
 from rlprune.envs import MixedPruningEnv
 from rlprune.problem import ProblemSpec
@@ -117,13 +117,13 @@ def test_an_episode_shows_what_the_training_showed(
     run_episode(training_env, there, options={"problem": 0, "budget": 0.5, **tolerance})
 
     here = Recorded(there.agent)
-    monkeypatch.setattr("rlprune.agents.settings.make_controller", lambda *_: here)
+    monkeypatch.setattr("rlprune.agents.runs.settings.make_controller", lambda *_: here)
     argv = ["episode", "--agent", str(agent), *SMALL, "--budget", "0.5", *goal, "--quiet"]
     assert main([*argv, "--out", str(tmp_path / "run")]) == 0
     assert here.seen == there.seen and len(here.seen) == 3
 
     compared = Recorded(there.agent)
-    monkeypatch.setattr("rlprune.agents.comparison.contestants.make_controller", lambda *_: compared)
+    monkeypatch.setattr("rlprune.agents.compare.contestants.make_controller", lambda *_: compared)
     play = PlaySettings(recovery="bn", max_rate=0.8)
     arena = Arena(ProblemSpec(control_size=200, calibration_size=128).build(), play, f"agent:{agent}", 0, 1)
     run_episode(arena.one_round(0.5, tolerance.get("tolerance", 0.02)), compared)

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from rlprune.agents import AgentSettings, assets, load_agent, make_controller, train
+from rlprune.agents import AgentSettings, load_agent, make_controller, train
+from rlprune.agents.rl import assets
 from rlprune.cli import main
 from rlprune.envs.registration import MIXED
 from rlprune.errors import UserError

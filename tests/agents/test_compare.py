@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from rlprune.agents.compare import compare, rebuild_cell
-from rlprune.agents.comparison.contestants import Arena, play
-from rlprune.agents.comparison.settings import CompareSettings, Goal, PlaySettings, TuneSettings
+from rlprune.agents.compare.comparison import compare, rebuild_cell
+from rlprune.agents.compare.contestants import Arena, play
+from rlprune.agents.compare.settings import CompareSettings, Goal, PlaySettings, TuneSettings
 from rlprune.errors import UserError
 from rlprune.problem import ProblemSpec
 from rlprune.record import comparable
@@ -229,7 +229,7 @@ def test_training_while_pruning_is_taken_off_the_shared_budget(tmp_path):
 
 
 def test_an_agent_plays_by_the_rules_of_everybody(tmp_path):
-    sb3 = pytest.importorskip("rlprune.agents.sb3")
+    sb3 = pytest.importorskip("rlprune.agents.rl.sb3")
     from rlprune.envs import EnvSettings, FilterPruningEnv
 
     env = FilterPruningEnv.from_problem(ProblemSpec().build(), EnvSettings(budget=0.25, max_rate=0.9, one_shot=True))

@@ -2,8 +2,8 @@
 
 import pytest
 
-from rlprune.agents.compare import compare
-from rlprune.agents.comparison.settings import CompareSettings, PlaySettings, TuneSettings
+from rlprune.agents.compare.comparison import compare
+from rlprune.agents.compare.settings import CompareSettings, PlaySettings, TuneSettings
 from rlprune.errors import UserError
 from rlprune.record import comparable
 

@@ -18,7 +18,7 @@ from rlprune.criteria import list_criteria, plan_from_counts
 from rlprune.problem import ProblemSpec
 from rlprune.record import RunFolder
 from rlprune.recovery import TrainSettings, list_recoveries, make_recovery
-from rlprune.sensitivity import scan
+from rlprune.scoring.sensitivity import scan
 
 NETWORKS = """
 from torch import nn

@@ -12,16 +12,16 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 
 from rlprune.agents import make_controller, run_episode
-from rlprune.agents.fixed import PFEC_TABLES, Polynomial, removed_at
-from rlprune.agents.sensitive import monotone
+from rlprune.agents.controllers.fixed import PFEC_TABLES, Polynomial, removed_at
+from rlprune.agents.controllers.sensitivity import monotone
 from rlprune.channels import trace_channels
 from rlprune.cost import CostModel
 from rlprune.envs import EnvSettings, FilterPruningEnv
-from rlprune.envs.filter_pruning import shared_problem
+from rlprune.envs.env import shared_problem
 from rlprune.errors import UserError
 from rlprune.models import create_model
 from rlprune.problem import ProblemSpec, PruningProblem
-from rlprune.sensitivity import Sensitivity
+from rlprune.scoring.sensitivity import Sensitivity
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlprune.agents import run_episode
-from rlprune.agents.prc import PRC, largest_harmless, pressure
+from rlprune.agents.controllers.prc import PRC, largest_harmless, pressure
 from rlprune.envs import EnvSettings, FilterPruningEnv
 from rlprune.problem import ProblemSpec
 from rlprune.tasks import Score

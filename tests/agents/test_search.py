@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from rlprune.agents import make_controller, run_episode
-from rlprune.agents.search import CrossEntropySearch, RandomSearch, Search
+from rlprune.agents.controllers.search import CrossEntropySearch, RandomSearch, Search
 from rlprune.envs import EnvSettings, FilterPruningEnv
-from rlprune.envs.filter_pruning import shared_problem
+from rlprune.envs.env import shared_problem
 from rlprune.envs.toy import ToyPruningEnv
 from rlprune.errors import UserError
 from rlprune.problem import ProblemSpec, PruningProblem

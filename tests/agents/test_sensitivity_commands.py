@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from rlprune.cli import main
-from rlprune.sensitivity import Sensitivity
+from rlprune.scoring.sensitivity import Sensitivity
 
 SMALL = ["--limit", "64", "--rates", "0.25,0.5,0.75"]
 

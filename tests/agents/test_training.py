@@ -17,11 +17,12 @@ import torch
 import yaml
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from rlprune.agents import run_episode, training
-from rlprune.agents.callbacks import checkpoints
-from rlprune.agents.noise import DecayingNoise
-from rlprune.agents.sb3 import ALGORITHMS, DISCRETE, TrainedAgent, load_agent, make_noise, preset
-from rlprune.agents.training import AgentSettings, train
+from rlprune.agents import run_episode
+from rlprune.agents.rl import training
+from rlprune.agents.rl.callbacks import checkpoints
+from rlprune.agents.rl.noise import DecayingNoise
+from rlprune.agents.rl.sb3 import ALGORITHMS, DISCRETE, TrainedAgent, load_agent, make_noise, preset
+from rlprune.agents.rl.training import AgentSettings, train
 from rlprune.envs import AroundAdvice, FilterPruningEnv
 from rlprune.envs.advice import around_advice
 from rlprune.envs.registration import ITERATIVE, LAYERWISE, MIXED, TOY
@@ -123,7 +124,7 @@ def test_files_that_are_no_agent_are_refused(tmp_path: Path) -> None:
 
 def test_presets_are_in_rl_zoos_format_and_mistakes_are_named(tmp_path: Path) -> None:
     for name in sorted(set(ALGORITHMS) - {"amc"}):
-        found = yaml.safe_load((resources.files("rlprune.agents.presets") / f"{name}.yml").read_text())
+        found = yaml.safe_load((resources.files("rlprune.agents.rl.presets") / f"{name}.yml").read_text())
         for env in (LAYERWISE, ITERATIVE):
             assert {"n_timesteps", "policy"} <= set(found[env])
             assert ("env_wrapper" in found[env]) == (name in DISCRETE)
@@ -227,7 +228,7 @@ def test_gymnasium_knows_every_id() -> None:
 @pytest.mark.parametrize("algorithm", ["ppo", "dqn"])
 def test_rl_zoo_trains_with_our_presets(algorithm: str, tmp_path: Path) -> None:
     pytest.importorskip("rl_zoo3")
-    bundled = resources.files("rlprune.agents.presets") / f"{algorithm}.yml"
+    bundled = resources.files("rlprune.agents.rl.presets") / f"{algorithm}.yml"
     command = [sys.executable, "-m", "rl_zoo3.train", "--algo", algorithm, "--env", LAYERWISE, "--gym-packages"]
     command += ["rlprune", "-conf", str(bundled), "-n", "40", "--eval-freq", "-1", "--log-folder", str(tmp_path)]
     command += ["--env-kwargs", "control_size:200", "calibration_size:128", "budget:0.5"]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlprune.agents.sb3 import FAMILIAR, STRANGE, TrainedAgent, trust
+from rlprune.agents.rl.sb3 import FAMILIAR, STRANGE, TrainedAgent, trust
 from rlprune.envs.observations import FEATURES
 
 SIZE = len(FEATURES)

@@ -16,8 +16,8 @@ import time
 from pathlib import Path
 from statistics import median
 
-from rlprune.agents.compare import compare
-from rlprune.agents.comparison.settings import CompareSettings, PlaySettings
+from rlprune.agents.compare.comparison import compare
+from rlprune.agents.compare.settings import CompareSettings, PlaySettings
 
 
 def ratio(rounds: int = 3) -> None:

@@ -22,7 +22,7 @@ from rlprune.criteria import plan_from_counts
 from rlprune.models.resnet import CifarResNet
 from rlprune.problem import ProblemSpec, PruningProblem
 from rlprune.recovery import TrainSettings, grams_of, least_squares, make_recovery, train
-from rlprune.recovery.settings import make_optimizer
+from rlprune.training.settings import make_optimizer
 
 
 def timed(function: Callable[[], object]) -> float:

@@ -22,11 +22,11 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-import rlprune.sensitivity
+import rlprune.scoring.sensitivity
 from rlprune.channels import PruningPlan, mask_channels
 from rlprune.criteria import lowest
 from rlprune.problem import ProblemSpec
-from rlprune.sensitivity import RATES, scan
+from rlprune.scoring.sensitivity import RATES, scan
 
 MASKED = (0.2, 0.5, 0.8)
 
@@ -81,11 +81,11 @@ def main() -> None:
         return time.process_time() - start
 
     names = [group.name for group in base.groups.prunable]
-    local, spent = rlprune.sensitivity.LOCAL, {"ours": 0.0, "amp": 0.0, "scratch": 0.0, "masked": 0.0}
+    local, spent = rlprune.scoring.sensitivity.LOCAL, {"ours": 0.0, "amp": 0.0, "scratch": 0.0, "masked": 0.0}
     for part in (names[i::3] for i in range(3)):
-        rlprune.sensitivity.LOCAL = frozenset()
+        rlprune.scoring.sensitivity.LOCAL = frozenset()
         spent["scratch"] += timed(lambda part=part: scan(problem, limit=limit, groups=part))
-        rlprune.sensitivity.LOCAL = local
+        rlprune.scoring.sensitivity.LOCAL = local
         spent["ours"] += timed(lambda part=part: scan(problem, limit=limit, groups=part))
         spent["amp"] += timed(lambda part=part: scan(problem, limit=limit, groups=part, amp=True))
         spent["masked"] += timed(lambda part=part: [masked(n) for n in part]) * len(RATES) / len(MASKED)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from rlprune.channels import trace_channels
 from rlprune.cost import CostModel
-from rlprune.envs.budget import BilinearCost, Budget, Window, choices
+from rlprune.envs.episode.budget import BilinearCost, Budget, Window, choices
 from rlprune.errors import UserError
 from rlprune.models import create_model
 

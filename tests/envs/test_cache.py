@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from rlprune.envs import EnvSettings, FilterPruningEnv
-from rlprune.envs.cache import ScoreCache
-from rlprune.envs.filter_pruning import shared_problem
+from rlprune.envs.env import shared_problem
+from rlprune.envs.episode.cache import ScoreCache
 from rlprune.errors import UserError
 from rlprune.problem import ProblemSpec, PruningProblem
 from rlprune.tasks import Score

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from rlprune.envs import EnvSettings, FilterPruningEnv
-from rlprune.envs.episode import EpisodeState
-from rlprune.envs.filter_pruning import shared_problem
-from rlprune.envs.transitions import Transitions
+from rlprune.envs.env import shared_problem
+from rlprune.envs.episode.state import EpisodeState
+from rlprune.envs.episode.transitions import Transitions
 from rlprune.errors import UserError
 from rlprune.problem import ProblemSpec, PruningProblem
 from rlprune.tasks import Score

@@ -13,7 +13,7 @@ from stable_baselines3.common.env_checker import check_env as sb3_check
 
 from rlprune.agents import make_controller, run_episode
 from rlprune.envs import EnvSettings, FilterPruningEnv, MixedPruningEnv, ScoreCache, ScoreTable, TablePruningEnv
-from rlprune.envs.filter_pruning import shared_problem
+from rlprune.envs.env import shared_problem
 from rlprune.envs.registration import MIXED, TABLE
 from rlprune.errors import UserError
 from rlprune.problem import ProblemSpec

@@ -6,8 +6,8 @@ from torch import nn
 
 from rlprune.data import DataSplits, load_data
 from rlprune.errors import UserError
-from rlprune.evaluation import Evaluator, Ledger, check_fits
 from rlprune.models import create_model
+from rlprune.scoring.evaluation import Evaluator, Ledger, check_fits
 from rlprune.tasks import get_task
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from rlprune.folding import foldable, folded
 from rlprune.models import create_model
+from rlprune.scoring.folding import foldable, folded
 
 
 def lived_in(model: nn.Module) -> nn.Module:

@@ -13,9 +13,9 @@ from rlprune.criteria import lowest
 from rlprune.data import load_data
 from rlprune.errors import UserError
 from rlprune.models import create_model
-from rlprune.prefix import PrefixCache
 from rlprune.problem import PruningProblem
-from rlprune.sensitivity import Sensitivity, _Scorer, _sliced, _touched, scan
+from rlprune.scoring.prefix import PrefixCache
+from rlprune.scoring.sensitivity import Sensitivity, _Scorer, _sliced, _touched, scan
 
 
 class Block(nn.Module):

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from rlprune.agents import METHODS, make_controller
-from rlprune.agents.pruning import make_env
+from rlprune.agents.runs.pruning import make_env
 from rlprune.data import load_data
 from rlprune.envs import FilterPruningEnv
 from rlprune.problem import PruningProblem

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlprune.agents.methods.fpsl import threshold
+from rlprune.agents.controllers.fpsl import threshold
 from rlprune.criteria import CriterionContext, get_criterion
 
 CONVS = ["convs.0", "convs.1", "convs.2"]

@@ -9,8 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from rlprune.agents.methods.base import FixedImages
-from rlprune.agents.methods.importance import gate_gradient, gate_scores
+from rlprune.agents.controllers.importance import gate_gradient, gate_scores
+from rlprune.agents.controllers.rounds import FixedImages
 from rlprune.channels import PruningPlan, mask_channels
 from rlprune.criteria import lowest
 from rlprune.criteria.gates import fold_gates

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from rlprune.agents.methods.msvfp import step_count
+from rlprune.agents.controllers.msvfp import step_count
 from rlprune.channels import PruningPlan, mask_channels
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rlprune.agents import make_controller
-from rlprune.agents.methods.pfec import greedy_scores, stage_rates
+from rlprune.agents.controllers.pfec import greedy_scores, stage_rates
 from rlprune.channels import trace_channels
 from rlprune.criteria import get_criterion, lowest, plan_from_counts
 from rlprune.errors import UserError

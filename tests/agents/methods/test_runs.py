@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from rlprune.agents import METHODS, RULES, PruneSettings, prune, replay
-from rlprune.agents.basetraining import BaseSettings, train_base
-from rlprune.agents.pruning import Silent
-from rlprune.agents.sb3 import make_agent, save_agent
+from rlprune.agents.rl.sb3 import make_agent, save_agent
+from rlprune.agents.runs.basetraining import BaseSettings, train_base
+from rlprune.agents.runs.pruning import Silent
 from rlprune.cli import main
 from rlprune.problem import ProblemSpec
 from rlprune.record import RunFolder, comparable

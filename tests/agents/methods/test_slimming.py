@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from rlprune.agents import make_controller
-from rlprune.agents.methods.slimming import ScaleL1
+from rlprune.agents.controllers.slimming import ScaleL1
 from rlprune.channels import PruningPlan
 from rlprune.cost import CostModel
 from rlprune.envs import EnvSettings, FilterPruningEnv

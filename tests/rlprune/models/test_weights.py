@@ -7,8 +7,8 @@ import torch
 
 from rlprune.data import load_data
 from rlprune.errors import UserError
-from rlprune.evaluation import Evaluator
 from rlprune.models import cache_folder, create_model, default_weights, load_weights
+from rlprune.scoring.evaluation import Evaluator
 from rlprune.tasks import get_task
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rlprune.agents import pruning
-from rlprune.agents.settings import PruneSettings
+from rlprune.agents.runs import pruning
+from rlprune.agents.runs.settings import PruneSettings
 from rlprune.channels import PruningPlan
 from rlprune.problem import ProblemSpec
 from rlprune.recovery import RepairUntil, TrainSettings, make_recovery

@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 
 from rlprune.errors import UserError
-from rlprune.evaluation import Ledger
 from rlprune.recovery import TrainSettings, train
-from rlprune.recovery.settings import learning_rate
+from rlprune.scoring.evaluation import Ledger
 from rlprune.tasks import get_task
+from rlprune.training.settings import learning_rate
 
 _spec = importlib.util.spec_from_file_location("recovery_toys", Path(__file__).with_name("toys.py"))
 toys = importlib.util.module_from_spec(_spec)

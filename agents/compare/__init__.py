@@ -1,0 +1,1 @@
+"""A grid of recipes, goals and seeds over the one engine."""

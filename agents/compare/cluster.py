@@ -1,0 +1,102 @@
+"""Jobs on a Ray cluster (the extra `rlprune[ray]`).
+
+The driver alone writes files. A task that a dying node takes along is started again on another one by Ray; since a job
+always gives the same, nothing is lost and nothing counts twice. The package and the data must be on every node.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from rlprune.agents.compare.stages import Job, Result, failed, run
+from rlprune.errors import UserError
+
+RETRIES = 5
+
+
+def run_alone(job: Job) -> Result:
+    """A stage with one torch thread, as the worker processes of one machine run it."""
+    import torch
+
+    torch.set_num_threads(1)
+    return run(job)
+
+
+@dataclass(eq=False)
+class RayPool:
+    """Jobs as Ray tasks.
+
+    Attributes:
+        slots: How many tasks to have under way.
+    """
+
+    slots: int
+    _task: Any
+    _ray: Any
+    _running: dict[Any, Job] = field(default_factory=dict)
+
+    @classmethod
+    def connect(cls, address: str, workers: int | None = None) -> RayPool:
+        """Connect to the cluster at `address`, or start one of this machine's cores with `local`.
+
+        Raises:
+            UserError: If Ray is not installed or the cluster cannot be reached.
+        """
+        try:
+            import ray
+        except ImportError:
+            raise UserError("--ray needs Ray: pip install 'rlprune[ray]'") from None
+        if not ray.is_initialized():
+            _check_answers(address)
+            try:
+                ray.init(
+                    address=None if address == "local" else address,
+                    num_cpus=workers if address == "local" else None,
+                    include_dashboard=False if address == "local" else None,
+                    log_to_driver=False,
+                )
+            except (ConnectionError, RuntimeError, ValueError) as error:
+                reason = str(error).strip().splitlines()[0]
+                raise UserError(
+                    f"--ray {address} cannot be reached ({reason}); start it with `ray start --head`"
+                ) from None
+        task = ray.remote(num_cpus=1, max_retries=RETRIES, scheduling_strategy="SPREAD")(run_alone)
+        cores = int(ray.cluster_resources().get("CPU", 1))
+        return cls(max(1, cores if address != "local" or workers is None else workers), task, ray)
+
+    def submit(self, job: Job) -> None:
+        """Start a task."""
+        self._running[self._task.remote(job)] = job
+
+    def results(self) -> Iterator[tuple[Job, Result]]:
+        """Wait for the next task to end; one that Ray gave up on has failed."""
+        ready, _ = self._ray.wait(list(self._running), num_returns=1)
+        for reference in ready:
+            job = self._running.pop(reference)
+            try:
+                result: Result = self._ray.get(reference)
+            except self._ray.exceptions.RayError as error:
+                reason = str(error).strip().splitlines()[0]
+                result = failed(job, type(error).__name__, f"Ray gave up after {RETRIES} tries: {reason}")
+            yield job, result
+
+    def close(self) -> None:
+        """Leave the cluster; a local one ends."""
+        self._running.clear()
+        self._ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Raise UserError if nobody listens at `host:port`; Ray itself would go on trying for many minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon:
+        if address not in ("auto", "local"):
+            raise UserError(f"--ray is {address!r}; it must be auto, local, or HOST:PORT")
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, ValueError) as error:
+        raise UserError(f"--ray {address} cannot be reached ({error}); start it with `ray start --head`") from None

@@ -1,0 +1,1 @@
+"""Controllers: what sets the pruning rates. A module each."""

@@ -1,0 +1,24 @@
+"""Rates that cost the readers of the pruned groups least, known from Gram matrices before anything is tried."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rlprune.agents.controllers.base import RULES
+from rlprune.agents.controllers.fixed import BoundRule
+
+
+@RULES.register("error")
+@dataclass
+class LeastError(BoundRule):
+    """The least sum of reconstruction errors within the budget.
+
+    A group's error is the share of its readers' output that least squares cannot restore once its lowest filters are
+    gone (`rlprune.criteria.errors`). The counts at which all groups pay the same error for their next share of the
+    MACs sum to least; the price is the one that spends the budget, or without one what the uniform schedule would
+    spend. Needs no evaluation, and no training. Without Gram matrices (layers that are no modules) it is uniform.
+    """
+
+    def count(self) -> int:
+        """The advised count, rounded."""
+        return int(self.env.advised + 0.5)

@@ -1,0 +1,162 @@
+"""Search over whole schedules: random (EagleEye) and cross-entropy, as controllers like any other.
+
+At the start of a round they try schedules by `env.preview`, which prunes, recovers and scores without changing
+anything, and then play the best. Every trial is an evaluation and counts as one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium
+import numpy as np
+from numpy.typing import NDArray
+
+from rlprune.agents.controllers.base import RULES
+from rlprune.agents.controllers.fixed import BoundRule
+from rlprune.envs.episode.budget import Counts
+from rlprune.errors import UserError, unknown_name
+from rlprune.seeding import numpy_generator
+
+OnTrial = Callable[[int, int, float], None]
+Vector = NDArray[np.float64]
+STARTS = {"uniform": 2.0, "error": 0.5}
+"""Where a cross-entropy search may start, and how widely it then looks around."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """A schedule that was tried: counts by place in the round, its control score, and the round's reward."""
+
+    counts: Counts
+    score: float
+    reward: float
+
+
+class Search(BoundRule):
+    """A controller that looks for the best schedule of a round before it plays it.
+
+    Attributes:
+        trials: Schedules tried in the current round, in order.
+        on_trial: Told of every trial: how many are done, how many there will be, the best reward.
+        draw: Which of its random streams it draws from.
+    """
+
+    on_trial: OnTrial | None = None
+    draw: int = 0
+
+    def bind(self, env: gymnasium.Env[Any, Any]) -> None:
+        """Search in this environment."""
+        super().bind(env)
+        self.trials: list[Trial] = []
+
+    def count(self) -> int:
+        """The best schedule's count for the current group; the search runs at the first group of a round."""
+        if self.env.visit == 0:
+            self.trials = []
+            stream: tuple[str | int, ...] = ("search", type(self).__name__, self.env.round)
+            self.look(numpy_generator(self.env.settings.seed, *stream, *([self.draw] if self.draw else [])))
+        return int(self.best.counts[self.env.visit])
+
+    @property
+    def best(self) -> Trial:
+        """The first of the trials with the greatest reward."""
+        return max(self.trials, key=lambda trial: trial.reward)
+
+    def look(self, generator: np.random.Generator) -> None:
+        """Fill `trials`."""
+        raise NotImplementedError
+
+    def attempt(self, proposal: Vector, total: int) -> Trial:
+        """Try proposed rates (n,), repaired to the budget."""
+        counts = self.env.budget.repair(proposal)
+        score, terms = self.env.preview(counts)
+        self.trials.append(Trial(counts, score.value, float(sum(terms.values()))))
+        if self.on_trial is not None:
+            self.on_trial(len(self.trials), total, self.best.reward)
+        return self.trials[-1]
+
+
+@RULES.register("random")
+@dataclass
+class RandomSearch(Search):
+    """The best of many random schedules inside the budget (EagleEye: Li et al. 2020).
+
+    EagleEye draws rates uniformly and throws away what misses the budget; here one multiplier repairs it. Its
+    adaptive batch norm is the environment's recovery.
+
+    Attributes:
+        episodes: Schedules to try.
+    """
+
+    episodes: int = 60
+
+    def __post_init__(self) -> None:
+        _check(episodes=self.episodes)
+
+    def look(self, generator: np.random.Generator) -> None:
+        """Draw and try."""
+        size = len(self.env.prunable)
+        for _ in range(self.episodes):
+            self.attempt(generator.uniform(0.0, self.env.rate_cap, size), self.episodes)
+
+
+@RULES.register("cem")
+@dataclass
+class CrossEntropySearch(Search):
+    """Cross-entropy search over schedules (Rubinstein 1999): sample, keep the best, fit, sample again.
+
+    The search runs over z with rates = cap * sigmoid(z). The schedule it starts from is tried first.
+
+    Attributes:
+        episodes: Schedules to try.
+        start: `uniform` (z = 0), or `error`, the rule of least reconstruction error.
+        population: Schedules between two fits.
+        elite: Share of the population that the next distribution is fitted to.
+        spread: Standard deviation of z at the start; None takes 2 around `uniform`, 0.5 around `error`.
+        least: Least standard deviation of z.
+        smoothing: Weight of the new fit against the old distribution.
+    """
+
+    episodes: int = 240
+    start: str = "uniform"
+    population: int = 24
+    elite: float = 0.25
+    spread: float | None = None
+    least: float = 0.1
+    smoothing: float = 0.7
+
+    def __post_init__(self) -> None:
+        _check(episodes=self.episodes, population=self.population)
+        if not 0.0 < self.elite <= 1.0 or not 0.0 < self.smoothing <= 1.0:
+            raise UserError(f"elite is {self.elite} and smoothing {self.smoothing}; both must lie in (0, 1]")
+        if self.start not in STARTS:
+            raise unknown_name("start", self.start, STARTS)
+
+    def look(self, generator: np.random.Generator) -> None:
+        """Sample, try, fit."""
+        size, cap = len(self.env.prunable), self.env.rate_cap
+        mean = np.zeros(size)
+        if self.start == "error":
+            inside = np.clip(self.env.advised_rates / cap, 0.02, 0.98)
+            mean = np.log(inside / (1.0 - inside))
+        spread = np.full(size, STARTS[self.start] if self.spread is None else self.spread)
+        keep = max(2, round(self.elite * self.population))
+        while len(self.trials) < self.episodes:
+            drawn: list[tuple[float, Vector]] = []
+            for _ in range(min(self.population, self.episodes - len(self.trials))):
+                z = mean + spread * generator.standard_normal(size) if self.trials else mean
+                trial = self.attempt(cap / (1.0 + np.exp(-z)), self.episodes)
+                drawn.append((trial.reward, z))
+            drawn.sort(key=lambda pair: -pair[0])
+            elite = np.array([z for _, z in drawn[:keep]])
+            mean = self.smoothing * elite.mean(0) + (1.0 - self.smoothing) * mean
+            spread = np.maximum(self.least, self.smoothing * elite.std(0) + (1.0 - self.smoothing) * spread)
+
+
+def _check(**numbers: int) -> None:
+    for name, number in numbers.items():
+        if number < 1:
+            raise UserError(f"{name} is {number}; it must be at least 1")

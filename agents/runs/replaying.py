@@ -1,0 +1,68 @@
+"""Rebuild what a run made, from its record, and check that the record tells the truth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rlprune.agents.runs.pruning import PruneSettings
+from rlprune.artifact import fingerprint, load_pruned
+from rlprune.channels import PruningPlan
+from rlprune.errors import UserError
+from rlprune.problem import PrunedNetwork, PruningProblem
+from rlprune.record import RunFolder
+
+
+def rebuild(folder: Path) -> tuple[PruningProblem, PrunedNetwork]:
+    """The problem of a finished run, built afresh, and the pruned network: the record's plan with the saved weights.
+
+    Raises:
+        UserError: If the run is not finished, or its files are missing or damaged or do not fit together.
+    """
+    run = RunFolder(folder)
+    record = run.read()
+    if record["status"] != "finished":
+        raise UserError(
+            f"the run in {folder} is {record['status']}; finish it with `rlprune prune --out {folder} --resume`"
+        )
+    problem = PruneSettings.from_json(record["settings"]).problem.build()
+    network = problem.base().remove(PruningPlan.from_json(record["plan"]), problem.groups)
+    planned = {name: tensor.shape for name, tensor in network.model.state_dict().items()}
+    network.model = load_pruned(run.model_file, problem.base().model).to(problem.device).eval()
+    saved = network.model.state_dict()
+    for name, shape in planned.items():
+        if saved[name].shape != shape:
+            raise UserError(
+                f"{run.model_file} does not fit its record: {name} has shape {tuple(saved[name].shape)}, "
+                f"the plan says {tuple(shape)}"
+            )
+    if fingerprint(saved) != record["sha256"]:
+        raise UserError(f"{run.model_file} is not the network of {run.record_file}: checksums differ")
+    return problem, network
+
+
+def replay(folder: Path) -> dict[str, Any]:
+    """Rebuild a run's network and compare its scores and cost with the record.
+
+    Returns:
+        `checks`: dicts with `name`, `recorded`, `replayed`.
+
+    Raises:
+        UserError: Naming the first figure that differs.
+    """
+    problem, network = rebuild(folder)
+    record = RunFolder(folder).read()
+    replayed = {
+        "macs": problem.macs(network),
+        "parameters": problem.parameters(network),
+        "control_score": problem.evaluator.score(network.model, "control").value,
+        "test_score": problem.evaluator.score(network.model, "test").value,
+    }
+    for name, value in replayed.items():
+        if value != record["pruned"][name]:
+            raise UserError(
+                f"the record in {folder} does not hold: {name} is {value}, recorded {record['pruned'][name]}"
+            )
+    return {
+        "checks": [{"name": name, "recorded": record["pruned"][name], "replayed": v} for name, v in replayed.items()]
+    }

@@ -1,0 +1,1 @@
+"""The game behind the environment: rounds, budgets, rewards, rolling back."""

@@ -1,0 +1,1 @@
+"""What a network scores: evaluators, cached prefixes, folding, sensitivity scans."""
