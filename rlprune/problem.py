@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,45 +15,20 @@ import torch
 from torch import nn
 
 from rlprune.artifact import is_pruned, load_pruned
-from rlprune.channels import ChannelGroups, PruningPlan, remove_channels, trace_channels
+from rlprune.channels import ChannelGroups, PruningPlan, trace_channels
 from rlprune.cost import CostModel
 from rlprune.criteria import CriterionContext, get_criterion
 from rlprune.data import DataSplits, load_data
 from rlprune.errors import UserError
 from rlprune.files import read_tensors
 from rlprune.models import default_weights, load_weights, resolve_model
-from rlprune.recovery import GramStore
+from rlprune.network import Network
+from rlprune.recovery import GramStore, clear_grams
 from rlprune.scoring.evaluation import Evaluator, Ledger, batch_within, check_fits
 from rlprune.tasks import Batch, Score, Task, get_task
 
+PrunedNetwork = Network
 CALIBRATION_PIXELS = 2**20  # in a batch
-
-
-@dataclass(eq=False)
-class PrunedNetwork:
-    """A network on its way down.
-
-    Attributes:
-        model: The network as it is now.
-        groups: Its channel groups, numbered as `model` is now.
-        plan: Everything removed so far, numbered as the base network is.
-    """
-
-    model: nn.Module
-    groups: ChannelGroups
-    plan: PruningPlan = field(default_factory=PruningPlan)
-
-    def remove(self, plan: PruningPlan, base: ChannelGroups) -> PrunedNetwork:
-        """A smaller copy without the channels of `plan`, numbered as `model` is now; `base`: the unpruned groups."""
-        return PrunedNetwork(
-            model=remove_channels(self.model, self.groups, plan),
-            groups=self.groups.after(plan),
-            plan=self.plan.then(plan, base),
-        )
-
-    def copy(self) -> PrunedNetwork:
-        """An independent copy: training it leaves this one alone."""
-        return replace(self, model=copy.deepcopy(self.model))
 
 
 @dataclass(frozen=True)
@@ -259,6 +234,14 @@ class PruningProblem:
     def base(self) -> PrunedNetwork:
         """A fresh copy of the unpruned network."""
         return PrunedNetwork(copy.deepcopy(self.model), self.groups)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> PruningProblem:
+        """The problem itself, since nothing ever changes it: Gymnasium copies the arguments of environments."""
+        return self
+
+    def forget(self, network: PrunedNetwork | None = None) -> None:
+        """Free what was measured on a network (None: on any); it is measured anew where it is asked for again."""
+        clear_grams(network)
 
     def calibration_batches(self, batch_size: int | None = None) -> list[Batch]:
         """The calibration split, in a fixed order; by 256, or fewer of large images, which must fit with gradients."""

@@ -73,7 +73,7 @@ def make_controller(name: str, options: Mapping[str, Any] | None = None) -> Cont
 
 
 def shown_to(controller: Controller, tolerance: float) -> dict[str, Any]:
-    """What an environment's observation tells this controller, as arguments of `EnvSettings`.
+    """What an environment's observation tells this controller, as arguments of `Rules`.
 
     The tolerance of the goal, whatever is enforced on the way; but a trained agent that knows one tolerance alone (the
     budget was its goal) sees that one. An agent sees errors if it did in training. Rules look into the environment

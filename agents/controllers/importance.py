@@ -113,7 +113,7 @@ class GateThreshold(RoundRule):
         """Start in this environment."""
         super().bind(env)
         self._gates = {}
-        self._images = FixedImages(self.env.problem, self.images, seed=self.env.settings.seed, batch_size=128)
+        self._images = FixedImages(self.env.problem, self.images, seed=self.env.rules.seed, batch_size=128)
 
     def state_dict(self) -> dict[str, Any]:
         """The gates of all filters of the unpruned network."""
@@ -154,7 +154,7 @@ class GateThreshold(RoundRule):
             CriterionContext(
                 network.model,
                 network.groups,
-                seed=self.env.settings.seed,
+                seed=self.env.rules.seed,
                 task=problem.task,
                 batches=images.batches,
             )

@@ -81,7 +81,7 @@ class LeastLoss(RoundRule):
         """Start in this environment."""
         super().bind(env)
         self._retrained = 0.0
-        self._images = FixedImages(self.env.problem, self.images, seed=self.env.settings.seed)
+        self._images = FixedImages(self.env.problem, self.images, seed=self.env.rules.seed)
 
     def state_dict(self) -> dict[str, Any]:
         """The reduction at the last retraining."""
@@ -117,7 +117,7 @@ class LeastLoss(RoundRule):
         return {name: counts[name]}
 
     def _ranking(self) -> Scores:
-        network, budget = self.env.network, self.env.settings.budget
+        network, budget = self.env.network, self.env.rules.budget
         criterion = get_criterion("msvfp", {"target": self.reduction if budget is None else 1.0 - budget})
         return criterion.scores(CriterionContext(network.model, network.groups, reduction=self.gone))
 

@@ -73,7 +73,7 @@ class Pfec(RoundRule):
             fitted = env.budget.repair(np.array([rates.get(group.name, 0.0) for group in env.prunable]))
             counts = {group.name: int(count) for group, count in zip(env.prunable, fitted, strict=True)}
         if self.greedy:
-            criterion = get_criterion(env.settings.criterion)
+            criterion = get_criterion(env.rules.criterion)
             env.rank(greedy_scores(env.network, env.problem.groups, criterion, counts))
         return counts
 
@@ -83,7 +83,7 @@ class Pfec(RoundRule):
         if self.file:
             found = read_scan(Path(self.file), env.problem, env.network, names)
         else:
-            criterion, seed = env.settings.criterion, env.settings.seed
+            criterion, seed = env.rules.criterion, env.rules.seed
             found = scan(env.problem, network=env.network, criterion=criterion, groups=names, seed=seed)
         rates = {name: found.largest_rate(name, self.allowed) for name in names}
         return stage_rates(rates, [groups[name] for name in names], groups) if self.by_stage else rates

@@ -76,10 +76,10 @@ class BestOf(BoundRule):
         twin = env.twin()
         with_budget, best = twin.budget.target is not None, -float("inf")
         for number in range(self.episodes):
-            with _seeded(derive(env.settings.seed, "sample", number)):
+            with _seeded(derive(env.rules.seed, "sample", number)):
                 if isinstance(self.controller, Search):
                     self.controller.draw = number
-                info = run_episode(twin, self.controller, seed=env.settings.seed, deterministic=number == 0).info
+                info = run_episode(twin, self.controller, seed=env.rules.seed, deterministic=number == 0).info
             worth = info["final_score"] if with_budget else -info["final_macs_share"]
             if worth > best:
                 best = worth

@@ -57,7 +57,7 @@ class Search(BoundRule):
         if self.env.visit == 0:
             self.trials = []
             stream: tuple[str | int, ...] = ("search", type(self).__name__, self.env.round)
-            self.look(numpy_generator(self.env.settings.seed, *stream, *([self.draw] if self.draw else [])))
+            self.look(numpy_generator(self.env.rules.seed, *stream, *([self.draw] if self.draw else [])))
         return int(self.best.counts[self.env.visit])
 
     @property

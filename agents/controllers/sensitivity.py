@@ -74,12 +74,12 @@ class SensitivityRule(BoundRule):
         return scan(
             env.problem,
             network=env.network,
-            criterion=env.settings.criterion,
+            criterion=env.rules.criterion,
             recovery=self.recovery,
             rates=RATES,
             groups=groups,
             limit=self.limit,
-            seed=env.settings.seed,
+            seed=env.rules.seed,
         )
 
     def _rounded(self, curves: list[NDArray[np.float64]], level: float) -> Counts:

@@ -47,6 +47,11 @@ class RepairUntil(Recovery):
         self.epochs = epochs
         self.progress = progress
 
+    @property
+    def key(self) -> str:
+        """What it does now, as text."""
+        return f"{super().key} until {self.tolerance} in {self.epochs}"
+
     def apply(
         self, before: PrunedNetwork, after: PrunedNetwork, plan: PruningPlan, problem: PruningProblem, seed: int
     ) -> None:

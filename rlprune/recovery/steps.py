@@ -159,6 +159,11 @@ class Recovery:
         """As `make_recovery` reads it."""
         return "+".join(self.names)
 
+    @property
+    def key(self) -> str:
+        """What it does now, as text: equal keys mean equal repairs."""
+        return f"{self.name} {self.settings}"
+
     def __repr__(self) -> str:
         return f"Recovery({self.name!r})"
 
@@ -219,7 +224,9 @@ def grams_of(network: PrunedNetwork, problem: PruningProblem) -> GramStore:
     return found
 
 
-def clear_grams() -> None:
-    """Forget everything measured on networks: Gram matrices and batch-norm statistics."""
-    _cache.clear()
-    _measured.clear()
+def clear_grams(network: PrunedNetwork | None = None) -> None:
+    """Forget what was measured on a network, or on any: Gram matrices and batch-norm statistics."""
+    weights = "" if network is None else fingerprint(network.model.state_dict())
+    for measured in (_cache, _measured):
+        for key in [key for key in measured if key.startswith(weights)]:
+            del measured[key]

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from rlprune.channels import trace_channels
 from rlprune.cost import CostModel
-from rlprune.envs.episode.budget import BilinearCost, Budget, Window, choices
+from rlprune.envs.episode.budget import BilinearCost, Budget
+from rlprune.envs.episode.window import Window, choices
 from rlprune.errors import UserError
 from rlprune.models import create_model
 
