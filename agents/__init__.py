@@ -19,7 +19,8 @@ from rlprune.agents.runs.replaying import rebuild, replay
 
 if TYPE_CHECKING:
     from rlprune.agents.rl.sb3 import TrainedAgent, load_agent
-    from rlprune.agents.rl.training import AgentSettings, train
+    from rlprune.agents.rl.settings import AgentSettings
+    from rlprune.agents.rl.training import train
 
 __all__ = [
     "METHODS",
@@ -49,7 +50,7 @@ __all__ = [
 ]
 
 # Stable-Baselines3 takes seconds to import: only those who train or load an agent wait for it.
-_HOMES = {"AgentSettings": "rl.training", "TrainedAgent": "rl.sb3", "load_agent": "rl.sb3", "train": "rl.training"}
+_HOMES = {"AgentSettings": "rl.settings", "TrainedAgent": "rl.sb3", "load_agent": "rl.sb3", "train": "rl.training"}
 
 
 def __getattr__(name: str) -> Any:
