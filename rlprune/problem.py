@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,45 +15,19 @@ import torch
 from torch import nn
 
 from rlprune.artifact import is_pruned, load_pruned
-from rlprune.channels import ChannelGroups, PruningPlan, remove_channels, trace_channels
+from rlprune.channels import ChannelGroups, PruningPlan, trace_channels
 from rlprune.cost import CostModel
 from rlprune.criteria import CriterionContext, get_criterion
 from rlprune.data import DataSplits, load_data
 from rlprune.errors import UserError
 from rlprune.files import read_tensors
+from rlprune.measuring.store import Measured
 from rlprune.models import default_weights, load_weights, resolve_model
-from rlprune.recovery import GramStore
+from rlprune.network import Network
 from rlprune.scoring.evaluation import Evaluator, Ledger, batch_within, check_fits
 from rlprune.tasks import Batch, Score, Task, get_task
 
 CALIBRATION_PIXELS = 2**20  # in a batch
-
-
-@dataclass(eq=False)
-class PrunedNetwork:
-    """A network on its way down.
-
-    Attributes:
-        model: The network as it is now.
-        groups: Its channel groups, numbered as `model` is now.
-        plan: Everything removed so far, numbered as the base network is.
-    """
-
-    model: nn.Module
-    groups: ChannelGroups
-    plan: PruningPlan = field(default_factory=PruningPlan)
-
-    def remove(self, plan: PruningPlan, base: ChannelGroups) -> PrunedNetwork:
-        """A smaller copy without the channels of `plan`, numbered as `model` is now; `base`: the unpruned groups."""
-        return PrunedNetwork(
-            model=remove_channels(self.model, self.groups, plan),
-            groups=self.groups.after(plan),
-            plan=self.plan.then(plan, base),
-        )
-
-    def copy(self) -> PrunedNetwork:
-        """An independent copy: training it leaves this one alone."""
-        return replace(self, model=copy.deepcopy(self.model))
 
 
 @dataclass(frozen=True)
@@ -213,7 +187,9 @@ class PruningProblem:
         self.data = data
         self.task = task or get_task(self.spec.task or data.task)
         self.model = copy.deepcopy(model).eval().to(self.device)
+        self.seed = self.spec.seed
         self.ledger = Ledger()
+        self.measured = Measured()
         self.evaluator = Evaluator(self.task, data, device=str(self.device), ledger=self.ledger)
         check_finite(self.model)
         check_fits(self.model, data, self.task, self.device)
@@ -256,19 +232,18 @@ class PruningProblem:
         """The unpruned network's score on the control split."""
         return self.evaluator.score(self.model, "control")
 
-    def base(self) -> PrunedNetwork:
+    def base(self) -> Network:
         """A fresh copy of the unpruned network."""
-        return PrunedNetwork(copy.deepcopy(self.model), self.groups)
+        return Network(copy.deepcopy(self.model), self.groups)
 
     def calibration_batches(self, batch_size: int | None = None) -> list[Batch]:
         """The calibration split, in a fixed order; by 256, or fewer of large images, which must fit with gradients."""
         size = batch_size or batch_within(CALIBRATION_PIXELS, 256, self.data.input_shape)
         return list(self.data.calibration.batches(size, device=str(self.device)))
 
-    def scores(
-        self, criterion: str, network: PrunedNetwork, *, seed: int = 0, grams: GramStore | None = None
-    ) -> dict[str, np.ndarray]:
+    def scores(self, criterion: str, network: Network, *, seed: int = 0) -> dict[str, np.ndarray]:
         """Importance of every filter of `network` by group; higher stays longer."""
+        chosen = get_criterion(criterion)
         context = CriterionContext(
             model=network.model,
             groups=network.groups,
@@ -276,15 +251,15 @@ class PruningProblem:
             task=self.task,
             batches=self.calibration_batches,
             reduction=1.0 - self.macs(network) / self.cost.macs(),
-            grams=grams,
+            grams=self.measured.grams(network, self) if "grams" in chosen.needs else None,
         )
-        return get_criterion(criterion).scores(context)
+        return chosen.scores(context)
 
-    def macs(self, network: PrunedNetwork) -> int:
+    def macs(self, network: Network) -> int:
         """Multiply–accumulates of one forward pass of `network` on one example."""
         return self.cost.macs(removed_counts(network.plan))
 
-    def parameters(self, network: PrunedNetwork) -> int:
+    def parameters(self, network: Network) -> int:
         """Number of parameters of `network`."""
         return sum(p.numel() for p in network.model.parameters())
 

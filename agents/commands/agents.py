@@ -25,10 +25,10 @@ from rlprune.agents.commands.options import (
     run_options,
 )
 from rlprune.agents.commands.prune import given_rule_options, rule_options
-from rlprune.agents.runs.recipes import METHODS
 from rlprune.agents.controllers.base import AGENT, RULES
 from rlprune.agents.rl import assets
 from rlprune.agents.runs.pruning import prune
+from rlprune.agents.runs.recipes import METHODS
 from rlprune.agents.runs.settings import PruneSettings
 from rlprune.envs.registration import MIXED
 from rlprune.errors import UserError

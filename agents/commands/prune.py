@@ -19,10 +19,10 @@ from rlprune.agents.commands.options import (
     problem_spec,
     run_options,
 )
-from rlprune.agents.runs.recipes import METHODS
 from rlprune.agents.controllers.base import RULES
 from rlprune.agents.runs.basetraining import BaseSettings, train_base
 from rlprune.agents.runs.pruning import prune
+from rlprune.agents.runs.recipes import METHODS
 from rlprune.agents.runs.replaying import rebuild, replay
 from rlprune.agents.runs.settings import PruneSettings
 from rlprune.artifact import export

@@ -245,10 +245,13 @@ class ChannelGroups(Sequence[ChannelGroup]):
 
     def removed_positions(self, plan: PruningPlan) -> dict[tuple[str, int], IntArray]:
         """(tensor, dim) -> sorted positions that go under a plan."""
-        return {key: np.flatnonzero(~keep) for key, keep in self.kept(plan).items()}
+        return {
+            (tensor, dim): np.setdiff1d(np.arange(self.shapes[tensor][dim]), keep, assume_unique=True)
+            for (tensor, dim), keep in self.kept(plan).items()
+        }
 
-    def kept(self, plan: PruningPlan) -> dict[tuple[str, int], npt.NDArray[np.bool_]]:
-        """(tensor, dim) -> for each position whether it stays, for the dimensions that shrink under a plan."""
+    def kept(self, plan: PruningPlan) -> dict[tuple[str, int], IntArray]:
+        """(tensor, dim) -> sorted positions that stay, for the dimensions that shrink under a plan."""
         masks: dict[tuple[str, int], npt.NDArray[np.bool_]] = {}
         for name, units in plan.removed.items():
             chosen = np.asarray(units, dtype=np.int64)
@@ -257,7 +260,7 @@ class ChannelGroups(Sequence[ChannelGroup]):
                 if key not in masks:
                     masks[key] = np.ones(self.shapes[slot.tensor][slot.dim], dtype=bool)
                 masks[key][slot.index[chosen]] = False
-        return masks
+        return {key: np.flatnonzero(mask) for key, mask in masks.items()}
 
     def after(self, plan: PruningPlan) -> ChannelGroups:
         """The groups of the pruned network: same names, units and positions renumbered from 0, nothing retraced."""
@@ -267,9 +270,9 @@ class ChannelGroups(Sequence[ChannelGroup]):
         shapes = dict(self.shapes)
         maps: dict[tuple[str, int], IntArray] = {}
         for (tensor, dim), keep in self.kept(plan).items():
-            maps[tensor, dim] = np.cumsum(keep) - 1
+            maps[tensor, dim] = np.searchsorted(keep, np.arange(shapes[tensor][dim]))
             shape = list(shapes[tensor])
-            shape[dim] = int(keep.sum())
+            shape[dim] = len(keep)
             shapes[tensor] = tuple(shape)
         groups = []
         for group in self._groups:

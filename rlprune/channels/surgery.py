@@ -6,7 +6,6 @@ import copy
 from collections import OrderedDict
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -39,7 +38,7 @@ def removed_copy(model: nn.Module, groups: ChannelGroups, plan: PruningPlan, sha
     plan.validate(groups)
     cuts: dict[str, list[tuple[int, IntArray]]] = {}
     for (name, dim), keep in groups.kept(plan).items():
-        cuts.setdefault(name, []).append((dim, np.flatnonzero(keep)))
+        cuts.setdefault(name, []).append((dim, keep))
     memo: dict[int, Any] = {id(p): p for p in model.parameters()} if share else {}
     resized: dict[int, str] = {}
     tensors = _tensors(model, groups)
