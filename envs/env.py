@@ -24,8 +24,9 @@ from rlprune.envs.rules import EnvSettings
 from rlprune.envs.workers import single_thread_in_workers
 from rlprune.errors import UserError, unknown_name
 from rlprune.network import Network
-from rlprune.problem import ProblemSpec, PruningProblem
+from rlprune.problem import PruningProblem
 from rlprune.recovery import Recovery, TrainSettings, make_recovery
+from rlprune.spec import ProblemSpec
 from rlprune.tasks import Score
 
 Observation = NDArray[np.float32]

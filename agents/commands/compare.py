@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from rlprune.agents.compare.settings import CompareSettings, PlaySettings, TuneSettings
 from rlprune.agents.compare.stages import Job, Result
 from rlprune.errors import UserError
-from rlprune.problem import ProblemSpec
+from rlprune.spec import ProblemSpec
 
 T = TypeVar("T")
 DEFAULT_BUDGETS = (0.25, 0.1)

@@ -25,9 +25,10 @@ from rlprune.agents.compare.stages import Job, Result, fresh_problem, jobs_of, u
 from rlprune.errors import UserError
 from rlprune.files import read_json, write_json, write_text, write_whole
 from rlprune.network import Network
-from rlprune.problem import ProblemSpec, PruningProblem
+from rlprune.problem import PruningProblem
 from rlprune.record import versions
 from rlprune.report.analysis import analyse
+from rlprune.spec import ProblemSpec
 
 FORMAT = "rlprune-comparison-1"
 WRITE_EVERY_S = 10.0

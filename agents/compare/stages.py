@@ -25,10 +25,11 @@ from rlprune.artifact import load_pruned, save_pruned
 from rlprune.channels import PruningPlan, remove_channels
 from rlprune.models import resolve_model
 from rlprune.network import Network
-from rlprune.problem import ProblemSpec, PruningProblem
+from rlprune.problem import PruningProblem
 from rlprune.recovery import TrainSettings, train
 from rlprune.registry import Registry
 from rlprune.seeding import derive
+from rlprune.spec import ProblemSpec
 from rlprune.tasks import score_drop
 
 

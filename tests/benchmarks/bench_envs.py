@@ -21,8 +21,8 @@ import torch
 from rlprune.envs import EnvSettings, FilterPruningEnv, ScoreTable, TablePruningEnv
 from rlprune.envs.toy import ToyPruningEnv
 from rlprune.measuring.store import BATCH, BN_IMAGES
-from rlprune.problem import ProblemSpec
 from rlprune.recovery import recalibrate_bn
+from rlprune.spec import ProblemSpec
 
 CLOCK = time.process_time
 

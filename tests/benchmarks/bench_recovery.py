@@ -20,8 +20,9 @@ import torch
 
 from rlprune.criteria import plan_from_counts
 from rlprune.models.resnet import CifarResNet
-from rlprune.problem import ProblemSpec, PruningProblem
+from rlprune.problem import PruningProblem
 from rlprune.recovery import TrainSettings, least_squares, make_recovery, train
+from rlprune.spec import ProblemSpec
 from rlprune.training.optimizers import make_optimizer
 
 

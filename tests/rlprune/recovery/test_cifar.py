@@ -10,8 +10,9 @@ import torch
 
 from rlprune.criteria import plan_from_counts
 from rlprune.network import Network
-from rlprune.problem import ProblemSpec, PruningProblem
+from rlprune.problem import PruningProblem
 from rlprune.recovery import make_recovery
+from rlprune.spec import ProblemSpec
 
 pytestmark = pytest.mark.slow
 DATA = os.environ.get("RLPRUNE_TEST_DATA")
