@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from rlprune.channels.computed import graph_tensors
-from rlprune.channels.groups import ChannelGroups, IntArray, Layer
+from rlprune.channels.groups import ChannelGroups
 from rlprune.channels.plan import PruningPlan
+from rlprune.channels.units import IntArray, Layer
 from rlprune.errors import UserError
 
 
