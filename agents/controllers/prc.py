@@ -49,7 +49,6 @@ def largest_harmless(count: int, drop: Callable[[int], float], tolerance: float)
     return good
 
 
-@RULES.register("prc")
 @dataclass
 class PRC(BoundRule):
     """The min–max pruning-rate controller.
@@ -196,7 +195,7 @@ class PRC(BoundRule):
                 counts[name] = counts.get(name, 0) + 1
             plan = plan_from_counts(env.network.groups, env.scores, counts)
             trial = env.network.remove(plan, env.problem.groups)
-            self._repair.apply(env.network, trial, plan, env.problem, env.settings.seed)
+            self._repair.apply(env.network, trial, plan, env.problem, env.rules.seed)
             return score_drop(env.score.value, env.problem.evaluator.score(trial.model, "control").value)
 
         count = largest_harmless(len(order), drop, allowed)

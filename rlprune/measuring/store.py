@@ -49,7 +49,7 @@ class Calibrated(Protocol):
 
 def calibration_calls(problem: Calibrated, images: int | None = None) -> Iterator[tuple[Any, ...]]:
     """A network's arguments for the first calibration images, a tuple a batch."""
-    split = problem.data.calibration
+    split = problem.data.split("calibration")
     split = split if images is None else split.first(images)
     return (problem.task.inputs(batch) for batch in split.batches(BATCH, device=problem.device))
 
@@ -96,7 +96,7 @@ class Measured:
     def _get(
         self, kind: str, network: Network, problem: Calibrated, make: Callable[[], T], size: Callable[[T], int]
     ) -> T:
-        weights, images = fingerprint(network.model.state_dict()), problem.data.calibration.fingerprint()
+        weights, images = fingerprint(network.model.state_dict()), problem.data.split("calibration").fingerprint()
         key = f"{kind}/{weights}/{images}/{problem.device}"
         if key not in self._kept:
             found = make()
