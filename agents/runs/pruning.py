@@ -23,7 +23,7 @@ from rlprune.agents.runs.finishing import (
 from rlprune.agents.runs.repairing import RepairUntil
 from rlprune.agents.runs.settings import PruneSettings
 from rlprune.artifact import save_pruned
-from rlprune.envs import EnvSettings, FilterPruningEnv
+from rlprune.envs import FilterPruningEnv, Rules
 from rlprune.errors import UserError
 from rlprune.network import Network
 from rlprune.problem import PruningProblem
@@ -317,7 +317,7 @@ def make_env(
     if settings.repair_epochs > 0 and not settings.checked_at_end and not settings.one_shot:
         goal = settings.repair_to * settings.tolerance
         recovery = RepairUntil(recovery, settings.training, goal, settings.repair_epochs, progress)
-    rules = EnvSettings(
+    rules = Rules(
         criterion=settings.criterion,
         reward="accuracy" if settings.one_shot else "tolerance",
         tolerance=1.0 if settings.checked_at_end else settings.tolerance,

@@ -72,9 +72,11 @@ class Measured:
         """Memory held."""
         return sum(size for size, _ in self._kept.values())
 
-    def clear(self) -> None:
-        """Forget everything."""
-        self._kept.clear()
+    def forget(self, network: Network | None = None) -> None:
+        """Forget what was measured on a network, or on any."""
+        weights = "" if network is None else fingerprint(network.model.state_dict())
+        for key in [key for key in self._kept if weights in key]:
+            del self._kept[key]
 
     def grams(self, network: Network, problem: Calibrated) -> GramStore:
         """The Gram matrices of what the layers of `network` read."""
