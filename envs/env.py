@@ -23,8 +23,10 @@ from rlprune.envs.observations import FEATURES, observation
 from rlprune.envs.rules import EnvSettings
 from rlprune.envs.workers import single_thread_in_workers
 from rlprune.errors import UserError, unknown_name
-from rlprune.problem import ProblemSpec, PrunedNetwork, PruningProblem
+from rlprune.network import Network
+from rlprune.problem import PruningProblem
 from rlprune.recovery import Recovery, TrainSettings, make_recovery
+from rlprune.spec import ProblemSpec
 from rlprune.tasks import Score
 
 Observation = NDArray[np.float32]
@@ -196,7 +198,7 @@ class FilterPruningEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
     # What a rule may look at ------------------------------------------------------------------------------------
 
     @property
-    def network(self) -> PrunedNetwork:
+    def network(self) -> Network:
         """The network as it is at the start of this round."""
         return self._episode.state.network
 
@@ -266,7 +268,7 @@ class FilterPruningEnv(gymnasium.Env[Observation, NDArray[np.float32]]):
         return self._episode.history
 
     @property
-    def accepted(self) -> PrunedNetwork:
+    def accepted(self) -> Network:
         """The last network whose drop is inside the tolerance: what is handed back."""
         return self._episode.accepted.network
 

@@ -19,7 +19,8 @@ from rlprune.envs.episode.transitions import NetworkState, Transitions
 from rlprune.envs.rules import EnvSettings
 from rlprune.errors import UserError
 from rlprune.files import read_json, write_json
-from rlprune.problem import PrunedNetwork, PruningProblem
+from rlprune.network import Network
+from rlprune.problem import PruningProblem
 from rlprune.recovery import make_recovery
 from rlprune.tasks import Score
 
@@ -150,7 +151,7 @@ class _TableProblem:
         self.baseline = table.baseline
         self._ranking = table.ranking
 
-    def scores(self, criterion: str, network: PrunedNetwork, *, seed: int = 0) -> dict[str, NDArray[np.float64]]:
+    def scores(self, criterion: str, network: Network, *, seed: int = 0) -> dict[str, NDArray[np.float64]]:
         return self._ranking
 
 
@@ -163,11 +164,11 @@ class _TableTransitions(Transitions):
         self._table = table
 
     def base(self) -> NetworkState:
-        network = PrunedNetwork(nn.Identity(), self._table.groups)
+        network = Network(nn.Identity(), self._table.groups)
         return NetworkState("table", PruningPlan({}), lambda: network)
 
     def after(self, state: NetworkState, plan: PruningPlan, seed: int) -> NetworkState:
-        def build() -> PrunedNetwork:
+        def build() -> Network:
             raise UserError("a table has scores and no networks; replay the plan in the environment it was recorded in")
 
         return NetworkState("table", plan, build)

@@ -16,7 +16,8 @@ from rlprune.envs.episode.cache import MemoryScores
 from rlprune.envs.episode.transitions import NetworkState, Transitions
 from rlprune.envs.observations import score_mass
 from rlprune.envs.rules import EnvSettings
-from rlprune.problem import PrunedNetwork, PruningProblem
+from rlprune.network import Network
+from rlprune.problem import PruningProblem
 from rlprune.recovery import make_recovery
 from rlprune.seeding import numpy_generator
 from rlprune.tasks import Score
@@ -53,7 +54,7 @@ class ToyProblem:
             for group, weight in zip(self.groups, self.sensitivity, strict=True)
         ]
 
-    def scores(self, criterion: str, network: PrunedNetwork, *, seed: int = 0) -> dict[str, NDArray[np.float64]]:
+    def scores(self, criterion: str, network: Network, *, seed: int = 0) -> dict[str, NDArray[np.float64]]:
         """The score profiles, whatever the criterion."""
         return self.ranking
 
@@ -118,7 +119,7 @@ class _ToyTransitions(Transitions):
         return {}
 
     def _state(self, plan: PruningPlan) -> NetworkState:
-        return NetworkState("toy", plan, lambda: PrunedNetwork(nn.Identity(), self._toy.groups.after(plan), plan))
+        return NetworkState("toy", plan, lambda: Network(nn.Identity(), self._toy.groups.after(plan), plan))
 
 
 class ToyPruningEnv(FilterPruningEnv):

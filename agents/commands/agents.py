@@ -25,19 +25,19 @@ from rlprune.agents.commands.options import (
     run_options,
 )
 from rlprune.agents.commands.prune import given_rule_options, rule_options
-from rlprune.agents.runs.recipes import METHODS
 from rlprune.agents.controllers.base import AGENT, RULES
 from rlprune.agents.rl import assets
 from rlprune.agents.runs.pruning import prune
+from rlprune.agents.runs.recipes import METHODS
 from rlprune.agents.runs.settings import PruneSettings
 from rlprune.envs.registration import MIXED
 from rlprune.errors import UserError
 from rlprune.files import read_json
-from rlprune.problem import ProblemSpec
 from rlprune.record import RunFolder, free_folder, run_name, subject
 from rlprune.recovery import TrainSettings
 from rlprune.report.live import Live, LiveRun, duration
 from rlprune.report.summary import print_summary
+from rlprune.spec import ProblemSpec
 
 if TYPE_CHECKING:
     from rlprune.agents.rl.training import AgentSettings

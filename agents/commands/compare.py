@@ -16,10 +16,10 @@ from rlprune.agents.commands.options import console
 from rlprune.agents.compare.settings import CompareSettings, PlaySettings, TuneSettings
 from rlprune.agents.compare.stages import Job, Result
 from rlprune.errors import UserError
-from rlprune.problem import ProblemSpec
 from rlprune.report.live import duration
 from rlprune.report.standings import print_comparison
 from rlprune.report.units import Unit
+from rlprune.spec import ProblemSpec
 
 T = TypeVar("T")
 DEFAULT_BUDGETS = (0.25, 0.1)

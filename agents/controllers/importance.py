@@ -24,14 +24,15 @@ from rlprune.criteria import CriterionContext, plan_from_counts
 from rlprune.criteria.combining import as_scores, combine_layers, weight_slots
 from rlprune.criteria.gates import ImportanceWeights, fold_gates
 from rlprune.errors import UserError, check_rate
-from rlprune.problem import PrunedNetwork, PruningProblem
+from rlprune.network import Network
+from rlprune.problem import PruningProblem
 from rlprune.recovery import TrainSettings
 from rlprune.scoring.evaluation import evaluating
 
 Gates = dict[str, Tensor]
 
 
-def gate_gradient(problem: PruningProblem, network: PrunedNetwork, gates: Gates, images: FixedImages) -> Gates:
+def gate_gradient(problem: PruningProblem, network: Network, gates: Gates, images: FixedImages) -> Gates:
     """dL/da of the mean loss of the gated network, with the filters held still: weight name -> (filters,).
 
     By the chain rule it is the inner product of the loss's gradient at the gated filter with the filter (and bias).
@@ -140,7 +141,7 @@ class GateThreshold(RoundRule):
             return {}
         return counts
 
-    def finish(self, network: PrunedNetwork) -> PrunedNetwork:
+    def finish(self, network: Network) -> Network:
         """The network with its gates folded in."""
         folded = network.copy()
         if self.fold and self._gates:
@@ -160,7 +161,7 @@ class GateThreshold(RoundRule):
             )
         )
 
-    def _kept(self, network: PrunedNetwork, name: str) -> Tensor:
+    def _kept(self, network: Network, name: str) -> Tensor:
         """Which filters of the unpruned network's weight `name` are left, as a mask."""
         base = self.env.problem.groups
         kept = torch.ones(len(self._gates[name]), dtype=torch.bool)
@@ -173,7 +174,7 @@ class GateThreshold(RoundRule):
         layer = next(x for x in self.env.problem.groups.layers.values() if x.weight == name)
         return 1 if layer.kind == "conv_transpose" else 0
 
-    def _current(self, network: PrunedNetwork) -> Gates:
+    def _current(self, network: Network) -> Gates:
         """The gates of the filters that are left."""
         return {name: gate[self._kept(network, name)] for name, gate in self._gates.items()}
 

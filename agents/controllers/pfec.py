@@ -22,7 +22,7 @@ from rlprune.channels import ChannelGroup, ChannelGroups, PruningPlan
 from rlprune.criteria import CriterionContext, get_criterion, lowest
 from rlprune.criteria.base import Criterion
 from rlprune.errors import check_rate
-from rlprune.problem import PrunedNetwork
+from rlprune.network import Network
 from rlprune.recovery import TrainSettings
 from rlprune.scoring.sensitivity import read_scan, removed_by_scan, scan
 
@@ -101,9 +101,7 @@ def stage_rates(rates: Mapping[str, float], layers: list[ChannelGroup], groups: 
     return found
 
 
-def greedy_scores(
-    network: PrunedNetwork, base: ChannelGroups, criterion: Criterion, counts: Mapping[str, int]
-) -> Scores:
+def greedy_scores(network: Network, base: ChannelGroups, criterion: Criterion, counts: Mapping[str, int]) -> Scores:
     """Scores by group when the layers are pruned one after the other, in execution order (Li et al. 2016, fig. 3).
 
     A layer is ranked on the network that the layers before it were removed from, so kernels that read maps already

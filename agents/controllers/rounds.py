@@ -16,7 +16,8 @@ from rlprune.agents.controllers.fixed import BoundRule
 from rlprune.agents.runs.settings import PruneSettings
 from rlprune.channels import ChannelGroup, ChannelGroups, PruningPlan
 from rlprune.envs import FilterPruningEnv
-from rlprune.problem import PrunedNetwork, PruningProblem
+from rlprune.network import Network
+from rlprune.problem import PruningProblem
 from rlprune.registry import Registry
 from rlprune.scoring.evaluation import batch_within, evaluating
 from rlprune.scoring.prefix import PrefixCache
@@ -160,7 +161,7 @@ class FixedImages:
         problem.ledger.images_evaluated += seen
         return total / max(seen, 1)
 
-    def losses(self, network: PrunedNetwork, plans: Mapping[str, PruningPlan]) -> dict[str, float]:
+    def losses(self, network: Network, plans: Mapping[str, PruningPlan]) -> dict[str, float]:
         """The loss of `network` without each of the plans in turn, each of which is of the group that names it.
 
         What runs before a group's first layer is computed once, unless it sees the targets, as in a detector.

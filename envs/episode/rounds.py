@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlprune.channels import ChannelGroups, PruningPlan
-from rlprune.envs.episode.budget import BilinearCost, Budget, Counts, Window, choices
+from rlprune.cost import BilinearCost
+from rlprune.envs.episode.budget import Budget, Counts, Window, choices
 from rlprune.envs.observations import group_features, score_mass
 
 

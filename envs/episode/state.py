@@ -21,7 +21,7 @@ from rlprune.envs.episode.transitions import NetworkState, Transitions
 from rlprune.envs.observations import Progress
 from rlprune.envs.rules import EnvSettings
 from rlprune.errors import UserError
-from rlprune.problem import PrunedNetwork
+from rlprune.network import Network
 from rlprune.recovery import TrainSettings, train
 from rlprune.seeding import derive
 from rlprune.tasks import Score, score_drop
@@ -107,7 +107,7 @@ class EpisodeState:
         return score_drop(self.baseline.value, self.score.value)
 
     @property
-    def network(self) -> PrunedNetwork:
+    def network(self) -> Network:
         """The network at the start of the current round."""
         return self.state.network
 

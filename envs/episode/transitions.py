@@ -20,8 +20,9 @@ from rlprune.artifact import fingerprint
 from rlprune.channels import PruningPlan
 from rlprune.criteria.errors import error_curves
 from rlprune.envs.episode.cache import ScoreStore
-from rlprune.problem import PrunedNetwork, PruningProblem
-from rlprune.recovery import Recovery, grams_of
+from rlprune.network import Network
+from rlprune.problem import PruningProblem
+from rlprune.recovery import Recovery
 from rlprune.tasks import Score
 
 
@@ -44,24 +45,24 @@ class NetworkState:
 
     key: str
     plan: PruningPlan
-    _build: Callable[[], PrunedNetwork] = field(repr=False)
+    _build: Callable[[], Network] = field(repr=False)
     parent: str = ""
     removed: Mapping[str, int] = field(default_factory=dict)
 
     @cached_property
-    def network(self) -> PrunedNetwork:
+    def network(self) -> Network:
         """The network."""
         network = self._build()
         self._build = _built
         return network
 
     @classmethod
-    def of(cls, network: PrunedNetwork, data: str) -> NetworkState:
+    def of(cls, network: Network, data: str) -> NetworkState:
         """The state of a network at hand; `data` is the fingerprint of what it is scored on."""
         return cls(combine(fingerprint(network.model.state_dict()), data), network.plan, lambda: network)
 
 
-def _built() -> PrunedNetwork:
+def _built() -> Network:
     raise AssertionError("the network is built already")
 
 
@@ -88,7 +89,7 @@ class Transitions:
     def after(self, state: NetworkState, plan: PruningPlan, seed: int) -> NetworkState:
         """The state after `plan` (numbered as `state`'s network is) and the recovery."""
 
-        def build() -> PrunedNetwork:
+        def build() -> Network:
             before = state.network
             after = before.remove(plan, self.problem.groups)
             self.recovery.apply(before, after, plan, self.problem, seed)
@@ -114,7 +115,7 @@ class Transitions:
         Collects Gram matrices unless the recovery has done so.
         """
         network = state.network
-        grams = grams_of(network, self.problem)
+        grams = self.problem.measured.grams(network, self.problem)
         return error_curves(network.model, network.groups, names, scores, grams)
 
     def latency(self, state: NetworkState) -> float:

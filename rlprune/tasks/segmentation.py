@@ -40,6 +40,7 @@ class Segmentation:
     metric: str = "miou"
     objective: str = "ce"
     name: ClassVar[str] = "segmentation"
+    distillable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_option("metric of segmentation", self.metric, _METRICS)

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from rlprune.agents import make_controller, run_episode
-from rlprune.envs.episode.budget import BilinearCost, Budget
+from rlprune.cost import BilinearCost
+from rlprune.envs.episode.budget import Budget
 from rlprune.envs.episode.damage import Damage
 from rlprune.envs.observations import FEATURES
 from rlprune.envs.toy import ToyPruningEnv

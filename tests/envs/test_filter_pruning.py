@@ -16,7 +16,8 @@ from rlprune.envs.env import shared_problem
 from rlprune.envs.episode.state import EpisodeState
 from rlprune.envs.episode.transitions import Transitions
 from rlprune.errors import UserError
-from rlprune.problem import ProblemSpec, PruningProblem
+from rlprune.problem import PruningProblem
+from rlprune.spec import ProblemSpec
 from rlprune.tasks import Score
 
 SMALL = {"control_size": 200, "calibration_size": 128}
