@@ -234,6 +234,8 @@ def _work(comparison: Comparison, pool: Pool, watcher: Watcher | None) -> None:
             under_way += 1
         for job, result in pool.results():
             under_way -= 1
+            if "latency" in result.content:  # the report marks it, and ranks nobody by it
+                result.content["latency"]["parallel"] = pool.slots > 1
             comparison.take(job, result)
             if job.stage == "prune" and result.content["status"] == "finished":
                 # Next, so that a cell is whole early; they are independent of each other.

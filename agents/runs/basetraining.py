@@ -165,10 +165,8 @@ def train_base(
         "status": "finished",
         "losses": report.losses,
         "images_trained": report.images,
-        "metric": scores["control"].metric,
-        "control_score": scores["control"].value,
-        "test_score": scores[test].value,
-        "test_interval": list(scores[test].interval()),
+        **scores["control"].figures("control"),
+        **scores[test].figures("test"),
         "time": {"training_s": time.monotonic() - started},
     }
     if world.first:

@@ -16,7 +16,6 @@ from rlprune.network import Network
 from rlprune.problem import PruningProblem
 from rlprune.recovery import train
 from rlprune.seeding import derive
-from rlprune.tasks import Score
 
 Scored = tuple[Network, float]
 """A network and its control score."""
@@ -133,13 +132,7 @@ def describe(problem: PruningProblem, network: Network) -> dict[str, Any]:
     """Scores with 95 % intervals on control and test, and cost, in plain values."""
     found: dict[str, Any] = {}
     for role in ("control", "test"):
-        score: Score = problem.evaluator.score(network.model, role)
-        found |= {
-            "metric": score.metric,
-            f"{role}_score": score.value,
-            f"{role}_interval": list(score.interval()),
-            f"{role}_size": score.n,
-        }
+        found |= problem.evaluator.score(network.model, role).figures(role)
     return {**found, "macs": problem.macs(network), "parameters": problem.parameters(network)}
 
 

@@ -161,7 +161,7 @@ class OwnEvaluator(Evaluator):
         if not isinstance(value, (int, float, torch.Tensor)) or not math.isfinite(float(value)):
             raise UserError(f"evaluate gave {value!r}; it must give a finite number, higher for a better network")
         self.ledger.evaluations += 1
-        return Score(float(value), 0, "score")
+        return Score(float(value), 0, "score", percent=False)
 
 
 def precision(device: torch.device, *, amp: bool) -> AbstractContextManager[Any]:

@@ -89,7 +89,7 @@ class Segmentation:
         if self.metric == "loss":
             return Score(likelihood(mean_loss), n, "loss", mean_loss, details)
         measure = miou if self.metric == "miou" else pixel_accuracy
-        return Score(measure(table), n, self.metric, mean_loss, details, partial(_measured, measure, table))
+        return Score(measure(table), n, self.metric, mean_loss, details, resample=partial(_measured, measure, table))
 
     def _loss(self, logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
         valid = masks != IGNORE
