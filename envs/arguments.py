@@ -9,7 +9,8 @@ from typing import Any
 
 from rlprune.envs.rules import Rules
 from rlprune.errors import UserError, unknown_name
-from rlprune.problem import ProblemSpec, PruningProblem
+from rlprune.problem import PruningProblem
+from rlprune.spec import ProblemSpec
 
 NAMES = ("model", "data", "weights", "task", "root", "device", "control_from")  # of `ProblemSpec`, that are text
 RULES = {field.name for field in fields(Rules)}

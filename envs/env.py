@@ -26,8 +26,8 @@ from rlprune.envs.workers import single_thread_in_workers
 from rlprune.errors import UserError, unknown_name
 from rlprune.network import Network
 from rlprune.problem import PruningProblem
-from rlprune.recovery import TrainSettings
 from rlprune.seeding import streams_untouched
+from rlprune.training.settings import TrainSettings
 
 
 class FilterPruningEnv(EpisodeView, gymnasium.Env[Observation, NDArray[np.float32]]):

@@ -82,28 +82,19 @@ def _configure_evaluate(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_evaluate(args: argparse.Namespace) -> int:
+    from rlprune.report.summary import describe_scores
+
     problem = problem_spec(args).build()
-    control = problem.evaluator.score(problem.model, "control")
-    test = problem.evaluator.score(problem.model, "whole_test")
     found = {
-        "metric": test.metric,
-        "test_score": test.value,
-        "test_interval": list(test.interval()),
-        "test_size": test.n,
-        "control_score": control.value,
-        "control_interval": list(control.interval()),
-        "control_size": control.n,
+        **problem.evaluator.score(problem.model, "whole_test").figures("test"),
+        **problem.evaluator.score(problem.model, "control").figures("control"),
         "macs": problem.cost.macs(),
         "parameters": problem.parameters(problem.base()),
     }
     if hasattr(args, "json"):
         print(json.dumps(found, indent=2))
     else:
-        for name, score in (("test", test), ("control", control)):
-            low, high = score.interval()
-            interval = f"[{100 * low:.2f}, {100 * high:.2f}]"
-            print(f"{name:10} {100 * score.value:.2f} % {interval}, {score.metric} on {score.n:,} examples")
-        print(f"MACs       {found['macs']:,}\nparameters {found['parameters']:,}")
+        print(describe_scores(found))
     return 0
 
 

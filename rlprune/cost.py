@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,10 +19,11 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rlprune.channels.groups import ChannelGroups, Layer
-from rlprune.channels.tracing import Forward, working_copy
+from rlprune.channels.forward import Forward, working_copy
+from rlprune.channels.groups import ChannelGroups
 from rlprune.errors import UserError
 
+Counts = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 
 
@@ -76,12 +77,120 @@ def count_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-@dataclass(frozen=True)
-class _Term:
-    """One tensor as a function of removals: a coefficient times the product of its shape."""
+@dataclass(frozen=True, eq=False)
+class BilinearCost:
+    """A cost `constant + sum_t weight[t] * (a[t] - A[t] @ c) * (b[t] - B[t] @ c)` of removed counts `c`.
 
-    coefficient: float
-    shape: tuple[int, ...]
+    Every weight tensor has at most two pruned dimensions, so MACs and parameters both have this form. Shapes:
+    `weight`, `a`, `b` (T,), `A`, `B` (T, n) for n groups; all integers, so whole counts give exact costs.
+    """
+
+    weight: Counts
+    a: Counts
+    b: Counts
+    A: Counts
+    B: Counts
+    constant: int = 0
+    _floats: tuple[FloatArray, ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        tables = (self.weight, self.a, self.b, self.A, self.B)
+        object.__setattr__(self, "_floats", tuple(np.ascontiguousarray(t, dtype=np.float64) for t in tables))
+
+    def __call__(self, counts: Sequence[int] | Counts) -> int:
+        """The exact cost with `counts` (n,) filters removed."""
+        weight, a, b, A, B = self._floats  # whole numbers below 2**53 are exact, and floats are fast
+        c = np.asarray(counts, dtype=np.float64)
+        return int(((a - A @ c) * (b - B @ c)) @ weight) + self.constant
+
+    def many(self, counts: FloatArray) -> FloatArray:
+        """The costs (...) of count vectors (..., n), which may be fractional."""
+        weight, a, b, A, B = self._floats
+        return np.asarray(((a - counts @ A.T) * (b - counts @ B.T)) @ weight + self.constant)
+
+    def along(self, group: int, counts: Counts, choices: Counts) -> Counts:
+        """The exact costs (K,) when group number `group` loses `choices` (K,) filters and the others `counts` (n,)."""
+        weight, a, b, A, B = self._floats
+        others = counts.astype(np.float64)
+        others[group] = 0.0
+        a, b = a - A @ others, b - B @ others
+        da, db = A[:, group], B[:, group]
+        constant, curve = int((a * b) @ weight) + self.constant, int((da * db) @ weight)
+        slope = int((da * b + db * a) @ weight)
+        return np.asarray(constant + choices * (curve * choices - slope), dtype=np.int64)
+
+    def rate_along(self, counts: FloatArray, sizes: FloatArray, target: float) -> float:
+        """The least rate r >= 0 at which `counts + r * sizes` costs `target`; infinity if there is none."""
+        weight, a, b, A, B = self._floats
+        a, b = a - A @ counts, b - B @ counts
+        da, db = A @ sizes, B @ sizes
+        over = float((a * b) @ weight) + self.constant - target
+        slope, curve = float((a * db + b * da) @ weight), float((da * db) @ weight)
+        root = slope * slope - 4.0 * curve * over
+        if over <= 0.0:
+            return 0.0
+        return float("inf") if root < 0.0 or slope <= 0.0 else 2.0 * over / (slope + root**0.5)
+
+    def shares(self, sizes: Counts, removed: Counts) -> FloatArray:
+        """The fraction (n,) of the present cost that would go with each whole group of `sizes` filters."""
+        a, b = self.a - self.A @ removed, self.b - self.B @ removed
+        slope = (self.weight * b) @ self.A + (self.weight * a) @ self.B
+        gain = slope * sizes - (self.weight @ (self.A * self.B)) * sizes * sizes
+        return np.asarray(gain / max(1, self(removed)), dtype=np.float64)
+
+    @classmethod
+    def of_macs(cls, groups: ChannelGroups, names: Sequence[str]) -> BilinearCost:
+        """MACs of all conv and linear layers, as a function of the counts removed from the groups `names`."""
+        terms = [(layer.extent, layer.weight, tuple(range(len(layer.shape)))) for layer in groups.layers.values()]
+        return cls._build(groups, names, terms, groups.fixed_macs)
+
+    @classmethod
+    def of_parameters(cls, groups: ChannelGroups, names: Sequence[str]) -> BilinearCost:
+        """Parameters, as a function of the counts removed from the groups `names`."""
+        touched = sorted({slot.tensor for name in names for slot in groups[name].slots} - groups.buffers)
+        rest = groups.parameters - sum(math.prod(groups.shapes[tensor]) for tensor in touched)
+        terms = [(1, tensor, tuple(range(len(groups.shapes[tensor])))) for tensor in touched]
+        return cls._build(groups, names, terms, rest)
+
+    @classmethod
+    def of_activations(cls, groups: ChannelGroups, names: Sequence[str]) -> BilinearCost:
+        """Output elements of all conv and linear layers, as a function of the counts removed from `names`."""
+        terms = []
+        for layer in groups.layers.values():
+            copies, dim = 1, 0
+            if layer.kind == "conv_transpose":
+                dim = 0 if layer.groups_follow_channels else 1
+                copies = layer.groups if dim else layer.shape[1]
+            terms.append((layer.out_extent * copies, layer.weight, (dim,)))
+        return cls._build(groups, names, terms)
+
+    @classmethod
+    def _build(
+        cls,
+        groups: ChannelGroups,
+        names: Sequence[str],
+        terms: Sequence[tuple[int, str, tuple[int, ...]]],
+        constant: int = 0,
+    ) -> BilinearCost:
+        """The sum of terms (factor, tensor, dims): the factor times the tensor's sizes along these dimensions."""
+        copies: dict[tuple[str, int], Counts] = {}
+        for column, name in enumerate(names):
+            for slot in groups[name].slots:
+                row = copies.setdefault((slot.tensor, slot.dim), np.zeros(len(names), dtype=np.int64))
+                row[column] += slot.index.shape[1]
+        table = np.zeros((2, len(terms), len(names)), dtype=np.int64)
+        width = np.ones((2, len(terms)), dtype=np.int64)
+        weight = np.zeros(len(terms), dtype=np.int64)
+        for number, (factor, tensor, dims) in enumerate(terms):
+            shape = groups.shapes[tensor]
+            shrinking = [dim for dim in dims if (tensor, dim) in copies]
+            if len(shrinking) > 2:
+                raise ValueError(f"{tensor} is pruned along {len(shrinking)} dimensions; at most two are understood")
+            for place, dim in enumerate(shrinking):
+                table[place, number] = copies[tensor, dim]
+                width[place, number] = shape[dim]
+            weight[number] = factor * math.prod(shape[dim] for dim in dims if dim not in shrinking)
+        return cls(weight, width[0], width[1], table[0], table[1], constant)
 
 
 class CostModel:
@@ -94,124 +203,49 @@ class CostModel:
     def __init__(self, groups: ChannelGroups) -> None:
         """Prepare the tables for some groups."""
         self.groups = groups
-        self._names = {group.name: i for i, group in enumerate(groups.prunable)}
-        copies: dict[tuple[str, int], dict[int, int]] = {}
-        for i, group in enumerate(groups.prunable):
-            for slot in group.slots:
-                places = copies.setdefault((slot.tensor, slot.dim), {})
-                places[i] = places.get(i, 0) + slot.index.shape[1]
-        self._copies = copies
-        layers = list(groups.layers.values())
-        self._macs = _Products(
-            [_Term(layer.extent, layer.shape) for layer in layers], [layer.weight for layer in layers], copies, self._n
-        )
-        counted = [name for name in groups.shapes if name not in groups.buffers]
-        self._parameters = _Products([_Term(1, groups.shapes[n]) for n in counted], counted, copies, self._n)
-        self._rest = groups.parameters - int(self._parameters(np.zeros(self._n)))
-        terms, tensors, dims = _activation_terms(layers)
-        self._memory = _Products(terms, tensors, copies, self._n, dims)
-
-    @property
-    def _n(self) -> int:
-        return len(self._names)
+        self._place = {group.name: i for i, group in enumerate(groups.prunable)}
+        names = list(self._place)
+        self._macs = BilinearCost.of_macs(groups, names)
+        self._parameters = BilinearCost.of_parameters(groups, names)
+        self._memory = BilinearCost.of_activations(groups, names)
 
     def counts(self, removed: Mapping[str, int] | npt.ArrayLike | None) -> FloatArray:
         """Removals as an array aligned with `groups.prunable`."""
         if removed is None:
-            return np.zeros(self._n)
+            return np.zeros(len(self._place))
         if isinstance(removed, Mapping):
-            array = np.zeros(self._n)
+            array = np.zeros(len(self._place))
             for name, count in removed.items():
-                if name not in self._names:
+                if name not in self._place:
                     group = self.groups[name]  # an unknown name raises here
                     if count:
                         raise UserError(f"group {name!r} is locked: {group.locked}; nothing can be removed from it")
                     continue
-                array[self._names[name]] = count
+                array[self._place[name]] = count
             return array
         array = np.asarray(removed, dtype=np.float64)
-        if array.shape != (self._n,):
-            raise UserError(f"removed has shape {array.shape}; it must have one entry for each of {self._n} groups")
+        if array.shape != (len(self._place),):
+            raise UserError(
+                f"removed has shape {array.shape}; it must have one entry for each of {len(self._place)} groups"
+            )
         return array
 
     def macs(self, removed: Mapping[str, int] | npt.ArrayLike | None = None) -> int:
         """MACs of the network after removals."""
-        return round(self._macs(self.counts(removed))) + self.groups.fixed_macs
+        return round(float(self._macs.many(self.counts(removed))))
 
     def parameters(self, removed: Mapping[str, int] | npt.ArrayLike | None = None) -> int:
         """Parameters of the network after removals."""
-        return round(self._parameters(self.counts(removed))) + self._rest
+        return round(float(self._parameters.many(self.counts(removed))))
 
     def activation_memory(self, removed: Mapping[str, int] | npt.ArrayLike | None = None) -> int:
         """Elements of all outputs of convolutions and linear layers after removals (multiply by bytes per element)."""
-        return round(self._memory(self.counts(removed)))
+        return round(float(self._memory.many(self.counts(removed))))
 
     def macs_share(self, name: str) -> float:
         """MACs of the layers that produce a group's channels, as a fraction of all MACs."""
         total = self.macs()
         return sum(self.groups.layers[p].macs for p in self.groups[name].producers) / total if total else 0.0
-
-
-def _activation_terms(layers: list[Layer]) -> tuple[list[_Term], list[str], list[int]]:
-    """Output elements of every layer: out_extent x output channels."""
-    terms, tensors, dims = [], [], []
-    for layer in layers:
-        dim = 1 if layer.kind == "conv_transpose" and not layer.groups_follow_channels else 0
-        copies = layer.groups if dim == 1 else 1
-        if layer.kind == "conv_transpose" and dim == 0:
-            copies = layer.shape[1]
-        terms.append(_Term(layer.out_extent * copies, (layer.shape[dim],)))
-        tensors.append(layer.weight)
-        dims.append(dim)
-    return terms, tensors, dims
-
-
-class _Products:
-    """sum_t coefficient_t * prod_d (shape_td - removed_td), with removed_td = copies_td . counts; vectorised."""
-
-    def __init__(
-        self,
-        terms: list[_Term],
-        tensors: list[str],
-        copies: Mapping[tuple[str, int], Mapping[int, int]],
-        groups: int,
-        dims: list[int] | None = None,
-    ) -> None:
-        rows: dict[tuple[str, int], int] = {}
-        sizes: list[float] = []
-        owners: list[int] = []
-        columns: list[int] = []
-        weights: list[float] = []
-        width = 2
-        self._constant = np.array([t.coefficient for t in terms], dtype=np.float64)
-        slots = np.full((len(terms), width), -1, dtype=np.int64)
-        for i, (term, tensor) in enumerate(zip(terms, tensors, strict=True)):
-            used = 0
-            for d, size in enumerate(term.shape):
-                key = (tensor, dims[i] if dims else d)
-                if key not in copies:
-                    self._constant[i] *= size
-                    continue
-                if key not in rows:
-                    rows[key] = len(sizes)
-                    for group, count in copies[key].items():
-                        owners.append(rows[key])
-                        columns.append(group)
-                        weights.append(count)
-                    sizes.append(0.0)
-                sizes[rows[key]] = float(size)
-                if used == width:
-                    raise AssertionError("a tensor shrinks along more than two dimensions")
-                slots[i, used] = rows[key]
-                used += 1
-        self._matrix = np.zeros((len(sizes) + 1, groups))
-        np.add.at(self._matrix, (owners, columns), weights)
-        self._sizes = np.array([*sizes, 1.0])
-        self._slots = slots  # -1 picks the last size, 1
-
-    def __call__(self, counts: FloatArray) -> float:
-        left = self._sizes - self._matrix @ counts
-        return float(self._constant @ (left[self._slots[:, 0]] * left[self._slots[:, 1]]))
 
 
 @dataclass(frozen=True)

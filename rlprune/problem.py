@@ -1,211 +1,130 @@
-"""One network, one task, one data set: everything that pruning needs to know about them, in one object."""
+"""One network, one task, its data: everything that pruning needs to know about them, in one object."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext, suppress
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from rlprune.artifact import is_pruned, load_pruned
 from rlprune.channels import ChannelGroups, PruningPlan, trace_channels
 from rlprune.cost import CostModel
 from rlprune.criteria import CriterionContext, get_criterion
-from rlprune.data import DataSplits, load_data
+from rlprune.data import DataSplits
+from rlprune.data.live import CALIBRATION, LiveData, LiveSplit, ToBatch, positional, reader
+from rlprune.devices import checked_device
 from rlprune.errors import UserError
-from rlprune.files import read_tensors
-from rlprune.models import default_weights, load_weights, resolve_model
+from rlprune.measuring.store import Measured
 from rlprune.network import Network
-from rlprune.recovery import GramStore, clear_grams
-from rlprune.scoring.evaluation import Evaluator, Ledger, batch_within, check_fits
+from rlprune.scoring.evaluation import Evaluator, Ledger, OwnEvaluator, batch_within, check_fits
 from rlprune.tasks import Batch, Score, Task, get_task
 
-PrunedNetwork = Network
 CALIBRATION_PIXELS = 2**20  # in a batch
+LOADERS = ("control", "train", "calibration", "test")
 
-
-@dataclass(frozen=True)
-class ProblemSpec:
-    """A problem in plain values, so that it can be written down, sent to a worker process and built again.
-
-    Attributes:
-        model: Zoo name, `torchvision:NAME`, `package.module:function` or `file.py:function`.
-        data: `digits`, an `.npz` file, a folder, or `torchvision:NAME`.
-        weights: File with a state dict; None takes the weights that the zoo trains itself (digits/lenet5 only).
-        task: What the network does, where the data's own task needs an option, such as `detection:metric=map50`.
-        root: Folder that `data` is relative to, or where torchvision's sets lie.
-        seed: Of everything random.
-        device: Where to compute, such as `cpu` or `cuda`.
-        control_from: `train` or `test`: where the control split is cut from. None chooses: as the weights were trained,
-            or `test` for a weights file that does not say what it was trained on, since it may have seen every
-            training image.
-        control_size: Examples the tolerance is kept on; None chooses.
-        calibration_size: Examples that recovery looks at; None chooses.
-        keep: Patterns of layer or group names that must not be pruned.
-        min_channels: Smallest width a group may reach.
-        round_to: Widths stay multiples of this.
-    """
-
-    model: str = "lenet5"
-    data: str = "digits"
-    weights: str | None = None
-    task: str | None = None
-    root: str | None = None
-    seed: int = 0
-    device: str = "cpu"
-    control_from: str | None = None
-    control_size: int | None = None
-    calibration_size: int | None = None
-    keep: tuple[str, ...] = ()
-    min_channels: int = 2
-    round_to: int = 1
-
-    def build(self, *, untrained: bool = False) -> PruningProblem:
-        """Load the data and the network; raises UserError for anything that cannot be had.
-
-        Args:
-            untrained: Take fresh weights where none are given and none come with the project: enough to look at.
-        """
-        splits = self.splits()
-        model = load_network(self, splits, untrained=untrained)
-        return PruningProblem(model, splits, spec=self)
-
-    def splits(self) -> DataSplits:
-        """The data, cut so that the weights have not seen the control images.
-
-        Weights that say what they were trained on (`rlprune train` wrote them) keep the control split of that training
-        as far as no option asks for another, if that cut is this one; any others get theirs from held-out images.
-        """
-        if self.weights is None:
-            return self._load(self.control_from)
-        meta = weights_meta(self.weights)
-        trained = meta.get("train_fingerprint")
-        if self.control_from == "test" or (self.control_from is None and trained is None):
-            return self._load("test")
-        as_trained = replace(
-            self,
-            control_size=meta.get("control_size") if self.control_size is None else self.control_size,
-            calibration_size=meta.get("calibration_size") if self.calibration_size is None else self.calibration_size,
-        )
-        splits = as_trained._load(self.control_from or meta.get("control_from"))
-        if trained is None or splits.train.fingerprint() == trained:
-            return splits
-        if self.control_from is None:
-            return self._load("test")
-        raise UserError(
-            f"{self.weights} was trained on another cut of {self.data!r}, so control images from train may have been "
-            "seen; take the --seed, --control-size and --calibration-size it was trained with, or --control-from test"
-        )
-
-    def _load(self, control_from: str | None) -> DataSplits:
-        return load_data(
-            self.data,
-            root=self.root,
-            seed=self.seed,
-            control_from=control_from,
-            control_size=self.control_size,
-            calibration_size=self.calibration_size,
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values only."""
-        return {**asdict(self), "keep": list(self.keep)}
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> ProblemSpec:
-        """What `to_json` wrote."""
-        return cls(**{**content, "keep": tuple(content["keep"])})
-
-
-def weights_meta(path: str) -> dict[str, Any]:
-    """What a weights file says about itself; nothing where it cannot be read or says nothing."""
-    if path.startswith("torchvision:"):
-        return {}
-    try:
-        meta = read_tensors(Path(path)).get("meta")
-    except UserError:  # loading the weights will say it, with the network at hand
-        return {}
-    return dict(meta) if isinstance(meta, Mapping) else {}
-
-
-def load_network(spec: ProblemSpec, splits: DataSplits, *, untrained: bool = False) -> nn.Module:
-    """The network of `spec` with its weights, which may be those of a network that was pruned before."""
-    device = checked_device(spec.device)
-    model = resolve_model(spec.model, num_classes=len(splits.classes), in_channels=splits.input_shape[0])
-    if spec.weights is None:
-        with suppress(UserError) if untrained else nullcontext():
-            default_weights(model, spec.model, splits)
-    elif is_pruned(spec.weights):
-        load_pruned(spec.weights, model)
-    else:
-        load_weights(model, spec.weights)
-    return model.eval().to(device)
-
-
-def checked_device(name: str) -> torch.device:
-    """The device called `name`; raises UserError if this machine does not have it."""
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(
-            f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); try --device cpu"
-        ) from None
-    return device
+Evaluate = Callable[[nn.Module], float]
+Fit = Callable[[nn.Module, int], None]
 
 
 class PruningProblem:
     """A base network with its data, its groups, their cost, and the means to score what pruning leaves of it.
 
-    The base network is never changed; `base()` hands out copies.
+    It never changes: the network is a copy of yours, `base()` hands out copies of that, and `fresh()` a problem with
+    books of its own. Roles must not share an example; for your own loaders that is your word.
 
     Args:
-        model: The trained network. It is copied.
-        data: Its data, split into roles.
-        spec: Where the two came from, for the record.
-        device: Where to compute.
-        task: Defaults to the task of `spec`, and that to the one the data declares.
+        model: The trained network, on any device. It is copied, never touched.
+        data: A data set that is cut into roles already; else give loaders.
+        control: Where the tolerance is kept: any re-iterable of batches (see `rlprune.data.live.LiveSplit`).
+        train: For training; None trains nothing.
+        calibration: What recoveries look at that measure activations; None takes it out of `train`.
+        test: Looked at once, at the end.
+        task: A name of `rlprune.tasks`, or a `Task`; None takes the one that the data declares.
+        evaluate: Your own score of a network in place of task and control: higher is better, any range.
+        fit: Your own training in place of the loop: changes the network it is given, for so many epochs.
+        example_inputs: What the network is called with, a tuple or a dict of keywords, where no loader tells.
+        batch: Turns what a loader yields into `(inputs, targets)`; inputs a tensor, a tuple, or a dict of keywords.
+        keep: Patterns of layer or group names that must not be pruned.
+        round_to: Widths stay multiples of this.
+        min_channels: Smallest width a group may reach.
+        seed: Of everything random.
+        device: Where to compute; None stays where the model is.
+        source: Where network and data came from, in plain values, for the record.
+
+    Raises:
+        UserError: For anything that cannot be; says which argument mends it.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        data: DataSplits,
+        data: DataSplits | None = None,
         *,
-        spec: ProblemSpec | None = None,
-        device: str | None = None,
-        task: Task | None = None,
+        control: Any = None,
+        train: Any = None,
+        calibration: Any = None,
+        test: Any = None,
+        task: str | Task | None = None,
+        evaluate: Evaluate | None = None,
+        fit: Fit | None = None,
+        example_inputs: tuple[Any, ...] | Mapping[str, Any] | None = None,
+        batch: ToBatch | None = None,
+        keep: Sequence[str] = (),
+        round_to: int = 1,
+        min_channels: int = 2,
+        seed: int = 0,
+        device: str | torch.device | None = None,
+        source: Mapping[str, Any] | None = None,
     ) -> None:
-        self.spec = spec or ProblemSpec()
-        self.device = checked_device(device or self.spec.device)
-        self.data = data
-        self.task = task or get_task(self.spec.task or data.task)
+        if not isinstance(model, nn.Module):
+            raise UserError(f"model is a {type(model).__name__}; it must be a torch.nn.Module")
+        first = next(model.parameters(), torch.empty(0))
+        self.device = checked_device(str(device or first.device))
+        self.seed, self.source, self.fit = seed, dict(source) if source is not None else None, fit
+        self.data: DataSplits | LiveData
+        if data is None:
+            loaders = {"control": control, "train": train, "calibration": calibration, "test": test}
+            self.data = _live(model, loaders, task, evaluate, batch, seed)
+        else:
+            self.data = data
+        self.task = get_task(task or self.data.task) if isinstance(task or self.data.task, str) else task
         self.model = copy.deepcopy(model).eval().to(self.device)
-        self.ledger = Ledger()
-        self.evaluator = Evaluator(self.task, data, device=str(self.device), ledger=self.ledger)
+        self.ledger, self.measured = Ledger(), Measured()
+        self._evaluate, self._example = evaluate, _placed(self.model, example_inputs, self.device)
+        self.evaluator = self._evaluator()
         check_finite(self.model)
-        check_fits(self.model, data, self.task, self.device)
-        self.groups = self._trace()
+        if isinstance(self.data, DataSplits):
+            check_fits(self.model, self.data, self.task, self.device)
+        self.groups = self._trace(keep, min_channels, round_to)
         if not self.groups.prunable:
             raise UserError("no channel group of this network can be pruned; `rlprune inspect` shows every reason")
         self.cost = CostModel(self.groups)
 
-    def _trace(self) -> ChannelGroups:
-        spec = self.spec
+    def _evaluator(self) -> Evaluator:
+        if self._evaluate is not None:
+            return OwnEvaluator(self._evaluate, self.task, self.data, device=str(self.device), ledger=self.ledger)
+        return Evaluator(self.task, self.data, device=str(self.device), ledger=self.ledger)
+
+    def fresh(self) -> PruningProblem:
+        """The same problem with empty books and nothing measured yet: what a run counts is its own."""
+        other = copy.copy(self)
+        other.ledger, other.measured = Ledger(), Measured(self.measured.memory)
+        other.evaluator = other._evaluator()
+        other.__dict__["baseline"] = self.baseline  # the unpruned network's score is nobody's cost
+        return other
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> PruningProblem:
+        """Itself: nothing ever changes it, and `gymnasium.make` copies the arguments it is given."""
+        return self
+
+    def _trace(self, keep: Sequence[str], min_channels: int, round_to: int) -> ChannelGroups:
         try:
             return trace_channels(
-                self.model,
-                *self.example_inputs,
-                keep=spec.keep,
-                min_channels=spec.min_channels,
-                round_to=spec.round_to,
+                self.model, *self.example_inputs, keep=keep, min_channels=min_channels, round_to=round_to
             )
         except UserError:
             raise
@@ -218,40 +137,46 @@ class PruningProblem:
     @cached_property
     def example_inputs(self) -> tuple[Any, ...]:
         """One example, as the network is called with it."""
-        batch = next(iter(self.data.calibration.batches(1, device=str(self.device))))
-        return self.task.inputs(batch)
+        return self._example if self._example is not None else self._examples(1)
 
     @property
     def export_inputs(self) -> tuple[Any, ...]:
         """Two examples: exporters take a batch of one for a constant."""
-        return self.task.inputs(next(iter(self.data.calibration.batches(2, device=str(self.device)))))
+        return self._example if self._example is not None else self._examples(2)
+
+    def _examples(self, n: int) -> tuple[Any, ...]:
+        splits = (self.data.calibration, self.data.control, self.data.train)
+        split = next((split for split in splits if split is not None), None)
+        if split is None:
+            raise UserError("nothing tells what the network is called with; give example_inputs=(tensor, ...)")
+        return self.task.inputs(next(iter(split.first(n).batches(n, device=str(self.device)))))
 
     @cached_property
     def baseline(self) -> Score:
         """The unpruned network's score on the control split."""
         return self.evaluator.score(self.model, "control")
 
-    def base(self) -> PrunedNetwork:
+    @property
+    def trains(self) -> bool:
+        """Whether there is anything to train with."""
+        return self.fit is not None or self.data.train is not None
+
+    def base(self) -> Network:
         """A fresh copy of the unpruned network."""
-        return PrunedNetwork(copy.deepcopy(self.model), self.groups)
+        return Network(copy.deepcopy(self.model), self.groups)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> PruningProblem:
-        """The problem itself, since nothing ever changes it: Gymnasium copies the arguments of environments."""
-        return self
-
-    def forget(self, network: PrunedNetwork | None = None) -> None:
+    def forget(self, network: Network | None = None) -> None:
         """Free what was measured on a network (None: on any); it is measured anew where it is asked for again."""
-        clear_grams(network)
+        self.measured.forget(network)
 
     def calibration_batches(self, batch_size: int | None = None) -> list[Batch]:
         """The calibration split, in a fixed order; by 256, or fewer of large images, which must fit with gradients."""
         size = batch_size or batch_within(CALIBRATION_PIXELS, 256, self.data.input_shape)
-        return list(self.data.calibration.batches(size, device=str(self.device)))
+        return list(self.data.split("calibration").batches(size, device=str(self.device)))
 
-    def scores(
-        self, criterion: str, network: PrunedNetwork, *, seed: int = 0, grams: GramStore | None = None
-    ) -> dict[str, np.ndarray]:
+    def scores(self, criterion: str, network: Network, *, seed: int = 0) -> dict[str, np.ndarray]:
         """Importance of every filter of `network` by group; higher stays longer."""
+        chosen = get_criterion(criterion)
         context = CriterionContext(
             model=network.model,
             groups=network.groups,
@@ -259,17 +184,48 @@ class PruningProblem:
             task=self.task,
             batches=self.calibration_batches,
             reduction=1.0 - self.macs(network) / self.cost.macs(),
-            grams=grams,
+            grams=self.measured.grams(network, self) if "grams" in chosen.needs else None,
         )
-        return get_criterion(criterion).scores(context)
+        return chosen.scores(context)
 
-    def macs(self, network: PrunedNetwork) -> int:
+    def macs(self, network: Network) -> int:
         """Multiply–accumulates of one forward pass of `network` on one example."""
         return self.cost.macs(removed_counts(network.plan))
 
-    def parameters(self, network: PrunedNetwork) -> int:
+    def parameters(self, network: Network) -> int:
         """Number of parameters of `network`."""
         return sum(p.numel() for p in network.model.parameters())
+
+
+def _live(
+    model: nn.Module,
+    loaders: Mapping[str, Any],
+    task: str | Task | None,
+    evaluate: Evaluate | None,
+    batch: ToBatch | None,
+    seed: int,
+) -> LiveData:
+    """A user's loaders as roles."""
+    if loaders["control"] is None and evaluate is None:
+        raise UserError("nothing says how well a network does; give control=loader, or evaluate=function")
+    convert = reader(model, batch)
+    found = {
+        role: None if loader is None else LiveSplit(loader, role, convert, seed) for role, loader in loaders.items()
+    }
+    if found["calibration"] is None and found["train"] is not None:
+        found["calibration"] = found["train"].first(CALIBRATION)
+        found["calibration"].role = "calibration"
+    name = task if isinstance(task, str) else getattr(task, "name", "classification")
+    return LiveData(**found, task=name)
+
+
+def _placed(model: nn.Module, inputs: Any, device: torch.device) -> tuple[Any, ...] | None:
+    """The user's example inputs as positional arguments on the device."""
+    if inputs is None:
+        return None
+    placed = positional(model, inputs)
+    parts = placed if isinstance(placed, tuple) else (placed,)
+    return tuple(part.to(device) if isinstance(part, torch.Tensor) else part for part in parts)
 
 
 def removed_counts(plan: PruningPlan) -> dict[str, int]:

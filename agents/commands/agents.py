@@ -33,11 +33,11 @@ from rlprune.agents.runs.settings import PruneSettings
 from rlprune.envs.registration import MIXED
 from rlprune.errors import UserError
 from rlprune.files import read_json
-from rlprune.problem import ProblemSpec
 from rlprune.record import RunFolder, free_folder, run_name, subject
 from rlprune.recovery import TrainSettings
 from rlprune.report.live import Live, LiveRun, duration
 from rlprune.report.summary import print_summary
+from rlprune.spec import ProblemSpec
 
 if TYPE_CHECKING:
     from rlprune.agents.rl.settings import AgentSettings

@@ -7,15 +7,19 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from rlprune.agents.commands.options import console
 from rlprune.agents.compare.settings import CompareSettings, PlaySettings, TuneSettings
 from rlprune.agents.compare.stages import Job, Result
 from rlprune.errors import UserError
-from rlprune.problem import ProblemSpec
+from rlprune.report.live import duration
+from rlprune.report.standings import print_comparison
+from rlprune.report.units import Unit
+from rlprune.spec import ProblemSpec
 
 T = TypeVar("T")
 DEFAULT_BUDGETS = (0.25, 0.1)
@@ -112,7 +116,7 @@ def run_compare(args: argparse.Namespace) -> int:
     if as_json:
         print(json.dumps(content, indent=2))
     elif not quiet:
-        print_comparison(content)
+        print_comparison(content["analysis"], console())
         print(f"Written to {folder}" + ("" if hasattr(args, "no_report") else f"; open {folder / 'report.html'}"))
     return 0
 
@@ -145,8 +149,6 @@ class Progress:
 
     def __call__(self, comparison: Any, job: Job, result: Result) -> None:
         """A stage has ended."""
-        from rlprune.report.live import duration
-
         if self._before is None:
             self._before = comparison.done - 1
         done = comparison.done - self._before
@@ -155,54 +157,10 @@ class Progress:
             outcome = f"failed: {result.content['error']['message']}"
         else:
             found = result.content["pruned"]
-            outcome = f"test {100 * found['test_score']:.2f} %, {found['macs']:,} MACs"
+            outcome = f"test {Unit.of(found).score(found['test_score'])}, {found['macs']:,} MACs"
         stage = "" if job.stage == "prune" else f" {job.stage}"
         number = f"{comparison.done}/{comparison.total}"
         print(f"{number:>9}  {job.cell.id}{stage}: {outcome}; about {duration(left)} left", file=sys.stderr, flush=True)
-
-
-def print_comparison(content: Mapping[str, Any]) -> None:
-    """Print a table for each setting (networks scored and images trained are means), the ranks, and the warnings."""
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    console = Console()
-    baseline = content["analysis"]["baseline"]
-    for found in content["analysis"]["settings"]:
-        goal = found["goal"]
-        title = f"{found['model']} on {found['data']}, {goal['kind']} {goal['value']:g}: {found['measure']}, %"
-        table = Table(title=escape(title), title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
-        for column in ("controller", "mean", f"vs {baseline}", "MACs %", "scored", "trained", "time"):
-            table.add_column(column, justify="left" if column == "controller" else "right", no_wrap=True)
-        for row in found["rows"]:
-            against = row["against_baseline"]
-            table.add_row(
-                escape(row["controller"]) + "".join(f" ({row[key]} {key})" for key in ("failed", "unmet") if row[key]),
-                _spread(row["merit"]),
-                "" if not against or row["controller"] == baseline else _spread(against["difference"], sign=True),
-                f"{100 * row['macs_left']['mean']:.1f}" if row["macs_left"] else "–",
-                *(f"{row[key]['mean']:,.0f}" if row[key] else "–" for key in ("evaluations", "images_trained")),
-                f"{row['time']['seconds']['mean']:.1f} s" if row["time"]["seconds"] else "–",
-            )
-        console.print(table)
-        if found["proxy"] and found["proxy"]["spearman"] is not None:
-            console.print(f"rank correlation before and after fine-tuning: {found['proxy']['spearman']:.2f}")
-    for warning in content["analysis"]["warnings"]:
-        console.print(f"Too close to call: {warning['text']}", markup=False, highlight=False, soft_wrap=True)
-    ranks = content["analysis"]["ranks"]
-    if ranks:
-        listed = ", ".join(f"{row['name']} {row['mean_rank']:.2f}" for row in ranks)
-        where = f"Mean ranks over {ranks[0]['blocks']} settings and seeds that all of them finished"
-        console.print(f"{where}: {listed}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _spread(interval: Mapping[str, Any] | None, *, sign: bool = False) -> str:
-    if interval is None:
-        return "–"
-    middle = f"{100 * interval['mean']:{'+' if sign else ''}.2f}"
-    return middle if interval["low"] is None else f"{middle} ± {100 * (interval['high'] - interval['mean']):.2f}"
 
 
 # --- report ---------------------------------------------------------------------------------------------------------
@@ -262,7 +220,7 @@ def configure_pareto(parser: argparse.ArgumentParser) -> None:
 
 def run_pareto(args: argparse.Namespace) -> int:
     """`rlprune pareto`."""
-    from rlprune.report.pareto import archive, choose, find_networks
+    from rlprune.report.pareto import archive, choose, find_networks, print_networks
 
     networks = find_networks(Path(args.folder))
     if hasattr(args, "data"):
@@ -282,7 +240,7 @@ def run_pareto(args: argparse.Namespace) -> int:
     if hasattr(args, "json"):
         print(json.dumps([{**network.to_json(), "front": network in best} for network in shown], indent=2))
         return 0
-    _print_networks(shown, {network.id for network in best})
+    print_networks(shown, best, console())
     print(f"{len(best)} of {len(networks)} networks are beaten by no other. Export one with --export ID.")
     return 0
 
@@ -300,16 +258,6 @@ def export_network(network: Any, path: Path, form: str) -> str:
         return f"{path}: written as the README says how to load it"
     difference = export(pruned.model, problem.export_inputs, path, form)
     return f"{path}: same outputs as the network (relative difference {difference:.1e})"
-
-
-def _print_networks(networks: list[Any], front: set[str]) -> None:
-    """A line each, the id last and whole, so that it can be copied; those that are beaten have no star."""
-    print(f"  {'control':>8} {'test':>8} {'MACs':>14} {'parameters':>11} {'latency':>9}  data: network")
-    for network in networks:
-        latency = "–" if network.latency_s is None else f"{1000 * network.latency_s:.2f} ms"
-        scores = f"{100 * network.control_score:6.2f} % {100 * network.test_score:6.2f} %"
-        cost = f"{network.macs:14,} {network.parameters:11,} {latency:>9}"
-        print(f"{'*' if network.id in front else ' '} {scores} {cost}  {network.data}: {network.id}")
 
 
 # --- reading options ------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from rlprune.problem import ProblemSpec
+    from rlprune.spec import ProblemSpec
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -87,7 +87,7 @@ def _field_notes(cls: Any) -> dict[str, str]:
 
 def problem_options(parser: argparse.ArgumentParser) -> None:
     """The options that say which network and which data."""
-    from rlprune.problem import ProblemSpec
+    from rlprune.spec import ProblemSpec
 
     group = parser.add_argument_group("network and data")
     field_options(group, ProblemSpec, skip=("keep", "seed"))
@@ -97,7 +97,7 @@ def problem_options(parser: argparse.ArgumentParser) -> None:
 
 def problem_spec(args: argparse.Namespace, start: ProblemSpec | None = None) -> ProblemSpec:
     """`start` (or the defaults), changed by the options that were given."""
-    from rlprune.problem import ProblemSpec
+    from rlprune.spec import ProblemSpec
 
     given = given_fields(args, ProblemSpec)
     if "keep" in given:

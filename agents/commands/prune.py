@@ -7,7 +7,7 @@ import json
 import os
 import shlex
 import sys
-from dataclasses import replace
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +30,8 @@ from rlprune.errors import UserError
 from rlprune.record import RunFolder, free_folder, newest_unfinished, run_name, subject
 from rlprune.recovery import TrainSettings
 from rlprune.report.live import LiveRun
-from rlprune.report.methods import constants, print_constants, print_methods
-from rlprune.report.summary import print_summary
+from rlprune.report.methods import print_constants, print_methods
+from rlprune.report.summary import describe_scores, print_summary
 
 
 def configure_prune(parser: argparse.ArgumentParser) -> None:
@@ -136,11 +136,7 @@ def run_train(args: argparse.Namespace) -> int:
     if hasattr(args, "json"):
         print(json.dumps(record, indent=2))
     elif not quiet:
-        low, high = record["test_interval"]
-        print(
-            f"{record['metric']} {100 * record['test_score']:.2f} % on test [{100 * low:.2f}, {100 * high:.2f}], "
-            f"{100 * record['control_score']:.2f} % on control; weights in {folder.model_file}"
-        )
+        print(f"{describe_scores(record)}\nWeights in {folder.model_file}")
     return 0
 
 
@@ -161,12 +157,24 @@ def run_methods(args: argparse.Namespace) -> int:
             print_methods({name: recipe.summary for name, recipe in recipes.items()}, console())
         return 0
     recipe = METHODS.get(name)
-    found = constants(recipe.settings, RULES.get(recipe.settings.controller))
+    found = _constants(recipe.settings, RULES.get(recipe.settings.controller))
     if hasattr(args, "json"):
         print(json.dumps(found, indent=2))
     else:
         print_constants(name, recipe.summary, found, console())
     return 0
+
+
+def _constants(settings: PruneSettings, rule: Any) -> dict[str, Any]:
+    """Option -> value for everything that makes up a method but its network and data."""
+    skip = ("problem", "method", "controller_options", "finetune")
+    found = {f.name: getattr(settings, f.name) for f in fields(settings) if f.name not in skip}
+    for f in fields(rule):
+        if f.default is not MISSING:
+            found[f"{settings.controller}-{f.name}"] = settings.controller_options.get(f.name, f.default)
+    found |= {f"finetune-{f.name}": getattr(settings.finetune, f.name) for f in fields(settings.finetune)}
+    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
+    return {"--" + name.replace("_", "-"): value for name, value in plain.items()}
 
 
 def configure_replay(parser: argparse.ArgumentParser) -> None:

@@ -27,13 +27,13 @@ from rlprune.channels import ChannelGroups
 from rlprune.criteria import get_criterion
 from rlprune.errors import UserError, check_rate
 from rlprune.files import read_json, write_json, write_text
-from rlprune.problem import ProblemSpec
 from rlprune.record import RunFolder, free_folder, run_name, subject
 from rlprune.recovery import make_recovery
 from rlprune.report import plots
 from rlprune.report.live import Live
 from rlprune.report.scans import draw_scan, print_scan
 from rlprune.scoring.sensitivity import RATES, scan
+from rlprune.spec import ProblemSpec
 
 SCAN, SETTINGS, PICTURE = "sensitivity.json", "settings.json", "sensitivity.png"
 

@@ -24,9 +24,11 @@ from rlprune.agents.compare.settings import Cell, CompareSettings
 from rlprune.agents.compare.stages import Job, Result, fresh_problem, jobs_of, unpack, with_pruned
 from rlprune.errors import UserError
 from rlprune.files import read_json, write_json, write_text, write_whole
-from rlprune.problem import ProblemSpec, PrunedNetwork, PruningProblem
+from rlprune.network import Network
+from rlprune.problem import PruningProblem
 from rlprune.record import versions
 from rlprune.report.analysis import analyse
+from rlprune.spec import ProblemSpec
 
 FORMAT = "rlprune-comparison-1"
 WRITE_EVERY_S = 10.0
@@ -232,6 +234,8 @@ def _work(comparison: Comparison, pool: Pool, watcher: Watcher | None) -> None:
             under_way += 1
         for job, result in pool.results():
             under_way -= 1
+            if "latency" in result.content:  # the report marks it, and ranks nobody by it
+                result.content["latency"]["parallel"] = pool.slots > 1
             comparison.take(job, result)
             if job.stage == "prune" and result.content["status"] == "finished":
                 # Next, so that a cell is whole early; they are independent of each other.
@@ -243,7 +247,7 @@ def _work(comparison: Comparison, pool: Pool, watcher: Watcher | None) -> None:
             written = time.monotonic()
 
 
-def rebuild_cell(folder: Path, stage: str) -> tuple[PruningProblem, PrunedNetwork]:
+def rebuild_cell(folder: Path, stage: str) -> tuple[PruningProblem, Network]:
     """The problem of a cell, and the network a stage of it gave.
 
     Raises:

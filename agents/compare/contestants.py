@@ -14,11 +14,13 @@ from rlprune.agents.controllers.base import AGENT, RULES, Controller, make_contr
 from rlprune.agents.controllers.pfec import Pfec
 from rlprune.agents.controllers.prc import PRC
 from rlprune.agents.runs.finishing import Finisher, better
+from rlprune.agents.runs.repairing import RepairUntil
 from rlprune.criteria import get_criterion
 from rlprune.envs import FilterPruningEnv, Rules
 from rlprune.errors import unknown_name
-from rlprune.problem import PrunedNetwork, PruningProblem
-from rlprune.recovery import RepairUntil, TrainSettings, make_recovery
+from rlprune.network import Network
+from rlprune.problem import PruningProblem
+from rlprune.recovery import TrainSettings, make_recovery
 from rlprune.registry import Registry
 from rlprune.tasks import score_drop
 
@@ -41,7 +43,7 @@ class Played:
         score: The network's control score.
     """
 
-    network: PrunedNetwork
+    network: Network
     history: list[dict[str, Any]]
     stopped: str
     score: float

@@ -13,8 +13,8 @@ from rlprune.agents.compare.contestants import check_contestant
 from rlprune.agents.controllers.base import AGENT
 from rlprune.criteria import get_criterion
 from rlprune.errors import UserError, check_rate
-from rlprune.problem import ProblemSpec
 from rlprune.recovery import TrainSettings, make_recovery
+from rlprune.spec import ProblemSpec
 
 STAGES = ("prune", "finetune", "scratch")
 

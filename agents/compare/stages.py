@@ -24,10 +24,12 @@ from rlprune.agents.runs.pruning import describe, latency
 from rlprune.artifact import load_pruned, save_pruned
 from rlprune.channels import PruningPlan, remove_channels
 from rlprune.models import resolve_model
-from rlprune.problem import ProblemSpec, PrunedNetwork, PruningProblem
+from rlprune.network import Network
+from rlprune.problem import PruningProblem
 from rlprune.recovery import TrainSettings, train
 from rlprune.registry import Registry
 from rlprune.seeding import derive
+from rlprune.spec import ProblemSpec
 from rlprune.tasks import score_drop
 
 
@@ -156,7 +158,7 @@ def scratch_stage(job: Job) -> tuple[dict[str, Any], bytes]:
 
 
 def _trained(
-    problem: PruningProblem, network: PrunedNetwork, settings: TrainSettings, job: Job
+    problem: PruningProblem, network: Network, settings: TrainSettings, job: Job
 ) -> tuple[dict[str, Any], bytes]:
     before, started = asdict(problem.ledger), time.monotonic()
     if settings.epochs > 0:
@@ -198,7 +200,7 @@ def _loaded(spec: ProblemSpec) -> tuple[PruningProblem, dict[str, Any]]:
     return problem, describe(problem, problem.base())
 
 
-def unpack(problem: PruningProblem, plan: Mapping[str, Any], file: bytes) -> PrunedNetwork:
+def unpack(problem: PruningProblem, plan: Mapping[str, Any], file: bytes) -> Network:
     """The network in a stage's file."""
     network = problem.base().remove(PruningPlan.from_json(plan), problem.groups)
     with tempfile.TemporaryDirectory() as folder:
@@ -208,7 +210,7 @@ def unpack(problem: PruningProblem, plan: Mapping[str, Any], file: bytes) -> Pru
     return network
 
 
-def _packed(problem: PruningProblem, network: PrunedNetwork, content: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
+def _packed(problem: PruningProblem, network: Network, content: dict[str, Any]) -> tuple[dict[str, Any], bytes]:
     meta = {
         "model": problem.spec.model,
         "classes": list(problem.data.classes),

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rlprune.agents.controllers.base import RULES
-from rlprune.agents.controllers.fixed import BoundRule
+from rlprune.agents.controllers.base import Rule
 
 
-@RULES.register("error")
 @dataclass
-class LeastError(BoundRule):
+class LeastError(Rule):
     """The least sum of reconstruction errors within the budget.
 
     A group's error is the share of its readers' output that least squares cannot restore once its lowest filters are

@@ -16,22 +16,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlprune.agents.controllers.base import RULES
-from rlprune.agents.controllers.rounds import METHODS, FixedImages, Recipe, RoundRule, Scores, counts_of, global_order
-from rlprune.agents.runs.settings import PruneSettings
+from rlprune.agents.controllers.base import RoundRule
+from rlprune.agents.controllers.images import FixedImages
+from rlprune.agents.controllers.rounds import Scores, aimed, counts_of, first_to_meet, global_order
 from rlprune.channels import ChannelGroups
 from rlprune.criteria import CriterionContext, plan_from_counts
 from rlprune.criteria.combining import as_scores, combine_layers, weight_slots
 from rlprune.criteria.gates import ImportanceWeights, fold_gates
 from rlprune.errors import UserError, check_rate
-from rlprune.problem import PrunedNetwork, PruningProblem
-from rlprune.recovery import TrainSettings
+from rlprune.network import Network
+from rlprune.problem import PruningProblem
+from rlprune.training.settings import TrainSettings
 from rlprune.scoring.evaluation import evaluating
 
 Gates = dict[str, Tensor]
 
 
-def gate_gradient(problem: PruningProblem, network: PrunedNetwork, gates: Gates, images: FixedImages) -> Gates:
+def gate_gradient(problem: PruningProblem, network: Network, gates: Gates, images: FixedImages) -> Gates:
     """dL/da of the mean loss of the gated network, with the filters held still: weight name -> (filters,).
 
     By the chain rule it is the inner product of the loss's gradient at the gated filter with the filter (and bias).
@@ -72,7 +73,6 @@ def gate_scores(gates: Gates, groups: ChannelGroups) -> Scores:
     return found
 
 
-@RULES.register("importance-weights")
 @dataclass
 class GateThreshold(RoundRule):
     """Round by round: sort the gates, cut below a threshold, look at the loss, update the gates.
@@ -123,7 +123,7 @@ class GateThreshold(RoundRule):
         """Go on from `state_dict`'s result."""
         self._gates = {name: gate.to(self.env.problem.device) for name, gate in state["gates"].items()}
 
-    def plan_round(self) -> dict[str, int]:
+    def plan(self) -> dict[str, int]:
         """What lies below the threshold, unless the loss rises by more than epsilon."""
         env = self.env
         images = self._images
@@ -135,12 +135,14 @@ class GateThreshold(RoundRule):
         scores = gate_scores(gates, env.network.groups)
         env.rank(scores)
         order = global_order(env, scores)
+        if aimed(env):
+            return counts_of(order[: first_to_meet(env, order)])
         counts = counts_of(order[: int(self.share * sum(group.size for group in env.prunable) + 1e-9)])
         if not counts or self._increase(counts, gates, images) > self.epsilon:
             return {}
         return counts
 
-    def finish(self, network: PrunedNetwork) -> PrunedNetwork:
+    def finish(self, network: Network) -> Network:
         """The network with its gates folded in."""
         folded = network.copy()
         if self.fold and self._gates:
@@ -160,7 +162,7 @@ class GateThreshold(RoundRule):
             )
         )
 
-    def _kept(self, network: PrunedNetwork, name: str) -> Tensor:
+    def _kept(self, network: Network, name: str) -> Tensor:
         """Which filters of the unpruned network's weight `name` are left, as a mask."""
         base = self.env.problem.groups
         kept = torch.ones(len(self._gates[name]), dtype=torch.bool)
@@ -173,7 +175,7 @@ class GateThreshold(RoundRule):
         layer = next(x for x in self.env.problem.groups.layers.values() if x.weight == name)
         return 1 if layer.kind == "conv_transpose" else 0
 
-    def _current(self, network: PrunedNetwork) -> Gates:
+    def _current(self, network: Network) -> Gates:
         """The gates of the filters that are left."""
         return {name: gate[self._kept(network, name)] for name, gate in self._gates.items()}
 
@@ -196,19 +198,3 @@ class GateThreshold(RoundRule):
         fold_gates(gated.model, env.network.groups, gates)
         pruned = gated.remove(plan, env.problem.groups)
         return images.loss(pruned.model) - images.loss(gated.model)
-
-
-METHODS.register("importance-weights")(
-    Recipe(
-        "Importance weights: learned gates on the filters, small ones go while the loss rises by less than epsilon",
-        PruneSettings(
-            method="importance-weights",
-            controller="importance-weights",
-            criterion="l1",
-            max_rate=0.9,
-            check="end",
-            skip=("residual",),
-            finetune=TrainSettings(epochs=20.0, lr=0.01),
-        ),
-    )
-)

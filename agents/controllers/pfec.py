@@ -14,20 +14,18 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 
-from rlprune.agents.controllers.base import RULES
+from rlprune.agents.controllers.base import RoundRule
 from rlprune.agents.controllers.fixed import PFEC_TABLES, removed_at
-from rlprune.agents.controllers.rounds import METHODS, Recipe, RoundRule, Scores, is_convolution
-from rlprune.agents.runs.settings import PruneSettings
+from rlprune.agents.controllers.rounds import Scores, aimed, is_convolution
 from rlprune.channels import ChannelGroup, ChannelGroups, PruningPlan
 from rlprune.criteria import CriterionContext, get_criterion, lowest
 from rlprune.criteria.base import Criterion
 from rlprune.errors import check_rate
-from rlprune.problem import PrunedNetwork
-from rlprune.recovery import TrainSettings
+from rlprune.network import Network
+from rlprune.training.settings import TrainSettings
 from rlprune.scoring.sensitivity import read_scan, removed_by_scan, scan
 
 
-@RULES.register("pfec")
 @dataclass
 class Pfec(RoundRule):
     """A rate for every stage, removed in one round.
@@ -56,15 +54,16 @@ class Pfec(RoundRule):
     def bind(self, env: gymnasium.Env[object, object]) -> None:
         """Use this environment, whose network must have the table's shape."""
         super().bind(env)
-        if self._preset is not None:
-            self._rates = self._preset.rates(self.env.problem.groups)
+        self._rates = self._preset.rates(self.env.problem.groups) if self._preset is not None else {}
 
-    def plan_round(self) -> Mapping[str, int]:
-        """The counts in the first round, scaled by one factor to a budget if there is one; nothing afterwards."""
+    def plan(self) -> Mapping[str, int]:
+        """The counts of one round, scaled by one factor to a budget if there is one; of more rounds only to an aim each."""
         env = self.env
-        if env.round > 0:
+        if env.round > 0 and not aimed(env):
             return {}
-        rates = self._rates if self._preset is not None else self._scanned()
+        if not self._rates:
+            self._rates = self._scanned()
+        rates = self._rates
         if env.budget.target is None:
             rounded = removed_at if self._preset is not None else removed_by_scan
             wanted = {group.name: rounded(group.size, rates.get(group.name, 0.0)) for group in env.prunable}
@@ -101,9 +100,7 @@ def stage_rates(rates: Mapping[str, float], layers: list[ChannelGroup], groups: 
     return found
 
 
-def greedy_scores(
-    network: PrunedNetwork, base: ChannelGroups, criterion: Criterion, counts: Mapping[str, int]
-) -> Scores:
+def greedy_scores(network: Network, base: ChannelGroups, criterion: Criterion, counts: Mapping[str, int]) -> Scores:
     """Scores by group when the layers are pruned one after the other, in execution order (Li et al. 2016, fig. 3).
 
     A layer is ranked on the network that the layers before it were removed from, so kernels that read maps already
@@ -123,21 +120,3 @@ def greedy_scores(
         if counts.get(group.name):
             current = current.remove(PruningPlan({group.name: lowest(scores, counts[group.name])}), base)
     return found
-
-
-METHODS.register("pfec")(
-    Recipe(
-        "PFEC: rates by stage (published tables, or a sensitivity scan), lowest L1 norms at once, then retraining",
-        PruneSettings(
-            method="pfec",
-            controller="pfec",
-            criterion="l1",
-            recovery="none",
-            max_rate=0.95,
-            one_shot=True,
-            check="end",
-            skip=("residual",),
-            finetune=TrainSettings(epochs=40.0, lr=0.001, weight_decay=1e-4, schedule="constant"),
-        ),
-    )
-)

@@ -49,7 +49,6 @@ def largest_harmless(count: int, drop: Callable[[int], float], tolerance: float)
     return good
 
 
-@RULES.register("prc")
 @dataclass
 class PRC(BoundRule):
     """The min–max pruning-rate controller.

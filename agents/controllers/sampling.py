@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from rlprune.agents.controllers.base import Controller, run_episode
-from rlprune.agents.controllers.fixed import BoundRule
+from rlprune.agents.controllers.base import Rule
 from rlprune.agents.controllers.search import OnTrial, Search
 from rlprune.errors import UserError
 from rlprune.seeding import derive
@@ -21,7 +21,7 @@ STOCHASTIC = frozenset({"ppo", "a2c", "sac", "trpo", "tqc", "crossq"})
 """Algorithms whose policies can be sampled; the others' have one action for an observation."""
 
 
-class BestOf(BoundRule):
+class BestOf(Rule):
     """Plays whole episodes on a twin of its environment before the first step, and then the best one's counts.
 
     With a budget the best is the one with the greatest control score, else the one with the fewest MACs; of equal ones

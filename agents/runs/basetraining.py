@@ -14,14 +14,15 @@ import torch
 
 from rlprune.artifact import is_pruned, save_pruned
 from rlprune.data import DataSplits
+from rlprune.devices import checked_device
 from rlprune.errors import UserError
 from rlprune.files import write_tensors
 from rlprune.models import resolve_model
-from rlprune.problem import ProblemSpec, checked_device, load_network, weights_meta
 from rlprune.record import RunFolder, versions
 from rlprune.recovery import TrainSettings, train
 from rlprune.scoring.evaluation import Evaluator, Ledger
 from rlprune.seeding import derive
+from rlprune.spec import ProblemSpec, load_network, weights_meta
 from rlprune.tasks import get_task
 from rlprune.training.distributed import World
 
@@ -164,10 +165,8 @@ def train_base(
         "status": "finished",
         "losses": report.losses,
         "images_trained": report.images,
-        "metric": scores["control"].metric,
-        "control_score": scores["control"].value,
-        "test_score": scores[test].value,
-        "test_interval": list(scores[test].interval()),
+        **scores["control"].figures("control"),
+        **scores[test].figures("test"),
         "time": {"training_s": time.monotonic() - started},
     }
     if world.first:

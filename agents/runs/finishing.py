@@ -12,12 +12,12 @@ import torch
 from rlprune.agents.runs.settings import PruneSettings
 from rlprune.channels import PruningPlan
 from rlprune.cost import measure_latency
-from rlprune.problem import PrunedNetwork, PruningProblem
+from rlprune.network import Network
+from rlprune.problem import PruningProblem
 from rlprune.recovery import train
 from rlprune.seeding import derive
-from rlprune.tasks import Score
 
-Scored = tuple[PrunedNetwork, float]
+Scored = tuple[Network, float]
 """A network and its control score."""
 
 
@@ -25,7 +25,7 @@ Scored = tuple[PrunedNetwork, float]
 class Finisher(Protocol):
     """A controller that has a last touch for the pruned network."""
 
-    def finish(self, network: PrunedNetwork) -> PrunedNetwork:
+    def finish(self, network: Network) -> Network:
         """The network with the last touch, a copy; it is kept if it scores no worse."""
         ...
 
@@ -50,14 +50,14 @@ class Tuned:
 
 def finetune(
     problem: PruningProblem,
-    network: PrunedNetwork,
+    network: Network,
     before: float,
     settings: PruneSettings,
     checkpoint: Path,
     attempt: int,
     before_epochs: float,
     progress: Callable[[str, float, float], None],
-) -> tuple[PrunedNetwork, float, Tuned | None]:
+) -> tuple[Network, float, Tuned | None]:
     """Train a copy of `network` as `settings.finetune` says, and return the better of the two on the control split.
 
     With patience the epoch of the best control score is what comes out of the training, else the last one.
@@ -105,13 +105,13 @@ def finetune(
     return (trained, score, tuned) if tuned.kept else (network, before, tuned)
 
 
-def better(problem: PruningProblem, first: Scored, second: PrunedNetwork) -> Scored:
+def better(problem: PruningProblem, first: Scored, second: Network) -> Scored:
     """The second network if its control score is no worse than the first one's, else the first."""
     score = problem.evaluator.score(second.model, "control").value
     return (second, score) if score >= first[1] else first
 
 
-def pack_network(network: PrunedNetwork | None) -> dict[str, Any] | None:
+def pack_network(network: Network | None) -> dict[str, Any] | None:
     """A network's plan and weights, for a checkpoint."""
     if network is None:
         return None
@@ -119,7 +119,7 @@ def pack_network(network: PrunedNetwork | None) -> dict[str, Any] | None:
     return {"plan": network.plan.to_json(), "weights": weights}
 
 
-def unpack_network(saved: Mapping[str, Any] | None, problem: PruningProblem) -> PrunedNetwork | None:
+def unpack_network(saved: Mapping[str, Any] | None, problem: PruningProblem) -> Network | None:
     """The network that `pack_network` was given."""
     if saved is None:
         return None
@@ -128,21 +128,15 @@ def unpack_network(saved: Mapping[str, Any] | None, problem: PruningProblem) -> 
     return network
 
 
-def describe(problem: PruningProblem, network: PrunedNetwork) -> dict[str, Any]:
+def describe(problem: PruningProblem, network: Network) -> dict[str, Any]:
     """Scores with 95 % intervals on control and test, and cost, in plain values."""
     found: dict[str, Any] = {}
     for role in ("control", "test"):
-        score: Score = problem.evaluator.score(network.model, role)
-        found |= {
-            "metric": score.metric,
-            f"{role}_score": score.value,
-            f"{role}_interval": list(score.interval()),
-            f"{role}_size": score.n,
-        }
+        found |= problem.evaluator.score(network.model, role).figures(role)
     return {**found, "macs": problem.macs(network), "parameters": problem.parameters(network)}
 
 
-def latency(problem: PruningProblem, base: PrunedNetwork, network: PrunedNetwork) -> dict[str, Any]:
+def latency(problem: PruningProblem, base: Network, network: Network) -> dict[str, Any]:
     """Median and interquartile range of one forward pass on one image, before and after, in seconds."""
     measured = {
         key: measure_latency(candidate.model, *problem.example_inputs)

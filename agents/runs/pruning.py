@@ -20,13 +20,15 @@ from rlprune.agents.runs.finishing import (
     pack_network,
     unpack_network,
 )
+from rlprune.agents.runs.repairing import RepairUntil
 from rlprune.agents.runs.settings import PruneSettings
 from rlprune.artifact import save_pruned
 from rlprune.envs import FilterPruningEnv, Rules
 from rlprune.errors import UserError
-from rlprune.problem import PrunedNetwork, PruningProblem
+from rlprune.network import Network
+from rlprune.problem import PruningProblem
 from rlprune.record import RunFolder, versions
-from rlprune.recovery import Recovery, RepairUntil, make_recovery
+from rlprune.recovery import Recovery, make_recovery
 from rlprune.report import plots
 from rlprune.report.curves import Curves
 from rlprune.report.examples import find_examples
@@ -109,7 +111,7 @@ class _Run:
         self.trained_before = 0  # images, in earlier attempts
         self.budget = settings.target_macs
         self.spent, self.started = 0.0, time.monotonic()
-        self.inside: PrunedNetwork | None = None  # the last that kept the tolerance, where the end is what counts
+        self.inside: Network | None = None  # the last that kept the tolerance, where the end is what counts
         self.rolled_back = False
         self.tuning: list[Tuned] = []
         self.record: dict[str, Any] = {
@@ -130,7 +132,7 @@ class _Run:
         """The record of every round of every attempt."""
         return [*self.past, *self._numbered()]
 
-    def play(self) -> tuple[PrunedNetwork, str]:
+    def play(self) -> tuple[Network, str]:
         """Prune and fine-tune until a network inside the tolerance is found; returns it and why the run stopped."""
         state = self.folder.load_checkpoint(str(self.problem.device))
         if state is not None:
@@ -216,7 +218,7 @@ class _Run:
     def _allowed(self, score: float) -> bool:
         return score_drop(self.problem.baseline.value, score) <= self.settings.tolerance
 
-    def _finetuned(self, info: dict[str, Any]) -> PrunedNetwork | None:
+    def _finetuned(self, info: dict[str, Any]) -> Network | None:
         """The network that this attempt hands back, fine-tuned if that helps; None if there is none inside."""
         network, before = self.env.accepted, float(info["final_score"])
         if not network.plan:
@@ -255,7 +257,7 @@ class _Run:
             self.record["samples"] = self.controller.tried
         self.folder.write(self.record)
 
-    def finish(self, network: PrunedNetwork, stopped: str) -> dict[str, Any]:
+    def finish(self, network: Network, stopped: str) -> dict[str, Any]:
         """Score the network on the test split, once; save it; complete the record."""
         problem, settings = self.problem, self.settings
         base = problem.base()

@@ -9,11 +9,12 @@ from rlprune.agents.runs.pruning import PruneSettings
 from rlprune.artifact import fingerprint, load_pruned
 from rlprune.channels import PruningPlan
 from rlprune.errors import UserError
-from rlprune.problem import PrunedNetwork, PruningProblem
+from rlprune.network import Network
+from rlprune.problem import PruningProblem
 from rlprune.record import RunFolder
 
 
-def rebuild(folder: Path) -> tuple[PruningProblem, PrunedNetwork]:
+def rebuild(folder: Path) -> tuple[PruningProblem, Network]:
     """The problem of a finished run, built afresh, and the pruned network: the record's plan with the saved weights.
 
     Raises:

@@ -11,9 +11,9 @@ from rlprune.agents.controllers.base import Controller, make_controller
 from rlprune.criteria import get_criterion
 from rlprune.envs.rules import ON_VIOLATION
 from rlprune.errors import UserError, check_rate, unknown_name
-from rlprune.problem import ProblemSpec
 from rlprune.record import run_name, subject
 from rlprune.recovery import TrainSettings, make_recovery
+from rlprune.spec import ProblemSpec
 
 CHECKS = ("round", "end")
 KINDS = ("depthwise", "grouped", "residual", "concatenated", "transposed", "linear")

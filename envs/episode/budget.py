@@ -16,7 +16,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from rlprune.envs.episode.bilinear import BilinearCost as BilinearCost
+from rlprune.cost import BilinearCost as BilinearCost
 from rlprune.envs.episode.cursor import Column, Cursor, columns_of
 from rlprune.envs.episode.window import Counts as Counts
 from rlprune.envs.episode.window import Window, place_among

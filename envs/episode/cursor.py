@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rlprune.envs.episode.bilinear import BilinearCost
+from rlprune.cost import BilinearCost
 from rlprune.envs.episode.window import Counts
 
 Column = tuple[tuple[int, int, int, int], ...]

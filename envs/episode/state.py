@@ -20,9 +20,9 @@ from rlprune.envs.episode.transitions import NetworkState, Repairs, Transitions,
 from rlprune.envs.episode.window import Counts
 from rlprune.envs.rules import Rules
 from rlprune.errors import UserError
-from rlprune.recovery import TrainSettings
 from rlprune.seeding import derive
 from rlprune.tasks import Score
+from rlprune.training.settings import TrainSettings
 
 Penalty = Callable[[nn.Module], Tensor]
 TRUNCATED = "rounds"

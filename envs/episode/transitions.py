@@ -25,8 +25,10 @@ from rlprune.envs.episode.cache import ScoreStore
 from rlprune.errors import UserError
 from rlprune.network import Network
 from rlprune.problem import PruningProblem
-from rlprune.recovery import TrainSettings, grams_of, make_recovery, train
+from rlprune.recovery import make_recovery
 from rlprune.tasks import Score
+from rlprune.training.loop import train
+from rlprune.training.settings import TrainSettings
 
 
 def combine(*parts: Any) -> str:
@@ -174,7 +176,7 @@ class Transitions:
         Collects Gram matrices unless the recovery has done so.
         """
         network = state.network
-        grams = grams_of(network, self.problem)
+        grams = self.problem.measured.grams(network, self.problem)
         return error_curves(network.model, network.groups, names, scores, grams)
 
     def latency(self, state: NetworkState) -> float:

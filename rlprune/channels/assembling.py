@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
+from dataclasses import replace
 
 import numpy as np
 from torch import nn
 
 from rlprune.channels.computed import owner
-from rlprune.channels.groups import ChannelGroup, ChannelGroups, IntArray, Layer, Slot
-from rlprune.channels.tracing import Trace
+from rlprune.channels.groups import ChannelGroups
+from rlprune.channels.trace import Trace
+from rlprune.channels.units import ChannelGroup, IntArray, Layer, Slot
 
 
 def assemble(trace: Trace, model: nn.Module) -> ChannelGroups:
@@ -83,6 +85,9 @@ def _layers(trace: Trace) -> tuple[dict[str, Layer], int, dict[str, str]]:
     return layers, fixed, odd
 
 
+Draft = tuple[tuple[int, int], ChannelGroup]  # (order of the first producer, its first position), the group
+
+
 def _named(
     found: list[tuple[list[Slot], str | None, IntArray]],
     trace: Trace,
@@ -91,61 +96,19 @@ def _named(
     fixed_macs: int,
     marks: dict[int, set[str]],
 ) -> ChannelGroups:
-    modules = dict(model.named_modules())
     by_weight = {layer.weight: layer for layer in layers.values()}
-    rank = {name: i for i, name in enumerate(trace.tensors)}
-    drafts = []
-    for slots, reason, units in found:
-        producers = sorted(
-            {by_weight[s.tensor] for s in slots if s.role == "out" and s.tensor in by_weight}, key=lambda x: x.order
-        )
-        if not producers:
-            continue
-        consumers = sorted(
-            {by_weight[s.tensor] for s in slots if s.role == "in" and s.tensor in by_weight}, key=lambda x: x.order
-        )
-        through = [p for p in producers if p.groups_follow_channels]
-        producers_first = [p for p in producers if not p.groups_follow_channels] or producers
-        kinds = set().union(*(marks.get(int(unit), set()) for unit in units[:1]))
-        if through:
-            kinds.add("depthwise")
-        if any(layer.kind == "conv_transpose" for layer in (*producers, *consumers)):
-            kinds.add("transposed")
-        if any(layer.kind == "linear" for layer in producers):
-            kinds.add("linear")
-        lead = producers_first[0]
-        lead_slot = next(s for s in slots if s.tensor == lead.weight and s.role == "out")
-        rows = np.argsort(lead_slot.index[:, 0], kind="stable")
-        ranked = tuple(
-            Slot(s.tensor, s.dim, _role(s, trace, modules), s.index[rows])
-            for s in sorted(slots, key=lambda s: (s.tensor != lead.weight, rank[s.tensor]))
-        )
-        drafts.append(
-            (
-                (lead.order, int(lead_slot.index.min())),
-                ChannelGroup(
-                    name=lead.name,
-                    size=len(units),
-                    slots=ranked,
-                    locked=reason,
-                    producers=tuple(p.name for p in producers),
-                    consumers=tuple(c.name for c in consumers),
-                    kinds=frozenset(kinds),
-                ),
-            )
-        )
+    modules = dict(model.named_modules())
+    drafts = [_draft(*group, trace, modules, by_weight, marks) for group in found]
     for name, layer in trace.computed.items():
         if (layer.weight, 0) not in trace.sites:  # else its weight has another use, and a group from there
             made = (name,) if layer.weight in by_weight else ()
             drafts.append(((layer.order, 0), ChannelGroup(name, layer.channels, (), layer.reason, made)))
-    drafts.sort(key=lambda draft: draft[0])
-    seen: dict[str, int] = defaultdict(int)
+    seen: Counter[str] = Counter()
     groups = []
-    for _, group in drafts:
+    for _, group in sorted((draft for draft in drafts if draft is not None), key=lambda draft: draft[0]):
         seen[group.name] += 1
-        if seen[group.name] > 1:
-            group = ChannelGroup(**{**vars(group), "name": f"{group.name}#{seen[group.name]}"})
-        groups.append(group)
+        count = seen[group.name]
+        groups.append(group if count == 1 else replace(group, name=f"{group.name}#{count}"))
     shapes = {name: tuple(trace.tensors[name].shape) for name in {n for n, _ in trace.sites} | set(by_weight)}
     parameters = dict(model.named_parameters())
     return ChannelGroups(
@@ -156,6 +119,51 @@ def _named(
         fixed_macs,
         [name for name in shapes if name not in parameters],
     )
+
+
+def _draft(
+    slots: list[Slot],
+    reason: str | None,
+    units: IntArray,
+    trace: Trace,
+    modules: dict[str, nn.Module],
+    by_weight: dict[str, Layer],
+    marks: dict[int, set[str]],
+) -> Draft | None:
+    """A group with its name, kinds and neighbours; None if no layer makes its channels."""
+
+    def layers_of(role: str) -> list[Layer]:
+        found = {by_weight[s.tensor] for s in slots if s.role == role and s.tensor in by_weight}
+        return sorted(found, key=lambda layer: layer.order)
+
+    producers, consumers = layers_of("out"), layers_of("in")
+    if not producers:
+        return None
+    through = [p for p in producers if p.groups_follow_channels]
+    kinds = set(marks.get(int(units[0]), ()))
+    if through:
+        kinds.add("depthwise")
+    if any(layer.kind == "conv_transpose" for layer in (*producers, *consumers)):
+        kinds.add("transposed")
+    if any(layer.kind == "linear" for layer in producers):
+        kinds.add("linear")
+    lead = next((p for p in producers if p not in through), producers[0])
+    lead_slot = next(s for s in slots if s.tensor == lead.weight and s.role == "out")
+    rows = np.argsort(lead_slot.index[:, 0], kind="stable")
+    ranked = tuple(
+        Slot(s.tensor, s.dim, _role(s, trace, modules), s.index[rows])
+        for s in sorted(slots, key=lambda s: (s.tensor != lead.weight, trace.rank[s.tensor]))
+    )
+    group = ChannelGroup(
+        name=lead.name,
+        size=len(units),
+        slots=ranked,
+        locked=reason,
+        producers=tuple(p.name for p in producers),
+        consumers=tuple(c.name for c in consumers),
+        kinds=frozenset(kinds),
+    )
+    return (lead.order, int(lead_slot.index.min())), group
 
 
 def _role(slot: Slot, trace: Trace, modules: dict[str, nn.Module]) -> str:

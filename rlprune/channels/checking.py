@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rlprune.channels.computed import graph_tensors
-from rlprune.channels.groups import ChannelGroups, IntArray
+from rlprune.channels.forward import Forward, tensors_in, training_paths
+from rlprune.channels.groups import ChannelGroups
 from rlprune.channels.plan import PruningPlan
 from rlprune.channels.surgery import masked_copy, removed_copy
-from rlprune.channels.tracing import Forward, tensors_in, training_paths
+from rlprune.channels.units import IntArray
 from rlprune.errors import UserError
 from rlprune.seeding import numpy_generator, torch_generator
 
@@ -221,7 +222,7 @@ class _Follow(_Watch):  # type: ignore[no-untyped-call]
         self.outputs = outputs
         self.wrong: list[str] = []
         self.at: tuple[str, ...] = ()
-        self._gone = groups.removed_positions(plan)
+        self._kept = groups.kept(plan)
         self._groups = groups
 
     def layer(self, name: str, run: Any) -> Tensor:
@@ -231,7 +232,7 @@ class _Follow(_Watch):  # type: ignore[no-untyped-call]
         self.at = (name,)
         output: Tensor = run()
         _, full = self.outputs.pop(0)
-        expected = self._kept(name, full, output)
+        expected = self._expected(name, full, output)
         if expected.shape != output.shape:
             raise _Mismatch(f"sizes are constants in the model's code (layer {name} gets another shape)")
         if not close(expected, output):
@@ -240,31 +241,26 @@ class _Follow(_Watch):  # type: ignore[no-untyped-call]
             self.at = (name, self.outputs[0][0])
         return _like(expected, output)
 
-    def _kept(self, name: str, full: Tensor, output: Tensor) -> Tensor:
+    def _expected(self, name: str, full: Tensor, output: Tensor) -> Tensor:
         keep = self._rows(name)
         axes = [a for a in range(full.ndim) if full.ndim == output.ndim and full.shape[a] != output.shape[a]]
-        if keep is None or len(axes) != 1 or full.shape[axes[0]] != len(keep):
+        if keep is None or len(axes) != 1 or output.shape[axes[0]] != len(keep) or keep[-1] >= full.shape[axes[0]]:
             return full
-        return full.index_select(axes[0], torch.from_numpy(np.flatnonzero(keep)).to(full.device))
+        return full.index_select(axes[0], torch.from_numpy(keep).to(full.device))
 
     def _rows(self, name: str) -> IntArray | None:
-        """Which output channels of a layer stay (1 or 0 for each), or None if all do."""
+        """Which output channels of a layer stay, or None if all do."""
         layer = self._groups.layers[name]
-
-        def mask(dim: int) -> IntArray:
-            keep = np.ones(layer.shape[dim], dtype=np.int64)
-            keep[self._gone.get((layer.weight, dim), np.zeros(0, dtype=np.int64))] = 0
+        dim = int(layer.kind == "conv_transpose" and not layer.groups_follow_channels)
+        keep = self._kept.get((layer.weight, dim))
+        if keep is None:
+            return None
+        if layer.kind != "conv_transpose":
             return keep
-
-        if layer.kind == "conv":
-            keep = mask(0)
-        elif layer.kind == "conv_transpose":
-            keep = (
-                np.repeat(mask(0), layer.shape[1]) if layer.groups_follow_channels else np.tile(mask(1), layer.groups)
-            )
-        else:
-            keep = mask(0)
-        return None if keep.all() else keep
+        rows = np.arange(layer.shape[0] * layer.shape[1]).reshape(layer.shape[0], -1)
+        return (
+            rows[keep].ravel() if dim == 0 else np.concatenate([g * layer.shape[1] + keep for g in range(layer.groups)])
+        )
 
 
 def _like(values: Tensor, layout: Tensor) -> Tensor:

@@ -1,8 +1,7 @@
-"""Channel groups: which filters go together, as plain names and integers.
+"""Channel groups: all groups of a model, and what a plan does to them.
 
-A *unit* is one filter together with everything that has to go with it; a *group* is a set of units of the same make,
-any of which can be removed on its own. Nothing here holds a tensor, a module or a graph, so groups pickle, deep-copy
-and turn into JSON in milliseconds and outlive the model that they were traced from.
+Nothing here holds a tensor, a module or a graph, so groups pickle, deep-copy and turn into JSON in milliseconds and
+outlive the model that they were traced from.
 """
 
 from __future__ import annotations
@@ -11,129 +10,16 @@ import fnmatch
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
 
+from rlprune.channels.plan import PruningPlan
+from rlprune.channels.units import ChannelGroup, IntArray, Layer, Slot
 from rlprune.errors import UserError, unknown_name
-
-if TYPE_CHECKING:
-    from rlprune.channels.plan import PruningPlan
-
-IntArray = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True, eq=False)
-class Slot:
-    """Where the units of a group live in one tensor.
-
-    Attributes:
-        tensor: dotted name of the parameter or buffer.
-        dim: the dimension that shrinks.
-        role: "out" (a producer's filters: weight or bias), "in" (a consumer's input channels), "norm" (parameters and
-            buffers of a normalisation), "scale" (anything else of channel length: PReLU, layer scale ...).
-        index: int64 (size, copies); row j holds the positions along `dim` that go with unit j.
-    """
-
-    tensor: str
-    dim: int
-    role: str
-    index: IntArray
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A convolution or linear layer as the cost model and the recovery need it.
-
-    Attributes:
-        name: module path (the parameter's own name when the weight is not called "weight").
-        weight: name of the weight parameter.
-        bias: name of the bias parameter, if there is one.
-        kind: "conv", "conv_transpose" or "linear".
-        groups: groups of the convolution (1 for linear).
-        kernel: spatial kernel size, () for linear.
-        stride: spatial stride, () for linear.
-        extent: positions at which the weight is applied, summed over all calls: batch x output positions (input
-            positions of a transposed convolution). MACs = extent x number of weights.
-        in_extent: batch x input positions, summed over all calls.
-        out_extent: batch x output positions, summed over all calls.
-        shape: shape of the weight.
-        order: place in execution order, from 0.
-        groups_follow_channels: True when a channel takes its convolution group along (depthwise, one filter a group).
-    """
-
-    name: str
-    weight: str
-    bias: str | None
-    kind: str
-    groups: int
-    kernel: tuple[int, ...]
-    stride: tuple[int, ...]
-    extent: int
-    in_extent: int
-    out_extent: int
-    shape: tuple[int, ...]
-    order: int
-    groups_follow_channels: bool = False
-
-    def resized(self, shape: tuple[int, ...]) -> Layer:
-        """The same layer with another weight shape."""
-        groups = self.groups
-        if self.groups_follow_channels:
-            groups = shape[0] * self.groups // self.shape[0]
-        return replace(self, shape=shape, groups=groups)
-
-    @property
-    def macs(self) -> int:
-        """Multiply-accumulates of all calls of the layer."""
-        return self.extent * math.prod(self.shape)
-
-
-@dataclass(frozen=True, eq=False)
-class ChannelGroup:
-    """Units that can be removed one by one, and where they live.
-
-    Attributes:
-        name: module path of the first producer, with "#2", "#3" ... if a layer has several groups.
-        size: number of units.
-        slots: where the units live.
-        locked: why the group must stay as it is, or None.
-        producers: layers that make the units' channels, in execution order; may be empty in a locked group of a layer
-            whose weight is computed or that never ran, which has no slots either.
-        consumers: layers that read them, in execution order.
-        kinds: what the group is tied to: subset of "depthwise", "grouped", "residual", "concatenated", "transposed",
-            "linear".
-        min_channels: units that must stay.
-        round_to: the number of units kept is a multiple of this.
-    """
-
-    name: str
-    size: int
-    slots: tuple[Slot, ...]
-    locked: str | None = None
-    producers: tuple[str, ...] = ()
-    consumers: tuple[str, ...] = ()
-    kinds: frozenset[str] = frozenset()
-    min_channels: int = 2
-    round_to: int = 1
-
-    @property
-    def max_removable(self) -> int:
-        """The largest number of units that may go, given the lock, `min_channels` and `round_to`."""
-        if self.locked is not None:
-            return 0
-        return self.allowed(self.size)
-
-    def allowed(self, count: int) -> int:
-        """The largest number of removals <= `count` that keeps `min_channels` units and a multiple of `round_to`."""
-        least = max(self.min_channels, 1)
-        step = max(self.round_to, 1)
-        keep = max(self.size - max(count, 0), least)
-        keep = -(-keep // step) * step
-        return max(self.size - keep, 0)
 
 
 class ChannelGroups(Sequence[ChannelGroup]):
@@ -243,20 +129,21 @@ class ChannelGroups(Sequence[ChannelGroup]):
             for group in self._groups
         )
 
+    def kept(self, plan: PruningPlan) -> dict[tuple[str, int], IntArray]:
+        """(tensor, dim) -> sorted positions that stay, for every dimension that shrinks under a plan."""
+        return {key: np.flatnonzero(stays) for key, stays in self._stays(plan).items()}
+
     def removed_positions(self, plan: PruningPlan) -> dict[tuple[str, int], IntArray]:
         """(tensor, dim) -> sorted positions that go under a plan."""
-        return {key: np.flatnonzero(~keep) for key, keep in self.kept(plan).items()}
+        return {key: np.flatnonzero(~stays) for key, stays in self._stays(plan).items()}
 
-    def kept(self, plan: PruningPlan) -> dict[tuple[str, int], npt.NDArray[np.bool_]]:
-        """(tensor, dim) -> for each position whether it stays, for the dimensions that shrink under a plan."""
+    def _stays(self, plan: PruningPlan) -> dict[tuple[str, int], npt.NDArray[np.bool_]]:
         masks: dict[tuple[str, int], npt.NDArray[np.bool_]] = {}
         for name, units in plan.removed.items():
-            chosen = np.asarray(units, dtype=np.int64)
             for slot in self[name].slots:
-                key = (slot.tensor, slot.dim)
-                if key not in masks:
-                    masks[key] = np.ones(self.shapes[slot.tensor][slot.dim], dtype=bool)
-                masks[key][slot.index[chosen]] = False
+                units_gone = slot.index[np.asarray(units, dtype=np.int64)]
+                size = self.shapes[slot.tensor][slot.dim]
+                masks.setdefault((slot.tensor, slot.dim), np.ones(size, dtype=bool))[units_gone] = False
         return masks
 
     def after(self, plan: PruningPlan) -> ChannelGroups:
@@ -266,11 +153,9 @@ class ChannelGroups(Sequence[ChannelGroup]):
             return self
         shapes = dict(self.shapes)
         maps: dict[tuple[str, int], IntArray] = {}
-        for (tensor, dim), keep in self.kept(plan).items():
-            maps[tensor, dim] = np.cumsum(keep) - 1
-            shape = list(shapes[tensor])
-            shape[dim] = int(keep.sum())
-            shapes[tensor] = tuple(shape)
+        for (tensor, dim), stays in self._stays(plan).items():
+            maps[tensor, dim] = np.cumsum(stays) - 1
+            shapes[tensor] = (*shapes[tensor][:dim], int(stays.sum()), *shapes[tensor][dim + 1 :])
         groups = []
         for group in self._groups:
             removed = plan.removed.get(group.name, ())
@@ -296,25 +181,10 @@ class ChannelGroups(Sequence[ChannelGroup]):
         """A dict of plain Python values that `from_json` reads."""
         return {
             "groups": [
-                {
-                    "name": g.name,
-                    "size": g.size,
-                    "locked": g.locked,
-                    "producers": list(g.producers),
-                    "consumers": list(g.consumers),
-                    "kinds": sorted(g.kinds),
-                    "min_channels": g.min_channels,
-                    "round_to": g.round_to,
-                    "slots": [
-                        {"tensor": s.tensor, "dim": s.dim, "role": s.role, "index": s.index.tolist()} for s in g.slots
-                    ],
-                }
-                for g in self._groups
+                {**_plain(group), "slots": [{**_plain(slot), "index": slot.index.tolist()} for slot in group.slots]}
+                for group in self._groups
             ],
-            "layers": [
-                {**vars(layer), "kernel": list(layer.kernel), "stride": list(layer.stride), "shape": list(layer.shape)}
-                for layer in self.layers.values()
-            ],
+            "layers": [_plain(layer) for layer in self.layers.values()],
             "shapes": {name: list(shape) for name, shape in self.shapes.items()},
             "parameters": self.parameters,
             "fixed_macs": self.fixed_macs,
@@ -324,31 +194,26 @@ class ChannelGroups(Sequence[ChannelGroup]):
     @classmethod
     def from_json(cls, data: Any) -> ChannelGroups:
         """The groups that `to_json` wrote."""
-        groups = [
-            ChannelGroup(
-                name=g["name"],
-                size=g["size"],
-                slots=tuple(
-                    Slot(
-                        s["tensor"], s["dim"], s["role"], np.asarray(s["index"], dtype=np.int64).reshape(g["size"], -1)
-                    )
-                    for s in g["slots"]
-                ),
-                locked=g["locked"],
-                producers=tuple(g["producers"]),
-                consumers=tuple(g["consumers"]),
-                kinds=frozenset(g["kinds"]),
-                min_channels=g["min_channels"],
-                round_to=g["round_to"],
-            )
-            for g in data["groups"]
-        ]
-        layers = []
-        for layer in data["layers"]:
-            fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in layer.items()}
-            layers.append(Layer(**fields))
+        groups = []
+        for g in data["groups"]:
+            slots = [{**s, "index": np.asarray(s["index"], dtype=np.int64).reshape(g["size"], -1)} for s in g["slots"]]
+            fields = {**_tuples(g), "kinds": frozenset(g["kinds"]), "slots": tuple(Slot(**slot) for slot in slots)}
+            groups.append(ChannelGroup(**fields))
+        layers = [Layer(**_tuples(layer)) for layer in data["layers"]]
         shapes = {name: tuple(shape) for name, shape in data["shapes"].items()}
         return cls(groups, {x.name: x for x in layers}, shapes, data["parameters"], data["fixed_macs"], data["buffers"])
+
+
+def _plain(value: Any) -> dict[str, Any]:
+    """A dataclass's fields, its tuples and sets as lists."""
+    return {
+        key: sorted(v) if isinstance(v, frozenset) else list(v) if isinstance(v, tuple) else v
+        for key, v in vars(value).items()
+    }
+
+
+def _tuples(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(v) if isinstance(v, list) else v for key, v in data.items()}
 
 
 @dataclass(frozen=True)
@@ -360,7 +225,7 @@ class LockReport:
       fc (10): it is an output of the model
     """
 
-    locks: tuple[tuple[str, int, str], ...] = field(default=())
+    locks: tuple[tuple[str, int, str], ...] = ()
 
     def __len__(self) -> int:
         return len(self.locks)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlprune.channels.groups import IntArray
+from rlprune.channels.units import IntArray
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
+from rlprune.channels.units import ChannelGroup
 from rlprune.errors import UserError
 
-if TYPE_CHECKING:
-    from rlprune.channels.groups import ChannelGroups
+
+class Groups(Protocol):
+    """Groups by name, as a plan needs them."""
+
+    def __getitem__(self, key: str, /) -> ChannelGroup: ...
 
 
 class PruningPlan:
@@ -55,7 +59,7 @@ class PruningPlan:
         """Group name -> number of units that go."""
         return {name: len(units) for name, units in self._removed.items()}
 
-    def validate(self, groups: ChannelGroups) -> None:
+    def validate(self, groups: Groups) -> None:
         """Check the plan against groups.
 
         Raises:
@@ -83,7 +87,7 @@ class PruningPlan:
                     f"remove {group.allowed(len(units))} instead of {len(units)}"
                 )
 
-    def then(self, later: PruningPlan, groups: ChannelGroups) -> PruningPlan:
+    def then(self, later: PruningPlan, groups: Groups) -> PruningPlan:
         """This plan followed by one that is numbered in `groups.after(self)`, as one plan numbered in `groups`."""
         removed: dict[str, list[int]] = {name: list(units) for name, units in self._removed.items()}
         for name, units in later.removed.items():

@@ -6,14 +6,14 @@ import copy
 from collections import OrderedDict
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from rlprune.channels.computed import graph_tensors
-from rlprune.channels.groups import ChannelGroups, IntArray, Layer
+from rlprune.channels.groups import ChannelGroups
 from rlprune.channels.plan import PruningPlan
+from rlprune.channels.units import IntArray, Layer
 from rlprune.errors import UserError
 
 
@@ -39,7 +39,7 @@ def removed_copy(model: nn.Module, groups: ChannelGroups, plan: PruningPlan, sha
     plan.validate(groups)
     cuts: dict[str, list[tuple[int, IntArray]]] = {}
     for (name, dim), keep in groups.kept(plan).items():
-        cuts.setdefault(name, []).append((dim, np.flatnonzero(keep)))
+        cuts.setdefault(name, []).append((dim, keep))
     memo: dict[int, Any] = {id(p): p for p in model.parameters()} if share else {}
     resized: dict[int, str] = {}
     tensors = _tensors(model, groups)

@@ -10,16 +10,16 @@ import copy
 from collections import defaultdict
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
-from rlprune.channels.groups import ChannelGroups, IntArray
+from rlprune.channels.groups import ChannelGroups
 from rlprune.channels.plan import PruningPlan
 from rlprune.channels.surgery import remove_channels
+from rlprune.channels.units import IntArray
 from rlprune.errors import UserError
 
 Cut = list[tuple[int, IntArray]]
@@ -70,10 +70,8 @@ def transplant(state: Any, old_model: nn.Module, new_model: nn.Module, groups: C
 def _cuts(groups: ChannelGroups, plan: PruningPlan) -> dict[str, Cut]:
     """Tensor name -> (dimension, positions that stay), for every tensor that shrinks."""
     cuts: dict[str, Cut] = defaultdict(list)
-    for (name, dim), gone in groups.removed_positions(plan).items():
-        keep = np.ones(groups.shapes[name][dim], dtype=bool)
-        keep[gone] = False
-        cuts[name].append((dim, np.flatnonzero(keep)))
+    for (name, dim), keep in groups.kept(plan).items():
+        cuts[name].append((dim, keep))
     return cuts
 
 

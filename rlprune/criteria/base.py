@@ -5,20 +5,18 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 from torch import nn
 
+from rlprune.channels import ChannelGroups, PruningPlan
 from rlprune.errors import UserError
+from rlprune.measuring.grams import GramStore
 from rlprune.options import parse_options
 from rlprune.registry import Registry
-
-if TYPE_CHECKING:
-    from rlprune.channels import ChannelGroups, PruningPlan
-    from rlprune.recovery.grams import GramStore
-    from rlprune.tasks import Batch, Task
+from rlprune.tasks.base import Batch, Task
 
 Scores = npt.NDArray[np.float64]
 
@@ -55,8 +53,6 @@ class CriterionContext:
     def gram_store(self, criterion: str) -> GramStore:
         """The Gram matrices, collected now if they were not given."""
         if self.grams is None:
-            from rlprune.recovery.grams import GramStore  # recovery knows nothing of criteria
-
             task, batches = self.data(criterion)
             calls = (task.inputs(batch) for batch in batches())
             self.grams = GramStore.collect(self.model, self.groups, calls, seed=self.seed)
@@ -128,8 +124,6 @@ def plan_from_counts(
     groups: ChannelGroups, scores: Mapping[str, npt.NDArray[Any]], counts: Mapping[str, int]
 ) -> PruningPlan:
     """The plan that removes from every named group its `count` lowest filters."""
-    from rlprune.channels import PruningPlan
-
     plan = PruningPlan({name: lowest(scores[name], count) for name, count in counts.items() if count})
     plan.validate(groups)
     return plan

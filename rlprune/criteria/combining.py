@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rlprune.channels import ChannelGroup, ChannelGroups, Layer, Slot
 from rlprune.criteria.base import Scores
 from rlprune.registry import Registry
-
-if TYPE_CHECKING:
-    from rlprune.channels import ChannelGroup, ChannelGroups, Layer, Slot
 
 COMBINE: Registry[Callable[[Sequence[Scores]], Scores]] = Registry("way to combine layers")
 """How the per-layer scores of a group, each (size,), become the group's score."""

@@ -10,19 +10,17 @@ evaluation.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from rlprune.channels import ChannelGroups
 from rlprune.criteria.combining import weight_slots
 from rlprune.criteria.reconstruction import norm_scale, readings
-
-if TYPE_CHECKING:
-    from rlprune.channels import ChannelGroups
-    from rlprune.recovery.grams import GramStore
+from rlprune.measuring.grams import GramStore
+from rlprune.measuring.solving import ridge_factor
 
 RIDGE = 1e-6  # added to the covariance, as a fraction of its mean diagonal; ten times as much until it can be factored
 
@@ -84,16 +82,7 @@ def _curve(covariance: Tensor, weight: Tensor, columns: Tensor) -> NDArray[np.fl
 
 def _factor(covariance: Tensor) -> Tensor:
     """The Cholesky factor, after a ridge that is as small as it can be."""
-    diagonal = covariance.diagonal()
-    size = float(diagonal.mean())
+    size = float(covariance.diagonal().mean())
     if size <= 0.0:  # dead inputs
         return torch.zeros_like(covariance)
-    added, ridge = 0.0, RIDGE
-    while True:
-        diagonal += ridge * size - added
-        added = ridge * size
-        factor: Tensor
-        factor, info = torch.linalg.cholesky_ex(covariance)
-        if int(info) == 0:
-            return factor
-        ridge *= 10
+    return ridge_factor(covariance, RIDGE * size)[0]

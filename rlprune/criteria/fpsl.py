@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rlprune.channels import ChannelGroup
 from rlprune.criteria.base import CRITERIA, CriterionContext, Scores
 from rlprune.criteria.combining import as_scores, combine_layers, unit_rows, weight_slots
 from rlprune.criteria.groupwise import Groupwise
-
-if TYPE_CHECKING:
-    from rlprune.channels import ChannelGroup
 
 
 @CRITERIA.register("fpsl")

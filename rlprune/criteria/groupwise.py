@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from rlprune.channels import ChannelGroup
 from rlprune.criteria.base import CriterionContext, Scores
 from rlprune.criteria.combining import COMBINE
-
-if TYPE_CHECKING:
-    from rlprune.channels import ChannelGroup
 
 NOTHING: frozenset[str] = frozenset()
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from rlprune.channels import ChannelGroup
 from rlprune.criteria.base import CRITERIA, CriterionContext, Scores
 from rlprune.criteria.combining import as_scores, combine_layers, unit_rows, weight_slots
 from rlprune.criteria.groupwise import NOTHING, Groupwise
 from rlprune.seeding import numpy_generator
-
-if TYPE_CHECKING:
-    from rlprune.channels import ChannelGroup
 
 
 @dataclass(frozen=True)

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from rlprune.channels import ChannelGroup, Slot
 from rlprune.criteria.base import CRITERIA, CriterionContext, Scores
 from rlprune.criteria.combining import as_scores, combine_layers, unit_rows
 from rlprune.criteria.groupwise import Groupwise
 from rlprune.criteria.magnitude import L1
-
-if TYPE_CHECKING:
-    from rlprune.channels import ChannelGroup, Slot
 
 
 @CRITERIA.register("bn_scale")

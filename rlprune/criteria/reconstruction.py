@@ -11,21 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from rlprune.channels import ChannelGroup
 from rlprune.criteria.base import CRITERIA, CriterionContext, Scores
 from rlprune.criteria.combining import weight_slots
 from rlprune.criteria.magnitude import L1
 from rlprune.errors import UserError
-
-if TYPE_CHECKING:
-    from rlprune.channels import ChannelGroup
-    from rlprune.recovery.grams import GramStore, LayerGram
+from rlprune.measuring.grams import GramStore, LayerGram
+from rlprune.measuring.solving import ridge_factor
 
 WIDE = 2048  # columns of a Gram matrix beyond which single precision does
 BLOCK = 16  # removals between two updates of the whole inverse
@@ -85,8 +83,7 @@ class View:
     """
 
     def __init__(self, covariance: Tensor, weight: Tensor, columns: Tensor, variance: float, ridge: float) -> None:
-        covariance.diagonal().add_(ridge)
-        factor = torch.linalg.cholesky(covariance)
+        factor, ridge = ridge_factor(covariance, ridge)
         self.inverse = torch.cholesky_inverse(factor)
         self.weight = weight.clone()
         self.columns = columns

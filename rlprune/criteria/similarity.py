@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
+from rlprune.channels import ChannelGroup
 from rlprune.criteria.base import CRITERIA, CriterionContext, Scores
 from rlprune.criteria.combining import COMBINE, as_scores, combine_layers, unit_rows, weight_slots
 from rlprune.criteria.groupwise import NOTHING, Groupwise
 from rlprune.criteria.magnitude import L2
 from rlprune.errors import check_rate
-
-if TYPE_CHECKING:
-    from rlprune.channels import ChannelGroup
 
 
 @CRITERIA.register("similarity")

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rlprune.channels import ChannelGroup, ChannelGroups, Slot
 from rlprune.criteria.base import CRITERIA, CriterionContext, Scores
 from rlprune.criteria.combining import COMBINE, combine_layers
 from rlprune.errors import UserError
-from rlprune.recovery.following import following_norms
+from rlprune.measuring.following import following_norms
 from rlprune.scoring.evaluation import evaluating
-
-if TYPE_CHECKING:
-    from rlprune.channels import ChannelGroup, ChannelGroups, Slot
 
 
 @CRITERIA.register("taylor")

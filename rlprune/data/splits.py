@@ -88,6 +88,11 @@ class Split:
             chunks.pop()
         return source.stream(chunks, derive(seed or 0, "augment", epoch) if augment else None, place)
 
+    def steps(self, batch_size: int) -> int:
+        """How many batches a shuffled pass has."""
+        steps = -(-len(self) // batch_size)
+        return steps - 1 if steps > 1 and len(self) % batch_size == 1 else steps
+
     def subset(self, n: int, seed: int = 0) -> Split:
         """`n` of the images, drawn once for the seed, in the split's order; all of them if there are no more."""
         if n < 1:

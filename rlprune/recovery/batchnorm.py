@@ -1,44 +1,50 @@
-"""Batch-norm recalibration: statistics of the pruned network instead of those of the one it came from."""
+"""Batch-norm recalibration by differences: what the removal changed, and nothing else.
+
+Statistics averaged anew over a few hundred images differ from the trained ones even where nothing was pruned: the
+images are few, and training saw them shifted and mirrored. On ResNet-20/CIFAR-10 that alone costs three points. Here
+both networks, before and after the removal, are measured on the same images, and only the difference is carried over
+to the trained statistics: mean + (mean_after - mean_before), var * var_after / var_before. A removal of nothing changes
+nothing. (Ours; plain recalibration is `recalibrate_bn`.)
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor, nn
 
-from rlprune.scoring.evaluation import evaluating
+from rlprune.channels import ChannelGroups, PruningPlan
+from rlprune.measuring.norms import measure_bn, running_statistics
 
 
 @torch.no_grad()
-def recalibrate_bn(model: nn.Module, calls: Iterable[tuple[Any, ...]]) -> None:
-    """Reset the running statistics of every batch norm and average them anew over `calls`.
-
-    The average is cumulative (every batch weighs the same), weights do not move, dropout and the like stay in eval
-    mode, and a frozen batch norm (one without running statistics to update) is left alone. With no calls nothing is
-    reset.
+def shift_bn(
+    model: nn.Module,
+    before: nn.Module,
+    calls: Iterable[tuple[Any, ...]],
+    measured_before: Mapping[str, tuple[Tensor, Tensor]],
+    groups: ChannelGroups,
+    plan: PruningPlan,
+) -> None:
+    """Give a pruned network the running statistics of the one before, moved by what the removal changed.
 
     Args:
-        model: Any network; changed in place.
-        calls: The model's positional arguments, a tuple a batch. A few hundred images do.
+        model: The network after the removal; changed in place.
+        before: The network before it.
+        calls: The same inputs that `measured_before` was measured on.
+        measured_before: `measure_bn` of `before`.
+        groups: Of `before`.
+        plan: What was removed, numbered in `groups`.
     """
-    norms = [
-        m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats and m.running_mean is not None
-    ]
-    if not norms:
-        return
-    momenta = [norm.momentum for norm in norms]
-    try:
-        with evaluating(model):
-            for n, arguments in enumerate(calls):
-                if n == 0:
-                    for norm in norms:
-                        norm.reset_running_stats()
-                        norm.momentum = None  # cumulative average
-                        norm.train()
-                model(*arguments)
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
+    kept, trained, measured_after = groups.kept(plan), running_statistics(before), measure_bn(model, calls)
+    for name, (mean, var) in running_statistics(model).items():
+        eps = float(model.get_submodule(name).eps)  # type: ignore[arg-type]
+        left = kept.get((f"{name}.running_mean", 0))
+        rows = slice(None) if left is None else torch.from_numpy(left).to(mean.device)
+        mean_trained, var_trained = (tensor[rows] for tensor in trained[name])
+        mean_before, var_before = (tensor[rows] for tensor in measured_before[name])
+        mean_after, var_after = measured_after[name]
+        mean.copy_(mean_trained + mean_after - mean_before)
+        var.copy_(((var_trained + eps) * (var_after + eps) / (var_before + eps) - eps).clamp_min(0.0))

@@ -10,30 +10,19 @@ bias, or into the running mean of the batch norm behind it. Only where there is 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from rlprune.channels import ChannelGroups, PruningPlan
 from rlprune.errors import UserError
-from rlprune.recovery.unfolding import UNFOLDABLE
-
-if TYPE_CHECKING:
-    from rlprune.channels import ChannelGroups, PruningPlan
-    from rlprune.recovery.grams import GramStore, LayerGram
+from rlprune.measuring.grams import GramStore, LayerGram
+from rlprune.measuring.solving import ridge_solve
+from rlprune.measuring.unfolding import UNFOLDABLE
 
 Positions = npt.NDArray[np.int64]
-
-
-def _rest(size: int, removed: Positions | None) -> Positions:
-    """What is left of 0 .. size - 1."""
-    kept = np.ones(size, dtype=bool)
-    if removed is not None:
-        kept[removed] = False
-    return np.flatnonzero(kept)
 
 
 @torch.no_grad()
@@ -61,23 +50,19 @@ def least_squares(
         UserError: if `grams` are of another network.
     """
     originals, layers = dict(original_model.named_modules()), dict(pruned_model.named_modules())
-    removed: dict[str, dict[int, Positions]] = {}
-    for (tensor, dim), positions in groups.removed_positions(plan).items():
-        removed.setdefault(tensor, {})[dim] = positions
-    for tensor, axes in removed.items():
+    kept = groups.kept(plan)
+    for tensor, dim in kept:
         name, _, leaf = tensor.rpartition(".")
         layer, original = layers.get(name), originals.get(name)
         if leaf != "weight" or name not in grams or not isinstance(layer, UNFOLDABLE):
             continue
         assert isinstance(original, UNFOLDABLE)
         gram = grams[name]
-        in_dim = 0 if gram.unfolding.transposed else 1
-        if in_dim not in axes:
-            continue  # it lost outputs only
+        if dim != int(not gram.unfolding.transposed):
+            continue  # outputs that it lost
         if gram.matrix.numel() != original.weight.numel():
             raise UserError(f"the Gram matrix of {name!r} is of another network; collect Gram matrices again")
-        kept_in = _rest(original.weight.shape[in_dim], axes[in_dim])
-        kept_out = _rest(original.weight.shape[1 - in_dim], axes.get(1 - in_dim))
+        kept_in, kept_out = kept[tensor, dim], kept.get((tensor, 1 - dim), np.arange(original.weight.shape[1 - dim]))
         norm = layers.get(gram.norm) if gram.norm is not None else None
         centred = layer.bias is not None or isinstance(norm, _BatchNorm)
         weight, shift = _refit(gram, kept_in, kept_out, ridge, centred)
@@ -116,23 +101,3 @@ def _refit(
         weights.append(new.reshape(len(outs), len(ins), -1).transpose(0, 1) if unfolding.transposed else new)
         shifts.append(old @ mean - new @ mean[s] if centred else mean.new_zeros(len(outs)))
     return torch.cat(weights), torch.cat(shifts)
-
-
-def ridge_solve(a: Tensor, b: Tensor, prior: Tensor, ridge: float) -> Tensor:
-    """Solve ``(a + r) x = b + r prior`` for symmetric `a`, r being `ridge` times its mean diagonal.
-
-    Raises the ridge tenfold until the factorisation succeeds (calibration images may leave `a` singular).
-    """
-    diagonal = a.diagonal()
-    size = float(diagonal.mean())
-    if size <= 0.0:  # dead inputs: nothing to fit
-        return prior
-    added = 0.0
-    while True:
-        r = ridge * size
-        diagonal += r - added
-        added = r
-        factor, info = torch.linalg.cholesky_ex(a)
-        if int(info) == 0:
-            return torch.cholesky_solve(b + r * prior, factor)
-        ridge = max(10 * ridge, 1e-9)

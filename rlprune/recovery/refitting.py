@@ -9,21 +9,20 @@ from its inputs in the pruned network to its outputs in the network before: the 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rlprune.channels import ChannelGroups, PruningPlan
 from rlprune.errors import UserError
-from rlprune.recovery.batchnorm import recalibrate_bn
-from rlprune.recovery.following import following_norms
-from rlprune.recovery.least_squares import ridge_solve
-from rlprune.recovery.unfolding import UNFOLDABLE, Unfoldable, Unfolding, sampled_rows
+from rlprune.measuring.following import following_norms
+from rlprune.measuring.norms import recalibrate_bn
+from rlprune.measuring.solving import ridge_solve
+from rlprune.measuring.unfolding import UNFOLDABLE, Unfoldable, Unfolding, sampled_rows
 from rlprune.scoring.evaluation import evaluating
 from rlprune.seeding import torch_generator
-
-if TYPE_CHECKING:
-    from rlprune.channels import ChannelGroups, PruningPlan
 
 Call = tuple[Any, ...]
 
@@ -144,11 +143,9 @@ def _whole(layer: Unfoldable) -> bool:
 
 def _kept_outputs(groups: ChannelGroups, plan: PruningPlan, layers: Mapping[str, Unfoldable]) -> dict[str, Tensor]:
     """Which of the original layer's outputs are left, by layer name."""
-    removed, kept = groups.removed_positions(plan), {}
+    kept, found = groups.kept(plan), {}
     for name, layer in layers.items():
         weight, dim = f"{name}.weight", int(Unfolding.of(layer).transposed)
-        mask = torch.ones(groups.shapes[weight][dim], dtype=torch.bool)
-        if (weight, dim) in removed:
-            mask[torch.from_numpy(removed[weight, dim])] = False
-        kept[name] = mask.nonzero().flatten().to(layer.weight.device)
-    return kept
+        left = kept.get((weight, dim), np.arange(groups.shapes[weight][dim]))
+        found[name] = torch.from_numpy(left).to(layer.weight.device)
+    return found

@@ -2,33 +2,56 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from torch import nn
 
-from rlprune.artifact import fingerprint
+from rlprune.channels import PruningPlan
 from rlprune.errors import UserError
-from rlprune.recovery.batchnorm import recalibrate_bn
-from rlprune.recovery.bn_delta import Statistics, measure_bn, shift_bn
-from rlprune.recovery.grams import GramStore
+from rlprune.measuring.norms import recalibrate_bn
+from rlprune.measuring.store import BN_IMAGES, Calibrated, Measured, calibration_calls
+from rlprune.network import Network
+from rlprune.recovery.batchnorm import shift_bn
 from rlprune.recovery.least_squares import least_squares
 from rlprune.recovery.refitting import refit
 from rlprune.registry import Registry
+from rlprune.scoring.evaluation import Evaluator, Ledger
+from rlprune.tasks.score import Score
 from rlprune.training.loop import OnStep, train
 from rlprune.training.settings import TrainSettings
 
-if TYPE_CHECKING:
-    from rlprune.channels import PruningPlan
-    from rlprune.problem import PrunedNetwork, PruningProblem
-
-BN_IMAGES = 256
-BN_BATCH = 64
-GRAM_BATCH = 64
 REFIT_IMAGES = 1024
-CACHED_BYTES = 2 * 2**30
+
+
+class Bench(Calibrated, Protocol):
+    """What recovery needs to know of a problem."""
+
+    @property
+    def model(self) -> nn.Module:
+        """The unpruned network, which may teach."""
+        ...
+
+    @property
+    def baseline(self) -> Score:
+        """Its score on the control split."""
+        ...
+
+    @property
+    def evaluator(self) -> Evaluator:
+        """Scores on the control split."""
+        ...
+
+    @property
+    def ledger(self) -> Ledger:
+        """Where the cost is counted."""
+        ...
+
+    @property
+    def measured(self) -> Measured:
+        """What was measured on its networks."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,10 +68,10 @@ class Repair:
         on_step: Told of the progress of training.
     """
 
-    before: PrunedNetwork
-    after: PrunedNetwork
+    before: Network
+    after: Network
     plan: PruningPlan
-    problem: PruningProblem
+    problem: Bench
     seed: int
     settings: TrainSettings
     on_step: OnStep | None = None
@@ -74,32 +97,24 @@ def _none(repair: Repair) -> None:
 def _lsq(repair: Repair) -> None:
     """Least squares from the Gram matrices of the network before."""
     if repair.plan:
-        before = repair.before
-        grams = grams_of(before, repair.problem)
+        before, problem = repair.before, repair.problem
+        grams = problem.measured.grams(before, problem)
         least_squares(repair.after.model, before.model, before.groups, repair.plan, grams)
 
 
 @RECOVERY.register("bn")
 def _bn(repair: Repair) -> None:
     """Batch-norm statistics re-estimated on calibration images."""
-    problem = repair.problem
-    images = problem.data.calibration.first(BN_IMAGES)
-    batches = images.batches(BN_BATCH, device=problem.device)
-    recalibrate_bn(repair.after.model, (problem.task.inputs(batch) for batch in batches))
+    recalibrate_bn(repair.after.model, calibration_calls(repair.problem, BN_IMAGES))
 
 
 @RECOVERY.register("bn-delta")
 def _bn_delta(repair: Repair) -> None:
     """Batch-norm statistics moved by what the removal changed, measured on calibration images."""
-    problem = repair.problem
-    images = problem.data.calibration.first(BN_IMAGES)
-    calls = [problem.task.inputs(batch) for batch in images.batches(BN_BATCH, device=problem.device)]
-    key = f"{fingerprint(repair.before.model.state_dict())}/{images.fingerprint()}/{problem.device}"
-    if key not in _measured:
-        _measured.clear()  # one network is pruned at a time; its candidates share what was measured on it
-        _measured[key] = measure_bn(repair.before.model, calls)
-    before = repair.before
-    shift_bn(repair.after.model, before.model, calls, _measured[key], before.groups, repair.plan)
+    before, problem = repair.before, repair.problem
+    measured = problem.measured.norms(before, problem)
+    calls = calibration_calls(problem, BN_IMAGES)
+    shift_bn(repair.after.model, before.model, calls, measured, before.groups, repair.plan)
 
 
 @RECOVERY.register("refit")
@@ -107,9 +122,8 @@ def _refit(repair: Repair) -> None:
     """Least squares on the pruned network's own activations; goes between `lsq` and a batch-norm step."""
     if repair.plan:
         problem, before = repair.problem, repair.before
-        images = problem.data.calibration.first(REFIT_IMAGES)
-        calls = [problem.task.inputs(batch) for batch in images.batches(GRAM_BATCH, device=problem.device)]
-        refit(repair.after.model, before.model, before.groups, repair.plan, calls, seed=problem.spec.seed)
+        calls = list(calibration_calls(problem, REFIT_IMAGES))
+        refit(repair.after.model, before.model, before.groups, repair.plan, calls, seed=problem.seed)
 
 
 @RECOVERY.register("finetune")
@@ -167,9 +181,7 @@ class Recovery:
     def __repr__(self) -> str:
         return f"Recovery({self.name!r})"
 
-    def apply(
-        self, before: PrunedNetwork, after: PrunedNetwork, plan: PruningPlan, problem: PruningProblem, seed: int
-    ) -> None:
+    def apply(self, before: Network, after: Network, plan: PruningPlan, problem: Bench, seed: int) -> None:
         """Repair `after.model` in place; `before` and the problem stay as they are.
 
         Args:
@@ -197,36 +209,3 @@ def make_recovery(spec: str, settings: TrainSettings | None = None, on_step: OnS
     if len(set(names)) != len(names):
         raise UserError(f"recovery {spec!r} names a step twice; name each once")
     return Recovery(names, settings or TrainSettings(), on_step)
-
-
-_cache: OrderedDict[str, GramStore] = OrderedDict()
-_measured: dict[str, Statistics] = {}
-
-
-def grams_of(network: PrunedNetwork, problem: PruningProblem) -> GramStore:
-    """Gram matrices of a network on the problem's calibration images, collected once per content of the network.
-
-    The key is a hash of the weights, so a fresh copy of the base network finds them again and a trained one does
-    not. The least recently used are dropped beyond two gigabytes.
-    """
-    calibration = problem.data.calibration
-    weights = fingerprint(network.model.state_dict())
-    key = f"{weights}/{calibration.fingerprint()}/{len(network.groups.prunable)}/{problem.device}"
-    found = _cache.get(key)
-    if found is None:
-        batches = calibration.batches(GRAM_BATCH, device=problem.device)
-        calls = (problem.task.inputs(batch) for batch in batches)
-        found = GramStore.collect(network.model, network.groups, calls, seed=problem.spec.seed)
-        _cache[key] = found
-        while len(_cache) > 1 and sum(store.bytes for store in _cache.values()) > CACHED_BYTES:
-            _cache.popitem(last=False)
-    _cache.move_to_end(key)
-    return found
-
-
-def clear_grams(network: PrunedNetwork | None = None) -> None:
-    """Forget what was measured on a network, or on any: Gram matrices and batch-norm statistics."""
-    weights = "" if network is None else fingerprint(network.model.state_dict())
-    for measured in (_cache, _measured):
-        for key in [key for key in measured if key.startswith(weights)]:
-            del measured[key]

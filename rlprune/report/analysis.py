@@ -6,10 +6,12 @@ it. Cells that share model, data and goal are a *setting*; within it the control
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from rlprune.report.statistics import (
+    LEVEL,
     images_needed,
     mean_interval,
     paired_differences,
@@ -17,9 +19,11 @@ from rlprune.report.statistics import (
     resolution,
     spearman,
 )
+from rlprune.report.units import Unit
 
 Cell = Mapping[str, Any]
 SPENT = ("evaluations", "images_evaluated", "images_trained")
+IMAGES_MOST = 10**7  # more than that are no remedy to speak of
 
 
 def setting_of(cell: Cell) -> tuple[str, str, str, float]:
@@ -31,8 +35,7 @@ def setting_of(cell: Cell) -> tuple[str, str, str, float]:
 def final_stage(cell: Cell) -> Mapping[str, Any]:
     """The figures of the network a cell ends with: fine-tuned if it was, else as it was pruned."""
     stages: Mapping[str, Any] = cell["stages"]
-    tuned = stages.get("finetune")
-    figures: Mapping[str, Any] = (tuned if tuned and tuned["status"] == "finished" else stages["prune"])["pruned"]
+    figures: Mapping[str, Any] = stages["finetune" if _ended(cell, "finetune") else "prune"]["pruned"]
     return figures
 
 
@@ -62,16 +65,17 @@ def analyse(cells: Sequence[Cell], baseline: str) -> dict[str, Any]:
     settings: dict[tuple[str, str, str, float], list[Cell]] = {}
     for cell in cells:
         settings.setdefault(setting_of(cell), []).append(cell)
-    finished = [cell for cell in cells if _counts(cell)]
-    tables = [_table(key, members, baseline) for key, members in settings.items()]
     blocks: dict[Any, dict[str, float]] = {}
-    for cell in finished:
+    for cell in filter(_counts, cells):
         blocks.setdefault((*setting_of(cell), cell["seed"]), {})[cell["controller"]] = merit(cell)
+    warnings = {key: _warnings(key, [c for c in members if _counts(c)]) for key, members in settings.items()}
     return {
         "baseline": baseline,
-        "settings": tables,
-        "ranks": [row.to_json() for row in rank_table(blocks)],
-        "warnings": [warning for members in settings.values() for warning in _warnings(members)],
+        "settings": [
+            {**_table(key, members, baseline), "close": bool(warnings[key])} for key, members in settings.items()
+        ],
+        "ranks": [asdict(row) for row in rank_table(blocks)],
+        "warnings": [warning for found in warnings.values() for warning in found],
     }
 
 
@@ -80,17 +84,25 @@ def _table(key: tuple[str, str, str, float], cells: Sequence[Cell], baseline: st
     by_controller: dict[str, list[Cell]] = {}
     for cell in cells:
         by_controller.setdefault(cell["controller"], []).append(cell)
-    reference = _by_seed(by_controller.get(baseline, ()))
+    reference = _by_seed([cell for cell in by_controller.get(baseline, ()) if _counts(cell)])
     rows = [_row(name, members, reference) for name, members in by_controller.items()]
-    rows.sort(key=lambda row: -row["merit"]["mean"] if row["merit"] else 2.0)
+    rows.sort(key=lambda row: (row["merit"] is None, -row["merit"]["mean"] if row["merit"] else 0.0))
+    unit = _unit([cell for cell in cells if _ended(cell, "prune")])
     return {
         "model": model,
         "data": data,
         "goal": {"kind": kind, "value": value},
-        "measure": "share of MACs removed" if kind == "tolerance" else "test score",
+        "metric": unit.metric,
+        "percent": unit.percent,
+        "measure": "share of MACs removed" if kind == "tolerance" else f"test {unit.metric}",
+        "merit_percent": unit.percent or kind == "tolerance",
         "rows": rows,
         "proxy": _proxy([cell for cell in cells if cell["status"] == "finished"]),
     }
+
+
+def _unit(cells: Sequence[Cell]) -> Unit:
+    return Unit.of(cells[0]["stages"]["prune"]["pruned"]) if cells else Unit()
 
 
 def _counts(cell: Cell) -> bool:
@@ -98,8 +110,8 @@ def _counts(cell: Cell) -> bool:
     return cell["status"] == "finished" and bool(cell["stages"]["prune"]["goal_met"])
 
 
-def _by_seed(cells: Iterable[Cell]) -> dict[int, float]:
-    return {cell["seed"]: merit(cell) for cell in cells if _counts(cell)}
+def _by_seed(cells: Sequence[Cell]) -> dict[int, float]:
+    return {cell["seed"]: merit(cell) for cell in cells}
 
 
 def _row(controller: str, cells: Sequence[Cell], reference: Mapping[int, float]) -> dict[str, Any]:
@@ -111,7 +123,7 @@ def _row(controller: str, cells: Sequence[Cell], reference: Mapping[int, float])
         "failed": sum(cell["status"] == "failed" for cell in cells),
         "unmet": sum(cell["status"] == "finished" and not _counts(cell) for cell in cells),
         "merit": _interval([merit(cell) for cell in done]),
-        "against_baseline": paired.to_json() if paired else None,
+        "against_baseline": asdict(paired) if paired else None,
         "macs_left": _interval([macs_left(cell) for cell in done]),
         "drop": _interval([cell["stages"]["prune"]["drop"] for cell in done]),
     }
@@ -119,30 +131,22 @@ def _row(controller: str, cells: Sequence[Cell], reference: Mapping[int, float])
         found = [cell["stages"][stage] for cell in done if _ended(cell, stage)]
         for split in ("control", "test"):
             row[f"{stage}_{split}"] = _interval([entry["pruned"][f"{split}_score"] for entry in found])
+    # What the cells' networks cost; the control that is trained from scratch is not part of it
+    paid = [[cell["stages"][stage] for stage in ("prune", "finetune") if _ended(cell, stage)] for cell in done]
     for name in SPENT:
-        row[name] = _interval([float(_spent(cell, name)) for cell in done])
-    row["time"] = {"seconds": _interval([_seconds(cell) for cell in done])}
+        row[name] = _interval([float(sum(stage["spent"][name] for stage in stages)) for stages in paid])
+    seconds = [float(sum(stage["time"]["seconds"] for stage in stages)) for stages in paid]
+    row["time"] = {"seconds": _interval(seconds)}
     return row
 
 
 def _interval(values: Sequence[float]) -> dict[str, Any] | None:
-    return mean_interval(values).to_json() if values else None
+    return asdict(mean_interval(values)) if values else None
 
 
 def _ended(cell: Cell, stage: str) -> bool:
     entry = cell["stages"].get(stage)
     return entry is not None and entry["status"] == "finished"
-
-
-def _spent(cell: Cell, name: str) -> int:
-    """What the cell's network cost; the control that is trained from scratch is not part of it."""
-    return sum(int(cell["stages"][stage]["spent"][name]) for stage in ("prune", "finetune") if _ended(cell, stage))
-
-
-def _seconds(cell: Cell) -> float:
-    return sum(
-        float(cell["stages"][stage]["time"]["seconds"]) for stage in ("prune", "finetune") if _ended(cell, stage)
-    )
 
 
 def _proxy(cells: Sequence[Cell]) -> dict[str, Any] | None:
@@ -155,41 +159,65 @@ def _proxy(cells: Sequence[Cell]) -> dict[str, Any] | None:
     return {"spearman": spearman(before, after), "n": len(tuned)}
 
 
-def _warnings(cells: Sequence[Cell]) -> list[dict[str, Any]]:
-    """A warning if the two leading controllers differ by less than the split can resolve."""
-    done = [cell for cell in cells if _counts(cell)]
-    if not done or done[0]["goal"]["kind"] == "tolerance":
+def _warnings(key: tuple[str, str, str, float], cells: Sequence[Cell]) -> list[dict[str, Any]]:
+    """What is too close to call among a setting's cells.
+
+    An accuracy at a budget is held against what its split can resolve. Whatever has no such bound, against the paired
+    interval of the two leading controllers over the seeds, where there is more than one.
+    """
+    by_controller: dict[str, list[Cell]] = {}
+    for cell in cells:
+        by_controller.setdefault(cell["controller"], []).append(cell)
+    if len(by_controller) < 2:
         return []
-    model, data, kind, value = setting_of(done[0])
-    found = []
-    for split in ("control", "test"):
-        means: dict[str, float] = {}
-        for name in {cell["controller"] for cell in done}:
-            scores = [float(final_stage(cell)[f"{split}_score"]) for cell in done if cell["controller"] == name]
-            means[name] = sum(scores) / len(scores)
-        if len(means) < 2 or done[0]["stages"]["prune"]["pruned"]["metric"] != "accuracy":
-            continue
-        (first, best), (second, next_best) = sorted(means.items(), key=lambda item: (-item[1], item[0]))[:2]
-        images = int(final_stage(done[0])[f"{split}_size"])
-        bound = resolution((best + next_best) / 2, images)
-        if best - next_best >= bound:
-            continue
-        gap = best - next_best
-        needed = images_needed((best + next_best) / 2, gap) if gap > 0 else None
-        lead = f"{first} leads {second} by {100 * gap:.2f} points" if gap > 0 else f"{first} and {second} are level"
-        remedy = f"; about {needed:,} would be needed" if needed else ""
-        found.append(
-            {
-                "split": split,
-                "images": images,
-                "resolution": bound,
-                "controllers": [first, second],
-                "difference": gap,
-                "images_needed": needed,
-                "text": (
-                    f"{model} on {data}, {kind} {value:g}: {lead}, and the "
-                    f"{images:,} {split} images of one seed tell apart {100 * bound:.2f} points at 95 %{remedy}."
-                ),
-            }
-        )
-    return found
+    where = f"{key[0]} on {key[1]}, {key[2]} {key[3]:g}"
+    if key[2] == "tolerance" or _unit(cells).metric != "accuracy":
+        return _unclear(where, by_controller, "points" if key[2] == "tolerance" else _unit(cells).differences)
+    found = (_unresolved(where, split, by_controller) for split in ("control", "test"))
+    return [warning for warning in found if warning is not None]
+
+
+def _leading(values: Mapping[str, Sequence[float]]) -> tuple[tuple[str, float], tuple[str, float]]:
+    means = {name: sum(numbers) / len(numbers) for name, numbers in values.items()}
+    first, second = sorted(means.items(), key=lambda item: (-item[1], item[0]))[:2]
+    return first, second
+
+
+def _unclear(where: str, by_controller: Mapping[str, Sequence[Cell]], unit: str) -> list[dict[str, Any]]:
+    factor = 100 if unit == "points" else 1
+    (first, _), (second, _) = _leading({name: [merit(c) for c in found] for name, found in by_controller.items()})
+    paired = paired_differences(_by_seed(by_controller[first]), _by_seed(by_controller[second]))
+    if paired is None or paired.difference.low is None or paired.difference.high is None or paired.difference.low > 0:
+        return []
+    low, high, n = factor * paired.difference.low, factor * paired.difference.high, paired.difference.n
+    interval = f"the 95 % interval of their difference over {n} seeds is {low:+.3g} to {high:+.3g} {unit}"
+    level = abs(paired.difference.mean) < LEVEL
+    lead = f"{first} and {second} are level" if level else f"{first} leads {second}, but {interval}"
+    common = {"controllers": [first, second], "difference": paired.difference.mean}
+    return [{"split": "seeds", **common, "text": f"{where}: {lead}."}]
+
+
+def _unresolved(where: str, split: str, by_controller: Mapping[str, Sequence[Cell]]) -> dict[str, Any] | None:
+    finals = {name: [final_stage(cell) for cell in cells] for name, cells in by_controller.items()}
+    scores = {name: [float(figures[f"{split}_score"]) for figures in found] for name, found in finals.items()}
+    (first, best), (second, next_best) = _leading(scores)
+    images = int(finals[first][0][f"{split}_size"])
+    bound, gap = resolution((best + next_best) / 2, images), best - next_best
+    if gap >= bound:
+        return None
+    level = gap < LEVEL  # means of equal scores differ in the last digits of floating point
+    needed = None if level else images_needed((best + next_best) / 2, gap)
+    lead = f"{first} and {second} are level" if level else f"{first} leads {second} by {100 * gap:.2f} points"
+    remedy = f"; about {needed:,} would be needed" if needed and needed <= IMAGES_MOST else ""
+    return {
+        "split": split,
+        "images": images,
+        "resolution": bound,
+        "controllers": [first, second],
+        "difference": 0.0 if level else gap,
+        "images_needed": needed,
+        "text": (
+            f"{where}: {lead}, and the {images:,} {split} images of one seed tell apart {100 * bound:.2f} points "
+            f"at 95 %{remedy}."
+        ),
+    }

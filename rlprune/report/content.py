@@ -10,11 +10,18 @@ from typing import Any
 
 from rlprune.errors import UserError
 from rlprune.files import read_json
+from rlprune.report.analysis import analyse
 from rlprune.report.pareto import non_dominated
 from rlprune.report.pictures import PICTURES
+from rlprune.report.summary import latency_setting, verdict
+from rlprune.report.units import Unit
 from rlprune.scoring.sensitivity import Sensitivity
 
 FORMAT = "rlprune-report-1"
+CONTROL = ("slack", "healing_predicted", "healing", "bound_by", "epochs", "epochs_left")
+"""What a rule may note of how a round's step was chosen and what came of it."""
+
+ROUND = ("round", "score", "drop", "macs", "parameters", "accepted", "rates", "reward_terms", *CONTROL)
 
 
 def load_content(folder: Path) -> dict[str, Any]:
@@ -64,6 +71,7 @@ def run_content(record: Mapping[str, Any], name: str = "run") -> dict[str, Any]:
         "spent": record.get("cost", {}),
         "seconds": record.get("time", {}).get("pruning_s"),
         "latency": _latencies(record),
+        "verdict": verdict(record, Unit.of(baseline)),
         "stages": {"prune": _figures(record["pruned"])},
     }
     return _content("run", name, record, [problem], [cell], None)
@@ -84,7 +92,9 @@ def comparison_content(comparison: Mapping[str, Any]) -> dict[str, Any]:
             problems[numbers[key]] |= _figures(prune["baseline"])
         cells.append(_cell(entry, numbers[key]))
     title = comparison.get("name", "comparison")
-    return _content("comparison", title, comparison, problems, cells, comparison["analysis"])
+    # Analysed anew: what an earlier version wrote may lack what the page asks for
+    analysis = analyse(comparison["cells"], comparison["analysis"]["baseline"])
+    return _content("comparison", title, comparison, problems, cells, analysis)
 
 
 def _content(
@@ -142,24 +152,21 @@ def _cell(entry: Mapping[str, Any], problem: int) -> dict[str, Any]:
 
 
 def _figures(side: Mapping[str, Any]) -> dict[str, Any]:
-    wanted = ("metric", "macs", "parameters")
+    wanted = ("metric", "percent", "macs", "parameters")
     splits = [f"{split}_{what}" for split in ("control", "test") for what in ("score", "interval", "size")]
     return {key: side[key] for key in (*wanted, *splits) if key in side}
 
 
-def _latencies(record: Mapping[str, Any]) -> dict[str, float] | None:
+def _latencies(record: Mapping[str, Any]) -> dict[str, Any] | None:
     measured = record.get("latency") or {}
     if not {"baseline", "pruned"} <= measured.keys():
         return None
-    return {side: measured[side]["median_s"] for side in ("baseline", "pruned")}
+    medians = {side: measured[side]["median_s"] for side in ("baseline", "pruned")}
+    return {**medians, "parallel": bool(measured.get("parallel")), "setting": latency_setting(measured)}
 
 
 def _round(line: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        key: line[key]
-        for key in ("round", "score", "drop", "macs", "parameters", "accepted", "rates", "reward_terms")
-        if key in line
-    }
+    return {key: line[key] for key in ROUND if key in line}
 
 
 def _mark_fronts(cells: Iterable[dict[str, Any]]) -> None:

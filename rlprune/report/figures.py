@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import io
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from rlprune.errors import unknown_name
 from rlprune.report import plots
+from rlprune.report.scans import draw_scan
+from rlprune.report.units import Unit
+from rlprune.scoring.sensitivity import Sensitivity
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,32 +27,41 @@ MARKERS = "os^DvPh"
 FORMATS = ("png", "svg")
 Content = Mapping[str, Any]
 Cell = Mapping[str, Any]
+Styles = Mapping[str, Mapping[str, Any]]
+K = TypeVar("K", bound=Hashable)
 
 
 def draw_figures(content: Content) -> dict[str, Figure]:
     """Every figure of the report by name; those for which the content has nothing are left out."""
-    styles = _styles(content)
+    names = list(dict.fromkeys(cell["controller"] for cell in content["cells"]))
+    styles = {
+        name: {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]} for i, name in enumerate(names)
+    }
     figures: dict[str, Figure] = {}
     for number, problem in enumerate(content["problems"]):
         cells = [cell for cell in content["cells"] if cell["problem"] == number and cell["stages"]]
         if not cells:
             continue
+        title, unit = f"{problem['model']} on {problem['data']}", Unit.of(problem)
         suffix = f"-{_file_name(problem)}" if len(content["problems"]) > 1 else ""
-        title = f"{problem['model']} on {problem['data']}"
-        figures[f"scores{suffix}"] = scores(problem, cells, styles, title)
-        if content["analysis"]:
-            tables = [
-                table
-                for table in content["analysis"]["settings"]
-                if (table["model"], table["data"]) == (problem["model"], problem["data"])
-            ]
-            figures[f"standings{suffix}"] = standings(tables, styles, title)
-        for name, draw in (("drops", drops), ("widths", widths), ("rewards", rewards)):
-            figure = draw(cells, styles, title)
+        key = (problem["model"], problem["data"])
+        tables = [t for t in (content["analysis"] or {"settings": ()})["settings"] if (t["model"], t["data"]) == key]
+        drawn = {
+            "scores": scores(problem, cells, styles),
+            "standings": standings(tables, styles) if tables else None,
+            "drops": drops(cells, styles, unit),
+            "widths": widths(cells, styles, unit),
+            "rewards": rewards(cells, styles, unit),
+        }
+        for name, figure in drawn.items():
             if figure is not None:
+                figure.suptitle(title, fontsize=10)
                 figures[f"{name}{suffix}"] = figure
     if content["sensitivity"]:
-        figures["sensitivity"] = sensitivity(content["sensitivity"])
+        found = content["sensitivity"]
+        scan = dict(zip(found["groups"], found["scores"], strict=True))
+        unit = Unit.of(content["problems"][0]) if content["problems"] else Unit()
+        figures["sensitivity"] = draw_scan(Sensitivity({}, found["baseline"], tuple(found["rates"]), scan), unit=unit)
     return figures
 
 
@@ -89,116 +101,114 @@ def write_events(content: Content, folder: Path) -> None:
                 writer.add_scalar(f"{tag}/{stage} MACs left", cell["macs_left"], cell["seed"])
 
 
-def scores(problem: Mapping[str, Any], cells: Sequence[Cell], styles: Mapping[str, Any], title: str = "") -> Figure:
+def scores(problem: Mapping[str, Any], cells: Sequence[Cell], styles: Styles) -> Figure:
     """Test score against MACs, with the Pareto front; the networks as they end (fine-tuned if they were)."""
-    figure = plots.blank(7, 4.4)
+    figure, unit = plots.blank(7, 4.4), Unit.of(problem)
     axes = figure.subplots()
     stage = "finetune" if any("finetune" in cell["stages"] for cell in cells) else "prune"
     shown = [cell for cell in cells if stage in cell["stages"]]
+
+    def place(cell: Cell) -> tuple[float, float]:
+        figures = cell["stages"][stage]
+        return 100 * figures["macs"] / problem["macs"], unit.factor * figures["test_score"]
+
     for cell in shown:
-        x, y = _place(cell, stage, problem)
-        axes.plot(x, y, **styles[cell["controller"]], markersize=4, alpha=0.5, linestyle="none")
-    for (name, _), members in _grouped(shown, lambda cell: (cell["controller"], _goal(cell["goal"]))).items():
-        middle = np.mean([_place(cell, stage, problem) for cell in members], axis=0)
+        axes.plot(*place(cell), **styles[cell["controller"]], markersize=4, alpha=0.5, linestyle="none")
+    for (name, _), members in _grouped(shown, lambda cell: (cell["controller"], _goal(cell, unit))).items():
+        middle = np.mean([place(cell) for cell in members], axis=0)
         axes.plot(*middle, **styles[name], markersize=9, linestyle="none", markeredgecolor="white")
-    front = sorted(_place(cell, stage, problem) for cell in shown if cell["front"].get(f"{stage}_test"))
+    front = sorted(place(cell) for cell in shown if cell["front"].get(f"{stage}_test"))
     if front:
         axes.step(*zip(*front, strict=True), where="post", color="#5a6675", linestyle="--", linewidth=1, zorder=0)
-    axes.plot(100, 100 * problem["test_score"], "D", color="white", markeredgecolor="black", markersize=8)
+    axes.plot(100, unit.factor * problem["test_score"], "D", color="white", markeredgecolor="black", markersize=8)
     axes.set_xlim(0, 105)
     axes.set_xlabel("MACs left (%)")
-    axes.set_ylabel(f"test {problem.get('metric', 'score')} (%)")
-    _finish(axes, title, styles, {cell["controller"] for cell in shown})
+    axes.set_ylabel(f"test {unit.label}")
+    _finish(axes, styles, {cell["controller"] for cell in shown})
     return figure
 
 
-def standings(tables: Sequence[Mapping[str, Any]], styles: Mapping[str, Any], title: str = "") -> Figure:
+def standings(tables: Sequence[Mapping[str, Any]], styles: Styles) -> Figure:
     """Mean and 95 % interval of every controller, a panel for each goal."""
     rows = max(len(table["rows"]) for table in tables)
     figure = plots.blank(max(6.0, 4.0 * len(tables)), 1.3 + 0.36 * rows)
     panels = figure.subplots(1, len(tables), squeeze=False)[0]
     for axes, table in zip(panels, tables, strict=True):
+        unit = Unit(table["measure"], table.get("merit_percent", True))
         found = [row for row in table["rows"] if row["merit"]]
         for place, row in enumerate(found):
             interval = row["merit"]
             if interval["low"] is not None:
-                ends = (100 * interval["low"], 100 * interval["high"])
+                ends = (unit.factor * interval["low"], unit.factor * interval["high"])
                 axes.plot(ends, (place, place), color=styles[row["controller"]]["color"], linewidth=3, alpha=0.4)
-            axes.plot(100 * interval["mean"], place, **styles[row["controller"]], markersize=8)
+            axes.plot(unit.factor * interval["mean"], place, **styles[row["controller"]], markersize=8)
         axes.set_yticks(range(len(found)), [row["controller"] for row in found])
         axes.invert_yaxis()
-        axes.set_xlabel(f"{table['measure']} (%)")
-        axes.set_title(_goal(table["goal"]), fontsize=10)
+        axes.set_xlabel(unit.label)
+        axes.set_title(_goal(table, Unit.of(table)), fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="x", color="#dde2e9")
-    figure.suptitle(title, fontsize=10)
     return figure
 
 
-def drops(cells: Sequence[Cell], styles: Mapping[str, Any], title: str = "") -> Figure | None:
+def drops(cells: Sequence[Cell], styles: Styles, unit: Unit) -> Figure | None:
     """Drop of the control score over the rounds, a panel for each goal; hollow marks were rolled back."""
-    groups = _grouped([cell for cell in cells if cell["rounds"]], lambda cell: _goal(cell["goal"]))
+    groups = _grouped([cell for cell in cells if cell["rounds"]], lambda cell: _goal(cell, unit))
     if not groups:
         return None
     figure = plots.blank(max(6.0, 4.0 * len(groups)), 3.4)
     for axes, (goal, members) in zip(figure.subplots(1, len(groups), squeeze=False)[0], groups.items(), strict=True):
         for cell in members:
             style = styles[cell["controller"]]
-            numbers = [line["round"] for line in cell["rounds"]]
-            values = [100 * line["drop"] for line in cell["rounds"]]
-            axes.plot(numbers, values, **style, markersize=4, linewidth=1.2)
-            outside = [
-                (n, v) for n, v, line in zip(numbers, values, cell["rounds"], strict=True) if not line["accepted"]
-            ]
-            for place in outside:
-                axes.plot(*place, **{**style, "color": "white"}, markeredgecolor=style["color"], markersize=5)
-        if members[0]["goal"]["kind"] == "tolerance":
-            axes.axhline(100 * members[0]["goal"]["value"], color="#b3261e", linestyle="--", linewidth=1)
+            places = [(line["round"], unit.factor * line["drop"]) for line in cell["rounds"]]
+            axes.plot(*zip(*places, strict=True), **style, markersize=4, linewidth=1.2)
+            for place, line in zip(places, cell["rounds"], strict=True):
+                if not line["accepted"]:
+                    axes.plot(*place, **{**style, "color": "white"}, markeredgecolor=style["color"], markersize=5)
+        tolerance = members[0]["goal"]["value"] if members[0]["goal"]["kind"] == "tolerance" else None
+        if tolerance is not None and unit.limits(tolerance):
+            axes.axhline(unit.factor * tolerance, color="#b3261e", linestyle="--", linewidth=1)
+        axes.set_title(goal, fontsize=10)
         axes.set_xlabel("round")
-        axes.set_ylabel("drop (points)")
-        _finish(axes, goal, styles, {cell["controller"] for cell in members})
-    figure.suptitle(title, fontsize=10)
+        axes.set_ylabel(f"drop ({unit.differences})")
+        _finish(axes, styles, {cell["controller"] for cell in members})
     return figure
 
 
-def widths(cells: Sequence[Cell], styles: Mapping[str, Any], title: str = "") -> Figure | None:
+def widths(cells: Sequence[Cell], styles: Styles, unit: Unit) -> Figure | None:
     """Filters per group before and after, a row for each controller, a column for each goal; of the first seed."""
-    shown = _first_seeds([cell for cell in cells if cell["widths"]])
+    shown = _first_seeds([cell for cell in cells if cell["widths"]], unit)
     if not shown:
         return None
     controllers = list(dict.fromkeys(cell["controller"] for cell in shown))
-    goals = list(dict.fromkeys(_goal(cell["goal"]) for cell in shown))
-    names = [layer["name"] for layer in shown[0]["widths"]]
-    figure = plots.blank((0.2 * len(names) + 1.6) * len(goals) + 1, 1.0 + 1.4 * len(controllers))
+    goals = list(dict.fromkeys(_goal(cell, unit) for cell in shown))
+    layers = shown[0]["widths"]
+    figure = plots.blank((0.2 * len(layers) + 1.6) * len(goals) + 1, 1.0 + 1.4 * len(controllers))
     panels = figure.subplots(len(controllers), len(goals), sharex=True, squeeze=False)
     for axes in panels.flat:
         axes.set_visible(False)
     for cell in shown:
-        axes = panels[controllers.index(cell["controller"]), goals.index(_goal(cell["goal"]))]
+        axes = panels[controllers.index(cell["controller"]), goals.index(_goal(cell, unit))]
         axes.set_visible(True)
-        places = range(len(cell["widths"]))
-        axes.bar(places, [layer["before"] for layer in cell["widths"]], color=plots.BEFORE)
-        axes.bar(places, [layer["after"] for layer in cell["widths"]], color=styles[cell["controller"]]["color"])
-        axes.set_title(f"{cell['controller']}, {_goal(cell['goal'])}", fontsize=8, loc="left")
-        axes.spines[["top", "right"]].set_visible(False)
+        plots.bars(axes, cell["widths"], styles[cell["controller"]]["color"])
+        axes.set_title(f"{cell['controller']}, {_goal(cell, unit)}", fontsize=8, loc="left")
         axes.tick_params(labelsize=7)
     for axes in panels[-1]:
-        axes.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=7)
-    figure.suptitle(title, fontsize=10)
+        plots.name_groups(axes, layers)
     return figure
 
 
-def rewards(cells: Sequence[Cell], styles: Mapping[str, Any], title: str = "") -> Figure | None:
+def rewards(cells: Sequence[Cell], styles: Styles, unit: Unit) -> Figure | None:
     """What the episode paid by term, for every controller and goal; of the first seed there is."""
     bars: list[tuple[str, float, str]] = []
-    for cell in _first_seeds(cells):
+    for cell in _first_seeds(cells, unit):
         totals: dict[str, float] = {}
         for line in cell["rounds"]:
             for term, value in line.get("reward_terms", {}).items():
                 totals[term] = totals.get(term, 0.0) + value
         name = cell["controller"]
         bars += [
-            (f"{name}, {_goal(cell['goal'])}: {term}", value, styles[name]["color"]) for term, value in totals.items()
+            (f"{name}, {_goal(cell, unit)}: {term}", value, styles[name]["color"]) for term, value in totals.items()
         ]
     if not bars:
         return None
@@ -209,69 +219,37 @@ def rewards(cells: Sequence[Cell], styles: Mapping[str, Any], title: str = "") -
     axes.invert_yaxis()
     axes.axvline(0, color="#5a6675", linewidth=1)
     axes.set_xlabel("reward")
-    axes.set_title(title, fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
-def sensitivity(found: Mapping[str, Any]) -> Figure:
-    """Drop of every group at every rate."""
-    groups, rates = found["groups"], found["rates"]
-    values = 100 * (found["baseline"] - np.asarray(found["scores"], dtype=float))
-    figure = plots.blank(1.8 + 0.55 * len(rates), 1.2 + 0.24 * len(groups))
-    axes = figure.subplots()
-    image = axes.imshow(values, aspect="auto", cmap="Reds", vmin=0)
-    axes.set_xticks(range(len(rates)), [f"{100 * rate:.0f}" for rate in rates])
-    axes.set_yticks(range(len(groups)), groups, fontsize=8)
-    axes.set_xlabel("filters removed (%)")
-    figure.colorbar(image, label="drop (points)")
-    return figure
+def _goal(cell: Mapping[str, Any], unit: Unit) -> str:
+    kind, value = cell["goal"]["kind"], cell["goal"]["value"]
+    if kind == "budget":
+        return f"MACs budget {100 * value:.0f} %"
+    return f"tolerance {unit.difference(value)}" if unit.limits(value) else "any drop"
 
 
-def _styles(content: Content) -> dict[str, dict[str, Any]]:
-    names = list(dict.fromkeys(cell["controller"] for cell in content["cells"]))
-    return {
-        name: {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]} for i, name in enumerate(names)
-    }
-
-
-def _place(cell: Cell, stage: str, problem: Mapping[str, Any]) -> tuple[float, float]:
-    figures = cell["stages"][stage]
-    return 100 * figures["macs"] / problem["macs"], 100 * figures["test_score"]
-
-
-def _goal(goal: Mapping[str, Any]) -> str:
-    if goal["kind"] == "tolerance":
-        return f"tolerance {100 * goal['value']:.2f} points"
-    return f"MACs budget {100 * goal['value']:.0f} %"
-
-
-def _grouped(cells: Iterable[Cell], key: Any) -> dict[Any, list[Cell]]:
-    groups: dict[Any, list[Cell]] = {}
+def _grouped(cells: Iterable[Cell], key: Callable[[Cell], K]) -> dict[K, list[Cell]]:
+    groups: dict[K, list[Cell]] = {}
     for cell in cells:
         groups.setdefault(key(cell), []).append(cell)
     return groups
 
 
-def _first_seeds(cells: Iterable[Cell]) -> list[Cell]:
-    groups = _grouped(cells, lambda cell: (cell["controller"], _goal(cell["goal"])))
+def _first_seeds(cells: Iterable[Cell], unit: Unit) -> list[Cell]:
+    groups = _grouped(cells, lambda cell: (cell["controller"], _goal(cell, unit)))
     return [min(members, key=lambda cell: cell["seed"]) for members in groups.values()]
 
 
-def _finish(axes: Axes, title: str, styles: Mapping[str, Any], names: set[str]) -> None:
-    axes.set_title(title, fontsize=10)
+def _finish(axes: Axes, styles: Styles, names: set[str]) -> None:
+    from matplotlib.lines import Line2D
+
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#dde2e9")
     if len(names) > 1:
-        axes.legend(handles=list(_handles(styles, names)), frameon=False, fontsize=8)
-
-
-def _handles(styles: Mapping[str, Any], names: set[str]) -> Iterator[Any]:
-    from matplotlib.lines import Line2D
-
-    for name, style in styles.items():
-        if name in names:
-            yield Line2D([], [], **style, linestyle="none", label=name)
+        handles = [Line2D([], [], **style, linestyle="none", label=n) for n, style in styles.items() if n in names]
+        axes.legend(handles=handles, frameon=False, fontsize=8)
 
 
 def _file_name(problem: Mapping[str, Any]) -> str:

@@ -1,13 +1,17 @@
-"""The live display of a run: a line that moves on a terminal, a line per round elsewhere."""
+"""The live display of a run: a line that moves on a terminal, plain lines elsewhere, such as in a notebook or a log."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from rlprune.report.tables import say
+from rlprune.report.units import Unit
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -20,18 +24,20 @@ class Live:
 
     Args:
         columns: What rich shows from left to right.
-        console: Where to print.
+        console: Where to print; None is the error stream, or a notebook's output.
         quiet: Show nothing.
 
     Attributes:
         lines: Whether there is no bar, and a line now and then is to say how far things are.
     """
 
-    def __init__(self, *columns: ProgressColumn, console: Console, quiet: bool = False) -> None:
-        self.console, self.quiet = console, quiet
-        self.lines = not quiet and not console.is_terminal
-        hidden = quiet or not console.is_terminal
-        self._progress = Progress(*columns, console=console, transient=True, disable=hidden)
+    def __init__(self, *columns: ProgressColumn, console: Console | None = None, quiet: bool = False) -> None:
+        self.console, self.quiet = console or Console(stderr=True), quiet
+        if self.console.is_jupyter:  # plain text, and not a cell of HTML for every line
+            self.console = Console(file=self.console.file, force_jupyter=False, force_terminal=False, width=100)
+        self.lines = not quiet and not self.console.is_terminal
+        hidden = quiet or not self.console.is_terminal
+        self._progress = Progress(*columns, console=self.console, transient=True, disable=hidden)
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -50,22 +56,25 @@ class LiveRun(Live):
     there will be, since the tolerance ends the run, it is the time of a round alone.
 
     Args:
-        tolerance: The drop allowed.
-        console: Where to print.
+        tolerance: The drop allowed; None where there is no limit.
+        console: Where to print; None is the error stream, or a notebook's output.
         quiet: Show nothing.
+
+    Attributes:
+        unit: How scores are written; set it when the metric is known. A round's record that has a `metric` goes first.
     """
 
-    def __init__(self, tolerance: float, console: Console, *, quiet: bool = False) -> None:
+    def __init__(self, tolerance: float | None, console: Console | None = None, *, quiet: bool = False) -> None:
         super().__init__(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", markup=False),
             TimeElapsedColumn(),
             console=console,
             quiet=quiet,
         )
-        self.tolerance = tolerance
+        self.tolerance, self.unit = tolerance, Unit()
         self._task = self._progress.add_task("starting", total=1.0, note="")
         self._started = self._told = time.monotonic()
         self._rounds_before: int | None = None
@@ -83,12 +92,14 @@ class LiveRun(Live):
         fresh = done - self._from
         left = f"about {duration((now - self._begun) * (total - done) / fresh)} left" if fresh > 0.0 else ""
         note = ", ".join(part for part in (detail, left) if part)
-        self._progress.update(self._task, description=what, completed=done, total=total, note=note)
+        # A task that is complete stops clock and spinner for good, and the run goes on: never quite complete.
+        share = min(done / total, 1.0 - 1e-6) if total else 0.0
+        self._progress.update(self._task, description=what, completed=share, note=note)
         if left and self.lines and now >= self._told + EVERY:
             self._told = now
-            self.console.print(f"{what}: {100 * done / total:3.0f} %, {note}", highlight=False)
+            say(self.console, f"{what}: {100 * done / total:3.0f} %, {note}")
 
-    def round(self, line: dict[str, Any], base_macs: int, rounds_left: float | None) -> None:
+    def round(self, line: Mapping[str, Any], base_macs: int, rounds_left: float | None) -> None:
         """Say how a round ended.
 
         Args:
@@ -102,13 +113,35 @@ class LiveRun(Live):
             return
         spent = time.monotonic() - self._started
         each = spent / max(line["round"] - self._rounds_before, 1)
-        eta = f", {duration(each)} a round" if rounds_left is None else f", about {duration(each * rounds_left)} left"
+        eta = f"{duration(each)} a round" if rounds_left is None else f"about {duration(each * rounds_left)} left"
+        unit = Unit.of(line) if "metric" in line else self.unit
+        drop = unit.number(line["drop"], sign=True)
+        if self.tolerance is not None and unit.limits(self.tolerance):
+            drop += f" of {unit.number(self.tolerance)}"
         verdict = "" if line["accepted"] else " (rolled back)"
-        text = (
-            f"round {line['round']:>3}  drop {100 * line['drop']:+.2f} of {100 * self.tolerance:.2f} points  "
-            f"MACs {100 * line['macs'] / base_macs:5.1f} %{verdict}{eta}"
-        )
-        self.console.print(text, highlight=False)
+        macs = f"MACs {100 * line['macs'] / base_macs:5.1f} %"
+        say(self.console, f"round {line['round']:>3}  drop {drop} {unit.differences}  {macs}{verdict}, {eta}")
+        details = ", ".join(control_details(line, unit))
+        if details:
+            say(self.console, f"    {details}")
+
+
+def control_details(line: Mapping[str, Any], unit: Unit) -> list[str]:
+    """What a round's record says of how its step was chosen, as far as it says it."""
+    found = []
+    if line.get("slack") is not None:
+        found.append(f"slack {unit.number(line['slack'])}")
+    seen = [f"{line[key]:.2f}" for key in ("healing_predicted", "healing") if line.get(key) is not None]
+    if seen:
+        predicted_only = line.get("healing") is None
+        found.append(f"healing {' → '.join(seen)}{' expected' if predicted_only else ''}")
+    if line.get("bound_by"):
+        found.append(f"bound by {line['bound_by']}")
+    if line.get("epochs") is not None:
+        found.append(f"{line['epochs']:.3g} epochs")
+    if line.get("epochs_left") is not None:
+        found.append(f"{line['epochs_left']:.3g} left")
+    return found
 
 
 def duration(seconds: float) -> str:

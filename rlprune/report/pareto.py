@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from rlprune.errors import UserError, unknown_name
 from rlprune.files import read_json
+from rlprune.report.tables import layout, say
+from rlprune.report.units import Unit
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def non_dominated(points: ArrayLike) -> NDArray[np.bool_]:
@@ -49,6 +54,9 @@ class Network:
         macs: Multiply–accumulates of a forward pass.
         parameters: How many.
         latency_s: Median seconds of a forward pass as measured at the time, or None.
+        parallel: Whether other work ran beside that measurement: it is shown, and not ranked by.
+        metric: What the scores measure.
+        percent: Whether they are fractions.
     """
 
     id: str
@@ -64,6 +72,9 @@ class Network:
     macs: int
     parameters: int
     latency_s: float | None
+    parallel: bool = False
+    metric: str = "score"
+    percent: bool = True
 
     def to_json(self) -> dict[str, Any]:
         """Plain values only."""
@@ -74,7 +85,7 @@ OBJECTIVES: dict[str, Callable[[Network], float]] = {
     "score": lambda network: -network.control_score,
     "macs": lambda network: network.macs,
     "parameters": lambda network: network.parameters,
-    "latency": lambda network: float("inf") if network.latency_s is None else network.latency_s,
+    "latency": lambda network: float("inf") if network.latency_s is None or network.parallel else network.latency_s,
 }
 """What a network can be better in; each is better the smaller it is."""
 
@@ -133,23 +144,26 @@ def choose(networks: Sequence[Network], wanted: str) -> Network:
     return close[0]
 
 
+def print_networks(networks: Sequence[Network], front: Collection[Network], console: Console) -> None:
+    """A line each, the id last and whole, so that it can be copied; those that are beaten have no star."""
+    rows = []
+    for network in networks:
+        unit = Unit(network.metric, network.percent)
+        latency = "–" if network.latency_s is None else f"{'~' * network.parallel}{1000 * network.latency_s:.2f} ms"
+        scores = (unit.score(network.control_score), unit.score(network.test_score))
+        cost = (f"{network.macs:,}", f"{network.parameters:,}", latency, f"{network.data}: {network.id}")
+        rows.append(("*" if network in front else "", *scores, *cost))
+    heads = ("", "control", "test", "MACs", "parameters", "latency", "data: network")
+    say(console, layout(heads, rows, max(console.width, 200), left=("data: network",)))
+    if any(network.parallel for network in networks):
+        say(console, "~: measured while other work ran beside it, so it is not ranked by")
+
+
 def _of_run(folder: Path, record: Any, root: Path) -> list[Network]:
     if not isinstance(record, dict) or record.get("status") != "finished" or "pruned" not in record:
         return []
-    return [
-        Network(
-            id=_id(folder, root),
-            folder=folder,
-            kind="run",
-            stage="prune",
-            model=record["model"],
-            data=record["data"]["name"],
-            controller=record["settings"]["controller"],
-            seed=record["seed"],
-            latency_s=_latency(record),
-            **_figures(record["pruned"]),
-        )
-    ]
+    about = (record["model"], record["data"]["name"], record["settings"]["controller"], record["seed"])
+    return [_network(_id(folder, root), folder, "run", "prune", about, record)]
 
 
 def _of_cell(folder: Path, root: Path) -> list[Network]:
@@ -160,33 +174,23 @@ def _of_cell(folder: Path, root: Path) -> list[Network]:
         result = read_json(path) if path.exists() else None
         if not result or result["status"] != "finished" or not (folder / f"{stage}.pt").exists():
             continue
-        found.append(
-            Network(
-                id=f"{_id(folder, root)}:{stage}",
-                folder=folder,
-                kind="cell",
-                stage=stage,
-                model=cell["problem"]["model"],
-                data=result["data"],
-                controller=cell["controller"],
-                seed=cell["seed"],
-                latency_s=_latency(result),
-                **_figures(result["pruned"]),
-            )
-        )
+        about = (cell["problem"]["model"], result["data"], cell["controller"], cell["seed"])
+        found.append(_network(f"{_id(folder, root)}:{stage}", folder, "cell", stage, about, result))
     return found
+
+
+def _network(
+    name: str, folder: Path, kind: str, stage: str, about: tuple[str, str, str, int], result: Mapping[str, Any]
+) -> Network:
+    pruned, latency = result["pruned"], result.get("latency") or {}
+    unit = Unit.of(pruned)
+    figures = (pruned["control_score"], pruned["test_score"], pruned["macs"], pruned["parameters"])
+    seconds = latency.get("pruned", {}).get("median_s")
+    return Network(
+        name, folder, kind, stage, *about, *figures, seconds, bool(latency.get("parallel")), unit.metric, unit.percent
+    )
 
 
 def _id(folder: Path, root: Path) -> str:
     relative = folder.relative_to(root).as_posix()
     return folder.name if relative == "." else relative
-
-
-def _figures(pruned: dict[str, Any]) -> dict[str, Any]:
-    return {key: pruned[key] for key in ("control_score", "test_score", "macs", "parameters")}
-
-
-def _latency(result: dict[str, Any]) -> float | None:
-    measured: dict[str, Any] = result.get("latency") or {}
-    seconds: float | None = measured.get("pruned", {}).get("median_s")
-    return seconds

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from statistics import NormalDist
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from scipy import stats
+
+LEVEL = 1e-9  # means closer than this are equal but for floating point
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,6 @@ class Interval:
     high: float | None
     n: int
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values only."""
-        return asdict(self)
-
 
 @dataclass(frozen=True)
 class Paired:
@@ -48,10 +45,6 @@ class Paired:
     wins: int
     losses: int
     ties: int
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values only."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -70,10 +63,6 @@ class Rank:
     firsts: int
     blocks: int
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values only."""
-        return asdict(self)
-
 
 def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
     """Mean with Student's t interval, for values of independent seeds.
@@ -88,7 +77,7 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
     if n == 1:
         return Interval(mean, None, None, 1)
     deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
-    half = student_quantile(0.5 + confidence / 2, n - 1) * deviation / math.sqrt(n)
+    half = float(stats.t.ppf(0.5 + confidence / 2, n - 1)) * deviation / math.sqrt(n)
     return Interval(mean, mean - half, mean + half, n)
 
 
@@ -103,7 +92,7 @@ def paired_differences(
     differences = [theirs[key] - baseline[key] for key in theirs if key in baseline]
     if not differences:
         return None
-    signs = [(d > 0) - (d < 0) for d in differences]
+    signs = [(d > LEVEL) - (d < -LEVEL) for d in differences]
     return Paired(mean_interval(differences, confidence), signs.count(1), signs.count(-1), signs.count(0))
 
 
@@ -119,7 +108,7 @@ def rank_table(blocks: Mapping[Any, Mapping[str, float]]) -> list[Rank]:
     whole = [block for block in blocks.values() if len(block) == len(names)]
     if not whole:
         return []
-    ranks = np.array([rank([-block[name] for name in names]) for block in whole])
+    ranks = stats.rankdata([[-block[name] for name in names] for block in whole], axis=1)
     best = [max(block.values()) for block in whole]
     table = [
         Rank(
@@ -133,18 +122,6 @@ def rank_table(blocks: Mapping[Any, Mapping[str, float]]) -> list[Rank]:
     return sorted(table, key=lambda row: (row.mean_rank, row.name))
 
 
-def rank(values: Sequence[float]) -> NDArray[np.float64]:
-    """Ranks from 1, smallest first; ties share the mean of their ranks.
-
-    >>> rank([10, 20, 20, 5]).tolist()
-    [2.0, 3.5, 3.5, 1.0]
-    """
-    array = np.asarray(values, dtype=np.float64)
-    below = (array[None, :] < array[:, None]).sum(axis=1)
-    equal = (array[None, :] == array[:, None]).sum(axis=1)
-    return np.asarray(below + (equal + 1) / 2, dtype=np.float64)
-
-
 def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
     """Rank correlation in [-1, 1]; None for fewer than three pairs or where one side is constant.
 
@@ -153,12 +130,9 @@ def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
     """
     if len(first) != len(second):
         raise ValueError(f"spearman needs pairs, got {len(first)} and {len(second)} values")
-    if len(first) < 3:
+    if len(first) < 3 or len(set(first)) == 1 or len(set(second)) == 1:
         return None
-    a, b = rank(first), rank(second)
-    a, b = a - a.mean(), b - b.mean()
-    scale = math.sqrt(float(a @ a) * float(b @ b))
-    return float(np.clip(float(a @ b) / scale, -1.0, 1.0)) if scale else None
+    return float(np.clip(stats.spearmanr(first, second).statistic, -1.0, 1.0))
 
 
 def resolution(accuracy: float, n: int, confidence: float = 0.95) -> float:
@@ -170,53 +144,16 @@ def resolution(accuracy: float, n: int, confidence: float = 0.95) -> float:
     >>> round(resolution(0.9, 2000), 4)
     0.0186
     """
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
     # Agresti and Caffo's two added successes and failures keep the bound from vanishing at an accuracy of 1.
     smoothed = (accuracy * n + 1) / (n + 2)
-    return z * math.sqrt(2 * smoothed * (1 - smoothed) / (n + 2))
+    return _normal(confidence) * math.sqrt(2 * smoothed * (1 - smoothed) / (n + 2))
 
 
 def images_needed(accuracy: float, difference: float, confidence: float = 0.95) -> int:
     """How many images would tell two accuracies apart that differ by `difference` > 0."""
-    z = NormalDist().inv_cdf(0.5 + confidence / 2)
     p = min(max(accuracy, 0.01), 0.99)
-    return math.ceil(2 * p * (1 - p) * (z / difference) ** 2)
+    return math.ceil(2 * p * (1 - p) * (_normal(confidence) / difference) ** 2)
 
 
-def student_quantile(probability: float, degrees: int) -> float:
-    """The quantile of Student's t distribution, for probabilities in (0.5, 1).
-
-    >>> round(student_quantile(0.975, 2), 3)
-    4.303
-    """
-    if not 0.5 < probability < 1:
-        raise ValueError(f"probability is {probability}; it must lie in (0.5, 1)")
-    low, high = 0.0, 1.0
-    while _student_cdf(high, degrees) < probability:
-        high *= 2
-    for _ in range(200):
-        middle = (low + high) / 2
-        if middle in (low, high):
-            break
-        if _student_cdf(middle, degrees) < probability:
-            low = middle
-        else:
-            high = middle
-    return (low + high) / 2
-
-
-def _student_cdf(t: float, degrees: int) -> float:
-    """P(T <= t) for t >= 0 and whole degrees of freedom: the finite sums of Abramowitz and Stegun, 26.7.3-4."""
-    theta = math.atan(t / math.sqrt(degrees))
-    cosine, term, total = math.cos(theta) ** 2, 1.0, 0.0
-    if degrees % 2:
-        for k in range(1, (degrees + 1) // 2):
-            total += term
-            term *= cosine * 2 * k / (2 * k + 1)
-        both = 2 / math.pi * (theta + math.sin(theta) * math.cos(theta) * total)
-    else:
-        for k in range(1, degrees // 2 + 1):
-            total += term
-            term *= cosine * (2 * k - 1) / (2 * k)
-        both = math.sin(theta) * total
-    return 0.5 + both / 2
+def _normal(confidence: float) -> float:
+    return float(stats.norm.ppf(0.5 + confidence / 2))

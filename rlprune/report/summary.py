@@ -1,81 +1,95 @@
-"""The table a run ends with."""
+"""What a run ends with on the screen."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
+from rlprune.report.tables import count, print_table, say
+from rlprune.report.units import Unit
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 STOPPED = {
-    "tolerance": "Stopped: the next removal left the tolerance and was rolled back.",
-    "budget": "Stopped: the MACs target is met.",
-    "nothing left": "Stopped: every group is at its minimum.",
-    "nothing removed": "Stopped: the controller found nothing more to remove.",
-    "one round": "Stopped: the one round is over.",
-    "rounds": "Stopped: the limit of rounds is reached.",
+    "tolerance": "the next removal left the tolerance and was rolled back",
+    "budget": "the MACs target is met",
+    "nothing left": "every group is at its minimum",
+    "nothing removed": "the controller found nothing more to remove",
+    "one round": "the one round is over",
+    "rounds": "the limit of rounds is reached",
 }
 
 
-def print_summary(record: dict[str, Any], console: Console) -> None:
+def print_summary(record: Mapping[str, Any], console: Console) -> None:
     """Print before, after and the difference: scores with intervals, cost, latency, and the width of every group."""
     before, after = record["baseline"], record["pruned"]
-    table = Table(
-        title=f"{record['model']} on {record['data']['name']}: {before['metric']} in %, with 95 % intervals",
-        title_justify="left",
-    )
-    for column in ("", "before", "after", "change"):
-        table.add_column(column, justify="left" if not column else "right")
-    for split in ("control", "test"):
-        drop = before[f"{split}_score"] - after[f"{split}_score"]
-        label = f"{split} (n={before[f'{split}_size']:,})"
-        table.add_row(label, _score(before, split), _score(after, split), f"drop {100 * drop:.2f}")
+    unit = Unit.of(before)
+    rows = [
+        (
+            f"{split} (n={before[f'{split}_size']:,})" if before.get(f"{split}_size") else split,
+            *(_score(side, split, unit) for side in (before, after)),
+            f"drop {unit.number(before[f'{split}_score'] - after[f'{split}_score'])}",
+        )
+        for split in ("control", "test")
+        if before.get(f"{split}_score") is not None
+    ]
     for key, label in (("macs", "MACs"), ("parameters", "parameters")):
-        table.add_row(label, _count(before[key]), _count(after[key]), _times(before[key], after[key]))
-    latency = record["latency"]
-    slow, fast = latency["baseline"], latency["pruned"]
-    table.add_row(
-        f"ms, {latency['threads']} thread(s)",
-        _latency(slow),
-        _latency(fast),
-        _times(slow["median_s"], fast["median_s"]),
-    )
-    console.print(table)
-    console.print(_widths(record["widths"]))
-    within = "within" if record["drop"] <= record["tolerance"] else "OUTSIDE"
-    stopped = STOPPED.get(record["stopped"], f"Stopped: {record['stopped']}.")
-    console.print(
-        f"Control drop {100 * record['drop']:.2f} points, {within} the tolerance of {100 * record['tolerance']:.2f}. "
-        f"{stopped}",
-        highlight=False,
-    )
+        rows.append((label, count(before[key]), count(after[key]), _times(before[key], after[key])))
+    latency = record.get("latency")
+    if latency:
+        slow, fast = latency["baseline"], latency["pruned"]
+        times = (_milliseconds(slow), _milliseconds(fast), _times(slow["median_s"], fast["median_s"]))
+        rows.append((f"ms, {latency_setting(latency)}", *times))
+    name = f"{record['model']} on {record['data']['name']}: {unit.label}"
+    intervals = ", with 95 % intervals" if before.get("control_interval") else ""
+    print_table(console, ("", "before", "after", "change"), rows, title=f"{name}{intervals}")
+    widths = [
+        (line["name"], str(line["before"]), str(line["after"]), f"{100 * (1 - line['after'] / line['before']):.0f} %")
+        for line in record["widths"]
+    ]
+    print_table(console, ("group", "before", "after", "removed"), widths, title="\nfilters per group")
+    say(console, "\n" + verdict(record, unit).replace(". Stopped", ".\nStopped"))
 
 
-def _widths(layers: list[dict[str, Any]]) -> Table:
-    table = Table(title="filters per group", title_justify="left")
-    for column in ("group", "before", "after", "removed"):
-        table.add_column(column, justify="left" if column == "group" else "right")
-    for layer in layers:
-        removed = 1 - layer["after"] / layer["before"]
-        table.add_row(layer["name"], str(layer["before"]), str(layer["after"]), f"{100 * removed:.0f} %")
-    return table
+def verdict(record: Mapping[str, Any], unit: Unit) -> str:
+    """In a sentence or two, whether the tolerance is kept, and why the run stopped."""
+    drop, tolerance = record["drop"], record["tolerance"]
+    kept = ""
+    if unit.limits(tolerance):
+        within = "within" if drop <= tolerance else "OUTSIDE"
+        kept = f", {within} the tolerance of {unit.number(tolerance)}"
+    stopped = STOPPED.get(record["stopped"], record["stopped"])
+    return f"Control drop {unit.difference(drop)}{kept}. Stopped: {stopped}."
 
 
-def _score(side: dict[str, Any], split: str) -> str:
-    low, high = side[f"{split}_interval"]
-    return f"{100 * side[f'{split}_score']:.2f} [{100 * low:.2f}, {100 * high:.2f}]"
+def describe_scores(found: Mapping[str, Any]) -> str:
+    """Scores of one network on test and control, and its cost where that is known, a line each."""
+    unit, lines = Unit.of(found), []
+    for name in ("test", "control"):
+        bounds = unit.interval(found.get(f"{name}_interval"))
+        text = f"{name:10} {unit.score(found[f'{name}_score'])} {bounds}".rstrip()
+        lines.append(f"{text}, {unit.metric} on {found[f'{name}_size']:,} examples")
+    lines += [
+        f"{label:10} {found[key]:,}" for key, label in (("macs", "MACs"), ("parameters", "parameters")) if key in found
+    ]
+    return "\n".join(lines)
 
 
-def _latency(value: dict[str, float]) -> str:
+def latency_setting(latency: Mapping[str, Any]) -> str:
+    """What a latency was measured with, as in `batch of 1, 2 threads, other work beside it`."""
+    threads = latency.get("threads", 1)
+    words = [f"batch of {latency.get('batch', 1)}", f"{threads} thread{'s' if threads != 1 else ''}"]
+    return ", ".join([*words, *(["other work beside it"] if latency.get("parallel") else [])])
+
+
+def _score(side: Mapping[str, Any], split: str, unit: Unit) -> str:
+    return f"{unit.number(side[f'{split}_score'])} {unit.interval(side.get(f'{split}_interval'))}".rstrip()
+
+
+def _milliseconds(value: Mapping[str, float]) -> str:
     return f"{1000 * value['median_s']:.2f} ± {500 * value['iqr_s']:.2f}"
 
 
 def _times(before: float, after: float) -> str:
     return f"{before / after:.2f}× less" if after <= before else f"{after / before:.2f}× more"
-
-
-def _count(value: int) -> str:
-    for size, unit in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:.2f} {unit}"
-    return str(value)

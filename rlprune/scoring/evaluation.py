@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -136,6 +137,31 @@ class Evaluator:
             if self._channels_last and isinstance(inputs, torch.Tensor) and inputs.ndim == 4:
                 inputs = inputs.contiguous(memory_format=torch.channels_last)
             yield inputs, targets
+
+
+class OwnEvaluator(Evaluator):
+    """Scores by a function of the user's.
+
+    Args:
+        evaluate: Score of a network, higher is better, any range.
+        *arguments: As of `Evaluator`; the test split, where there is one, is scored by the task.
+        **options: Likewise.
+    """
+
+    def __init__(self, evaluate: Callable[[nn.Module], float], *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._own = evaluate
+
+    def score(self, model: nn.Module, role: str = "control", limit: int | None = None) -> Score:
+        """The user's score on control; the model comes back in the modes it came in."""
+        if role != "control":
+            return super().score(model, role, limit)
+        with evaluating(model), torch.no_grad():
+            value = self._own(model)
+        if not isinstance(value, (int, float, torch.Tensor)) or not math.isfinite(float(value)):
+            raise UserError(f"evaluate gave {value!r}; it must give a finite number, higher for a better network")
+        self.ledger.evaluations += 1
+        return Score(float(value), 0, "score", percent=False)
 
 
 def precision(device: torch.device, *, amp: bool) -> AbstractContextManager[Any]:

@@ -266,11 +266,6 @@ def _selected(output: Tensor, axis: int, positions: Tensor) -> Tensor:
     return output.index_select(axis, positions)
 
 
-def _narrowed(output: Tensor, axis: int, positions: Tensor) -> Tensor:
-    """As many channels, whichever."""
-    return output.narrow(axis, 0, len(positions))
-
-
 def _copy(value: Any) -> Any:
     """A copy: what reads it may work in place."""
     return value.clone() if isinstance(value, Tensor) else value

@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from rlprune.artifact import fingerprint
-from rlprune.channels import PruningPlan
+from rlprune.channels import ChannelGroup, PruningPlan
 from rlprune.criteria import lowest
 from rlprune.errors import UserError, check_rate, unknown_name
 from rlprune.files import read_json, write_json
+from rlprune.measuring.unfolding import UNFOLDABLE
+from rlprune.network import Network
+from rlprune.problem import PruningProblem
 from rlprune.recovery import make_recovery
-from rlprune.recovery.unfolding import UNFOLDABLE
 from rlprune.scoring.evaluation import Evaluator
 from rlprune.scoring.folding import fold, foldable, folded
 from rlprune.scoring.prefix import PrefixCache
-from rlprune.tasks import score_drop
-
-if TYPE_CHECKING:
-    from rlprune.channels import ChannelGroup
-    from rlprune.problem import PrunedNetwork, PruningProblem
-    from rlprune.tasks import Batch, Score
+from rlprune.tasks import Batch, Score, score_drop
 
 RATES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 LOCAL = frozenset({"none", "lsq"})  # recovery steps that change no tensor outside the pruned group
@@ -78,6 +78,12 @@ class Sensitivity:
         """Groups from the most to the least sensitive, by their mean drop."""
         return sorted(self.scores, key=lambda name: sum(self.scores[name]))
 
+    def ordered(self, names: Sequence[str]) -> Sensitivity:
+        """The same, its groups in the order of `names`."""
+        scanned = [name for name in names if name in self.scores]
+        scores, removed = ({name: found[name] for name in scanned} for found in (self.scores, self.removed))
+        return replace(self, scores=scores, removed=removed)
+
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         return {
@@ -102,7 +108,7 @@ class Sensitivity:
 def scan(
     problem: PruningProblem,
     *,
-    network: PrunedNetwork | None = None,
+    network: Network | None = None,
     criterion: str = "l1",
     recovery: str = "none",
     rates: Sequence[float] = RATES,
@@ -138,7 +144,6 @@ def scan(
     names = [group.name for group in network.groups.prunable] if groups is None else list(groups)
     chosen = [network.groups[name] for name in names]
     settings = {
-        "model": problem.spec.model,
         "weights": fingerprint(network.model.state_dict()),
         "data": problem.data.fingerprint,
         "plan": network.plan.to_json(),
@@ -155,27 +160,20 @@ def scan(
     todo = scorer.in_order([group for group in chosen if group.name not in found.scores])
     ranking = problem.scores(criterion, network, seed=seed) if todo else {}
     for done, group in enumerate(todo):
-
-        def tell(share: float, name: str = group.name, done: int = done) -> None:
-            if on_step is not None:
-                on_step(name, (done + share) / len(todo))
-
-        tell(0.0)
-        counts = [group.allowed(removed_by_scan(group.size, rate)) for rate in rates]
-        plans = {count: PruningPlan({group.name: lowest(ranking[group.name], count)}) for count in set(counts) if count}
-        scores = {0: found.baseline, **scorer.scores(group, plans, tell)}
-        found.scores[group.name] = [scores[count] for count in counts]
-        found.removed[group.name] = counts
+        tell = partial(_tell, on_step, group.name, done, len(todo))
+        found.scores[group.name], found.removed[group.name] = scorer.curve(group, rates, ranking, found.baseline, tell)
         if path is not None:
             write_json(path, found.to_json())
+    _tell(on_step, "done", 1, 1, 0.0)
+    return found.ordered(network.groups.names)
+
+
+def _tell(on_step: Callable[[str, float], None] | None, name: str, done: int, groups: int, share: float) -> None:
     if on_step is not None:
-        on_step("done", 1.0)
-    found.scores = {name: found.scores[name] for name in sorted(found.scores, key=network.groups.names.index)}
-    found.removed = {name: found.removed[name] for name in found.scores}
-    return found
+        on_step(name, (done + share) / groups)
 
 
-def read_scan(path: Path, problem: PruningProblem, network: PrunedNetwork, groups: Sequence[str]) -> Sensitivity:
+def read_scan(path: Path, problem: PruningProblem, network: Network, groups: Sequence[str]) -> Sensitivity:
     """A scan written before, of this very network on this very control split.
 
     Criterion and recovery may be others than those it is read for: they only shape the curves.
@@ -212,7 +210,7 @@ class _Scorer:
     def __init__(
         self,
         problem: PruningProblem,
-        network: PrunedNetwork,
+        network: Network,
         recovery: str,
         limit: int | None,
         seed: int,
@@ -238,6 +236,20 @@ class _Scorer:
     def baseline(self) -> float:
         return self.evaluator.score_split(self.network.model, self.split).value
 
+    def curve(
+        self,
+        group: ChannelGroup,
+        rates: Sequence[float],
+        ranking: Mapping[str, NDArray[np.float64]],
+        baseline: float,
+        tell: Callable[[float], None],
+    ) -> tuple[list[float], list[int]]:
+        """The score at every rate, and how many filters that is."""
+        counts = [group.allowed(removed_by_scan(group.size, rate)) for rate in rates]
+        plans = {count: PruningPlan({group.name: lowest(ranking[group.name], count)}) for count in set(counts) if count}
+        scores = {0: baseline, **self.scores(group, plans, tell)}
+        return [scores[count] for count in counts], counts
+
     def in_order(self, groups: list[ChannelGroup]) -> list[ChannelGroup]:
         """In the order in which the cache moves."""
         cache = self._cache
@@ -260,13 +272,11 @@ class _Scorer:
 
     def _kept(self, group: ChannelGroup, plan: PruningPlan) -> dict[str, tuple[int, torch.Tensor]]:
         """Output axis and channels left of the modules whose output only loses channels."""
-        groups, kept = self.network.groups, {}
-        removed = groups.removed_positions(plan)
-        for module, (axis, tensor, dim) in _sliced(self.network.model, group).items():
-            mask = torch.ones(groups.shapes[tensor][dim], dtype=torch.bool)
-            mask[torch.from_numpy(removed[tensor, dim])] = False
-            kept[module] = axis, mask.nonzero().flatten().to(self.problem.device)
-        return kept
+        kept = self.network.groups.kept(plan)
+        return {
+            module: (axis, torch.from_numpy(kept[tensor, dim]).to(self.problem.device))
+            for module, (axis, tensor, dim) in _sliced(self.network.model, group).items()
+        }
 
     def _score(self, model: nn.Module, group: ChannelGroup, plan: PruningPlan) -> Score:
         problem, cache = self.problem, self._cache

@@ -33,6 +33,11 @@ class Task(Protocol):
         """What `score` measures."""
         ...
 
+    @property
+    def distillable(self) -> bool:
+        """Whether `rows` gives anything: a student can imitate a teacher."""
+        ...
+
     def size(self, batch: Batch) -> int:
         """Number of images in a batch."""
         ...

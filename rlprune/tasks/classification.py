@@ -27,6 +27,7 @@ class Classification:
 
     metric: str = "accuracy"
     name: ClassVar[str] = "classification"
+    distillable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_option("metric of classification", self.metric, ("accuracy", "loss"))

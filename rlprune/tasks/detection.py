@@ -37,6 +37,7 @@ class Detection:
 
     metric: str = "map"
     name: ClassVar[str] = "detection"
+    distillable: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_option("metric of detection", self.metric, ("map", "map50"))

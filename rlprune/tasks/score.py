@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 
@@ -20,10 +21,12 @@ class Score:
     """How well a model does on some images.
 
     Attributes:
-        value: In [0, 1], higher is better.
+        value: Higher is better; a fraction in [0, 1] if `percent`, else of any range.
         n: Number of images.
         metric: What `value` measures, e.g. "accuracy".
         loss: Mean evaluation loss where the task has one, else None.
+        percent: Whether the metric is a fraction, which is shown in percent; others (dB, R², negative errors) are shown
+            as they are, and so are tolerances on them.
         details: Further named figures in plain numbers, e.g. {"pixel_accuracy": 0.91}.
         resample: For metrics that are no proportion: the score of any multiset of the images, for the bootstrap.
         draws: Number of bootstrap draws.
@@ -33,28 +36,46 @@ class Score:
     n: int
     metric: str = "accuracy"
     loss: float | None = None
+    percent: bool = field(default=True, kw_only=True)
     details: dict[str, float] = field(default_factory=dict)
     resample: Resample | None = field(default=None, compare=False, repr=False)
     draws: int = field(default=1000, compare=False, repr=False)
 
-    def interval(self, confidence: float = 0.95) -> tuple[float, float]:
+    def interval(self, confidence: float = 0.95) -> tuple[float, float] | None:
         """Confidence interval for the sample size: Wilson's for proportions, else percentile bootstrap over images.
 
         The bootstrap's draws are fixed by `n`, so equal scores give equal intervals. A score that was read back from
-        JSON has lost its images and gets Wilson's interval whatever its metric: too wide rather than too narrow for a
-        mean over images, since values in [0, 1] with mean p have a variance of at most p(1 - p).
+        JSON has lost its images: a fraction gets Wilson's interval whatever its metric (too wide rather than too
+        narrow for a mean over images, since values in [0, 1] with mean p have a variance of at most p(1 - p)), any
+        other score None.
         """
         if self.resample is None:
-            return wilson(self.value, self.n, confidence)
+            return wilson(self.value, self.n, confidence) if self.percent else None
         generator = numpy_generator(0, "bootstrap", self.n)
         draws = [self.resample(generator.integers(0, self.n, self.n)) for _ in range(self.draws)]
         tail = (1.0 - confidence) / 2.0
         low, high = np.quantile(draws, (tail, 1.0 - tail))
         return float(min(low, self.value)), float(max(high, self.value))
 
-    def to_json(self) -> dict[str, object]:
-        """Plain values: value, n, metric, loss, details."""
-        return {"value": self.value, "n": self.n, "metric": self.metric, "loss": self.loss, "details": self.details}
+    def figures(self, role: str) -> dict[str, Any]:
+        """What a record says of it: the metric and, by role ("control", "test"), score, 95 % interval and size."""
+        bounds = self.interval()
+        return {
+            "metric": self.metric,
+            "percent": self.percent,
+            f"{role}_score": self.value,
+            f"{role}_interval": list(bounds) if bounds else None,
+            f"{role}_size": self.n,
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values: value, n, metric, loss, percent, details."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.repr}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Score:
+        """What `to_json` wrote, now or in an earlier version."""
+        return cls(**{f.name: content[f.name] for f in fields(cls) if f.repr and f.name in content})
 
 
 def wilson(proportion: float, n: int, confidence: float = 0.95) -> tuple[float, float]:

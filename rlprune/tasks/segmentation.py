@@ -40,6 +40,7 @@ class Segmentation:
     metric: str = "miou"
     objective: str = "ce"
     name: ClassVar[str] = "segmentation"
+    distillable: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_option("metric of segmentation", self.metric, _METRICS)
@@ -88,7 +89,7 @@ class Segmentation:
         if self.metric == "loss":
             return Score(likelihood(mean_loss), n, "loss", mean_loss, details)
         measure = miou if self.metric == "miou" else pixel_accuracy
-        return Score(measure(table), n, self.metric, mean_loss, details, partial(_measured, measure, table))
+        return Score(measure(table), n, self.metric, mean_loss, details, resample=partial(_measured, measure, table))
 
     def _loss(self, logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
         valid = masks != IGNORE

@@ -2,78 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from rlprune.errors import UserError
 from rlprune.files import read_tensors, write_tensors
+from rlprune.training.report import TrainReport
 
-if TYPE_CHECKING:
-    from rlprune.training.loop import TrainReport
+State = dict[str, Tensor]
 
 
-class Checkpoint:
-    """Where a run's state is kept; random streams are derived from the seed, so it holds none."""
+@dataclass
+class Run:
+    """All that a run has to remember; random streams are derived from the seed, so it holds none.
 
-    def __init__(self, path: Path) -> None:
-        self.path = Path(path)
+    Attributes:
+        model: The network that is trained.
+        optimizer: Its optimizer.
+        average: Moving average of the network, if one is kept.
+        best: The best weights so far, if somebody judges them.
+        report: What was done so far.
+    """
 
-    def exists(self) -> bool:
-        """Whether there is something to go on from."""
-        return self.path.is_file()
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    average: nn.Module | None
+    best: State | None
+    report: TrainReport
 
-    def save(
-        self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        average: nn.Module | None,
-        best: dict[str, Tensor] | None,
-        report: TrainReport,
-    ) -> None:
+    def save(self, path: Path) -> None:
         """Write the state."""
         write_tensors(
-            self.path,
+            path,
             {
-                "model": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "average": average.state_dict() if average is not None else None,
-                "best": best,
-                "report": asdict(report),
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "average": self.average.state_dict() if self.average is not None else None,
+                "best": self.best,
+                "report": asdict(self.report),
             },
         )
 
-    def restore(
-        self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        average: nn.Module | None,
-        report: TrainReport,
-        wait: Callable[[], None],
-    ) -> dict[str, Tensor] | None:
-        """Read the state into the arguments, and return the best weights so far.
+    def load(self, path: Path) -> None:
+        """Take up the state that `save` wrote.
 
         Raises:
             UserError: if the file is damaged or of another network.
         """
-        device = next(model.parameters()).device
-        content = read_tensors(self.path, str(device))
-        wait()  # no process may overwrite the file before all have read it
+        content = read_tensors(path, str(next(self.model.parameters()).device))
         try:
-            model.load_state_dict(content["model"])
-            optimizer.load_state_dict(content["optimizer"])
-            if average is not None:
-                average.load_state_dict(content["average"])
-            for name, value in content["report"].items():
-                setattr(report, name, value)
-        except (KeyError, RuntimeError, ValueError, AttributeError) as error:
+            self.model.load_state_dict(content["model"])
+            self.optimizer.load_state_dict(content["optimizer"])
+            if self.average is not None:
+                self.average.load_state_dict(content["average"])
+            self.best, self.report = content["best"], TrainReport(**content["report"])
+        except (KeyError, RuntimeError, ValueError, AttributeError, TypeError) as error:
             raise UserError(
-                f"checkpoint {self.path} does not fit this network or these settings ({str(error).splitlines()[0]}); "
+                f"checkpoint {path} does not fit this network or these settings ({str(error).splitlines()[0]}); "
                 "delete it to start again"
             ) from None
-        best: dict[str, Tensor] | None = content["best"]
-        return best

@@ -1,19 +1,18 @@
-"""Data-parallel training: what several processes under `torchrun` have to do together, and nothing for one."""
+"""Data-parallel training: this process's place among those that `torchrun` started, and its share of a batch."""
 
 from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
-if TYPE_CHECKING:
-    from rlprune.tasks import Batch, Task
+from rlprune.tasks.base import Batch, Task
 
 
 @dataclass(frozen=True)
@@ -39,47 +38,30 @@ class World:
         """Whether this is the process that writes files and shows progress."""
         return self.rank == 0
 
-    def share(self, batch: Batch, task: Task) -> tuple[Batch, int]:
-        """This process's part of a batch (every size-th image), and how many images the whole batch has.
+    def parallel(self, model: nn.Module) -> nn.Module:
+        """The network as all processes train it together, from the first one's weights; itself for one process."""
+        if self.size == 1:
+            return model
+        # A detector's heads may see no proposal in a batch, so not every parameter has a gradient in every step.
+        return DistributedDataParallel(model, find_unused_parameters=True)
 
-        Every process draws the same batches, and small sets live in memory, so cutting is all there is to do.
+    def share(self, batch: Batch, task: Task) -> tuple[Batch, int, float]:
+        """This process's part of a batch, how many images the whole has, and what the part's mean loss counts.
+
+        Every process draws the same batches, and small sets live in memory, so cutting (every size-th image) is all
+        there is to do. The mean of the processes' losses, so weighted, is the loss over the whole batch.
         """
         images = task.size(batch)
-        if self.size == 1:
-            return batch, images
-        if images < self.size:  # too few to go round: everybody takes all, and the mean stays right
-            return batch, images
-        inputs, targets = batch
-        return (_cut(inputs, self.rank, self.size), _cut(targets, self.rank, self.size)), images
+        if self.size == 1 or images < self.size:  # too few to go round: everybody takes all
+            return batch, images, 1.0
+        part = (_cut(batch[0], self.rank, self.size), _cut(batch[1], self.rank, self.size))
+        return part, images, task.size(part) * self.size / images
 
-    def weight(self, share: Batch, images: int, task: Task) -> float:
-        """What this process's mean loss counts in the mean over the whole batch."""
-        if self.size == 1:
-            return 1.0
-        return 1.0 / self.size if images < self.size else task.size(share) / images
-
-    def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Add up all processes' gradients, in one message."""
-        if self.size == 1:
-            return
-        gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
-        flat = torch.cat([g.reshape(-1) for g in gradients])
-        dist.all_reduce(flat)
-        for parameter, gradient in zip(parameters, torch.split(flat, [g.numel() for g in gradients]), strict=True):
-            parameter.grad = gradient.view_as(parameter)
-
-    def sum(self, value: Tensor) -> Tensor:
-        """The sum of all processes' values."""
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean of all processes' values."""
         if self.size > 1:
             dist.all_reduce(value)
-        return value
-
-    def share_parameters(self, model: nn.Module) -> None:
-        """Give all processes the first one's parameters and buffers."""
-        if self.size > 1:
-            for parameter in model.parameters():
-                dist.broadcast(parameter.detach(), 0)
-        self.share_buffers(model)
+        return value / self.size
 
     def share_buffers(self, model: nn.Module) -> None:
         """Give all processes the first one's buffers (batch-norm statistics)."""

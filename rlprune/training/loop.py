@@ -2,52 +2,31 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
+from rlprune.data.splits import Split
 from rlprune.errors import UserError
 from rlprune.scoring.evaluation import Ledger, precision
-from rlprune.training.checkpoint import Checkpoint
+from rlprune.tasks.base import Batch, Task
+from rlprune.training.checkpoint import Run
 from rlprune.training.distributed import World
+from rlprune.training.optimizers import make_optimizer
 from rlprune.training.penalties import Orthogonality
-from rlprune.training.settings import TrainSettings, learning_rate, make_optimizer
-
-if TYPE_CHECKING:
-    from rlprune.data import Split
-    from rlprune.tasks import Batch, Task
+from rlprune.training.report import TrainReport
+from rlprune.training.settings import TrainSettings, learning_rate
 
 Penalty = Callable[[nn.Module], Tensor]
 OnStep = Callable[[float], None]
+Monitor = Callable[[nn.Module], float]
 CHECK_EVERY = 20  # steps between looks at the loss where looking means waiting for an accelerator
-
-
-@dataclass
-class TrainReport:
-    """What a training run did.
-
-    Attributes:
-        losses: Mean loss of every epoch.
-        scores: The monitor's value after every epoch, if there is a monitor.
-        best_epoch: The epoch (from 0) whose weights came out, if the monitor chose; else the last.
-        steps: Optimizer steps.
-        images: Images seen.
-        stopped_early: Whether patience ran out, or the score was enough.
-    """
-
-    losses: list[float] = field(default_factory=list)
-    scores: list[float] = field(default_factory=list)
-    best_epoch: int = -1
-    steps: int = 0
-    images: int = 0
-    stopped_early: bool = False
 
 
 def train(
@@ -59,8 +38,10 @@ def train(
     seed: int,
     penalties: Sequence[Penalty] = (),
     teacher: nn.Module | None = None,
-    monitor: Callable[[nn.Module], float] | None = None,
+    monitor: Monitor | None = None,
+    start: float | None = None,
     enough: float = math.inf,
+    hopeless: Callable[[TrainReport], bool] | None = None,
     checkpoint: Path | None = None,
     on_step: OnStep | None = None,
     device: str | torch.device = "cpu",
@@ -81,7 +62,9 @@ def train(
         penalties: Added to the loss at every step.
         teacher: What `settings.distillation` imitates; it is called in eval mode.
         monitor: Score of a network, higher is better, taken after every epoch; the best epoch's weights come out.
+        start: The monitor's score of `model` as it is. If no epoch beats it, the weights come out as they went in.
         enough: End with the first epoch that the monitor scores this high.
+        hopeless: Asked after every epoch, with the report so far; True ends the run.
         checkpoint: File that holds the state after every epoch. If it exists, training goes on from it, to the same
             bits as without the break.
         on_step: Told after every step what share of the run is done.
@@ -91,13 +74,17 @@ def train(
     Raises:
         UserError: if the loss becomes NaN or infinite, or the settings do not fit the task.
     """
-    run = _Run(model, task, split, settings, seed, list(penalties), teacher, torch.device(device))
-    with run:
-        return run.go(monitor, enough, Checkpoint(checkpoint) if checkpoint is not None else None, on_step, ledger)
+    trainer = _Trainer(model, task, split, settings, seed, penalties, teacher, torch.device(device))
+    trainer.on_step, trainer.ledger = on_step, ledger
+    with trainer:
+        return trainer.go(monitor, start, enough, hopeless, checkpoint)
 
 
-class _Run:
+class _Trainer:
     """One call of `train`."""
+
+    on_step: OnStep | None = None
+    ledger: Ledger | None = None
 
     def __init__(
         self,
@@ -106,7 +93,7 @@ class _Run:
         split: Split,
         settings: TrainSettings,
         seed: int,
-        penalties: list[Penalty],
+        penalties: Sequence[Penalty],
         teacher: nn.Module | None,
         device: torch.device,
     ) -> None:
@@ -114,29 +101,26 @@ class _Run:
             raise UserError(f"distillation is {settings.distillation} but there is no teacher; give one or set it to 0")
         if settings.amp and device.type == "cuda" and not torch.cuda.is_bf16_supported():
             raise UserError("amp needs a device with bfloat16, which this one has not; leave amp off")
+        self.penalties = list(penalties)
         if settings.orthogonality:
-            penalties = [*penalties, Orthogonality(settings.orthogonality)]
-        self.model, self.task, self.split, self.settings, self.seed = model, task, split, settings, seed
-        self.penalties, self.teacher, self.device = penalties, teacher, device
+            self.penalties.append(Orthogonality(settings.orthogonality))
+        self.task, self.split, self.settings, self.seed = task, split, settings, seed
+        self.teacher, self.device = teacher, device
         self.world = World.current()
-        self.world.share_parameters(model)
-        self.steps_per_epoch = _steps(len(split), settings.batch_size)
+        self.called = self.world.parallel(model)
+        self.steps_per_epoch = split.steps(settings.batch_size)
         self.steps = round(settings.epochs * self.steps_per_epoch)
         if settings.epochs > 0:
             self.steps = max(self.steps, 1)
-        self.optimizer = make_optimizer(model, settings)
-        self.average = copy.deepcopy(model).eval().requires_grad_(False) if settings.ema else None
-        self._followed: list[tuple[Tensor, Tensor]] = []
-        if self.average is not None:
-            pairs = zip(self.average.state_dict().values(), model.state_dict().values(), strict=True)
-            self._followed = list(pairs)
-        self.report = TrainReport()
+        average = _averaged(model, settings.ema) if settings.ema else None
+        self.run = Run(model, make_optimizer(model, settings), average, None, TrainReport())
+        self.result = model if average is None else average.module
         self._returned: Any = None
 
     def __enter__(self) -> None:
-        networks = [self.model, self.teacher] if self.teacher is not None else [self.model]
+        networks = [self.run.model] if self.teacher is None else [self.run.model, self.teacher]
         self._modes = [(module, module.training) for network in networks for module in network.modules()]
-        self._hook = self.model.register_forward_hook(self._keep)
+        self._hook = self.run.model.register_forward_hook(self._keep)
         if self.teacher is not None:
             self.teacher.eval()
 
@@ -152,74 +136,84 @@ class _Run:
 
     def go(
         self,
-        monitor: Callable[[nn.Module], float] | None,
+        monitor: Monitor | None,
+        start: float | None,
         enough: float,
-        checkpoint: Checkpoint | None,
-        on_step: OnStep | None,
-        ledger: Ledger | None,
+        hopeless: Callable[[TrainReport], bool] | None,
+        checkpoint: Path | None,
     ) -> TrainReport:
         """Train from the checkpoint, or from the start, to the end."""
-        best: dict[str, Tensor] | None = None
-        if checkpoint is not None and checkpoint.exists():
-            best = checkpoint.restore(self.model, self.optimizer, self.average, self.report, self.world.barrier)
-        while self.report.steps < self.steps and not self.report.stopped_early:
-            epoch = len(self.report.losses)
-            self._epoch(epoch, on_step, ledger)
-            if monitor is not None:
-                score = self.world.same(monitor(self.average or self.model))
-                if not self.report.scores or score > self.report.scores[self.report.best_epoch]:
-                    self.report.best_epoch = epoch
-                    best = {k: v.detach().clone() for k, v in (self.average or self.model).state_dict().items()}
-                self.report.scores.append(score)
-                waited = epoch - self.report.best_epoch
-                tired = bool(self.settings.patience) and waited >= self.settings.patience
-                self.report.stopped_early = tired or score >= enough
-            else:
-                self.report.best_epoch = epoch
+        run = self.run
+        if start is not None:
+            run.best = _copied(run.model)
+        if checkpoint is not None and checkpoint.is_file():
+            run.load(checkpoint)
+            self.world.barrier()  # no process may overwrite the file before all have read it
+        while run.report.steps < self.steps and not run.report.stopped_early:
+            self._epoch(len(run.report.losses))
+            self._judge(monitor, start, enough)
+            if hopeless is not None and hopeless(run.report):
+                run.report.stopped_early = True
             if checkpoint is not None and self.world.first:
-                checkpoint.save(self.model, self.optimizer, self.average, best, self.report)
-        if best is not None:
-            self.model.load_state_dict(best)
-        elif self.average is not None:
-            self.model.load_state_dict(self.average.state_dict())
-        self.world.share_buffers(self.model)
-        return self.report
+                run.save(checkpoint)
+        if run.best is not None:
+            run.model.load_state_dict(run.best)
+        elif self.result is not run.model:
+            run.model.load_state_dict(self.result.state_dict())
+        self.world.share_buffers(run.model)
+        return run.report
 
-    def _epoch(self, epoch: int, on_step: OnStep | None, ledger: Ledger | None) -> None:
-        settings, report = self.settings, self.report
-        self.model.train()
-        trained = [p for group in self.optimizer.param_groups for p in group["params"]]
+    def _judge(self, monitor: Monitor | None, start: float | None, enough: float) -> None:
+        """Score the epoch that was, and keep its weights if they are the best."""
+        report = self.run.report
+        epoch = len(report.losses) - 1
+        if monitor is None:
+            report.best_epoch = epoch
+            return
+        score = self.world.same(monitor(self.result))
+        best = report.scores[report.best_epoch] if report.best_epoch >= 0 else start
+        if best is None or score > best:
+            report.best_epoch, self.run.best = epoch, _copied(self.result)
+        report.scores.append(score)
+        tired = bool(self.settings.patience) and epoch - report.best_epoch >= self.settings.patience
+        report.stopped_early = tired or score >= enough
+
+    def _epoch(self, epoch: int) -> None:
+        settings, report, optimizer = self.settings, self.run.report, self.run.optimizer
+        self.run.model.train()
         every = 1 if self.device.type == "cpu" else CHECK_EVERY
         total, count, rate = torch.zeros((), device=self.device), 0, settings.lr
         for batch in self._batches(epoch):
             rate = learning_rate(settings, report.steps, self.steps_per_epoch)
-            for group in self.optimizer.param_groups:
+            for group in optimizer.param_groups:
                 group["lr"] = rate
-            self.optimizer.zero_grad(set_to_none=True)
-            share, images = self.world.share(batch, self.task)
-            with precision(self.device, amp=self.settings.amp):
+            optimizer.zero_grad(set_to_none=True)
+            share, images, weight = self.world.share(batch, self.task)
+            with precision(self.device, amp=settings.amp):
                 loss = self._loss(share)
-            loss = loss * self.world.weight(share, images, self.task)
+            if weight != 1.0:
+                loss = loss * weight
             loss.backward()  # type: ignore[no-untyped-call]
-            self.world.sum_gradients(trained)
             if settings.clip_norm:
-                torch.nn.utils.clip_grad_norm_(trained, settings.clip_norm)
-            self.optimizer.step()
-            if self.average is not None:
-                self._follow(report.steps)
+                torch.nn.utils.clip_grad_norm_(self.run.model.parameters(), settings.clip_norm)
+            optimizer.step()
+            if isinstance(self.run.average, AveragedModel):
+                self.run.average.update_parameters(self.run.model)
             report.steps += 1
             report.images += images
             total += loss.detach()
             count += 1
-            if ledger is not None:
-                ledger.images_trained += images
+            if self.ledger is not None:
+                self.ledger.images_trained += images
             if report.steps % every == 0:
                 self._look(loss, epoch, rate)
-            if on_step is not None:
-                on_step(report.steps / self.steps)
+            if self.on_step is not None:
+                self.on_step(report.steps / self.steps)
             if report.steps == self.steps:
                 break
-        report.losses.append(self._look(self.world.sum(total) / max(count, 1), epoch, rate))
+        if count == 0:
+            raise UserError("the training data gave no batch; it must have at least one image in every pass")
+        report.losses.append(self._look(self.world.mean(total) / count, epoch, rate))
 
     def _batches(self, epoch: int) -> Iterator[Batch]:
         return self.split.batches(
@@ -232,7 +226,7 @@ class _Run:
 
     def _loss(self, batch: Batch) -> Tensor:
         settings = self.settings
-        loss = self.task.loss(self.model, batch)
+        loss = self.task.loss(self.called, batch)
         if settings.label_smoothing:
             # (1 - s) CE(target) + s CE(uniform), from the logits of the same forward pass.
             uniform = -F.log_softmax(self._rows(batch).float(), dim=1).mean()
@@ -240,26 +234,15 @@ class _Run:
         if settings.distillation and self.teacher is not None:
             with torch.no_grad():
                 wanted = self.task.rows(self.teacher(*self.task.inputs(batch)), batch)
-            loss = (1 - settings.distillation) * loss + settings.distillation * _imitation(
-                self._rows(batch), wanted, settings.temperature
-            )
+            imitation = _imitation(self._rows(batch), wanted, settings.temperature)
+            loss = (1 - settings.distillation) * loss + settings.distillation * imitation
         for penalty in self.penalties:
-            loss = loss + penalty(self.model)
+            loss = loss + penalty(self.run.model)
         return loss
 
     def _rows(self, batch: Batch) -> Tensor:
         assert self._returned is not None, "the task's loss did not call the network"
         return self.task.rows(self._returned, batch)
-
-    def _follow(self, step: int) -> None:
-        """Move the average; early on it follows faster, so that it forgets where it started."""
-        decay = min(self.settings.ema, (1 + step) / (10 + step))
-        with torch.no_grad():
-            for mean, value in self._followed:
-                if mean.is_floating_point():
-                    mean.lerp_(value, 1 - decay)
-                else:
-                    mean.copy_(value)
 
     def _look(self, loss: Tensor, epoch: int, rate: float) -> float:
         value = float(loss.detach())
@@ -271,10 +254,22 @@ class _Run:
         return value
 
 
-def _steps(images: int, batch_size: int) -> int:
-    """Steps in an epoch of shuffled batches: a last batch of one image is left out (see `Split.batches`)."""
-    steps = -(-images // batch_size)
-    return steps - 1 if steps > 1 and images % batch_size == 1 else steps
+def _copied(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def _averaged(model: nn.Module, decay: float) -> AveragedModel:
+    """A moving average of weights and buffers; early on it follows faster, so that it forgets where it started."""
+
+    def follow(means: Any, values: Any, count: Any) -> None:
+        if means[0].is_floating_point():
+            torch._foreach_lerp_(means, values, 1 - min(decay, float(count) / (9 + float(count))))
+        else:
+            torch._foreach_copy_(means, values)
+
+    average = AveragedModel(model, multi_avg_fn=follow, use_buffers=True).eval().requires_grad_(False)
+    average.update_parameters(model)  # the first time it copies; it counts as the state before the first step
+    return average
 
 
 def _imitation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rlprune.recovery.unfolding import UNFOLDABLE, Unfolding
-
-if TYPE_CHECKING:
-    from rlprune.channels import ChannelGroups
+from rlprune.channels import ChannelGroups
+from rlprune.measuring.unfolding import UNFOLDABLE, Unfolding
 
 
 class FilterL1:

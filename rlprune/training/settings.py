@@ -1,16 +1,15 @@
-"""How to train: settings, the learning-rate schedule, the optimizer."""
+"""How to train: settings and the learning-rate schedule. Nothing here needs torch."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
-from torch import nn
-
-from rlprune.errors import UserError, check_rate
+from rlprune.errors import UserError, check_rate, unknown_name
 from rlprune.registry import Registry
+
+OPTIMIZERS = ("sgd", "adamw")
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,8 @@ class TrainSettings:
         if self.nesterov and self.momentum == 0:
             raise UserError("nesterov needs a momentum > 0; it is 0")
         SCHEDULES.get(self.schedule)
-        OPTIMIZERS.get(self.optimizer)
+        if self.optimizer not in OPTIMIZERS:
+            raise unknown_name("optimizer", self.optimizer, OPTIMIZERS)
 
 
 def _check(name: str, value: float, least: float, what: str) -> None:
@@ -123,30 +123,3 @@ def learning_rate(settings: TrainSettings, step: int, steps_per_epoch: int) -> f
     rate = settings.lr * SCHEDULES.get(settings.schedule)(settings, epoch)
     warmup = settings.warmup_epochs * steps_per_epoch
     return rate * min(1.0, (step + 1) / warmup) if warmup > 0 else rate
-
-
-OPTIMIZERS: Registry[Callable[[Iterable[nn.Parameter], TrainSettings], torch.optim.Optimizer]] = Registry("optimizer")
-
-
-@OPTIMIZERS.register("sgd")
-def _sgd(parameters: Iterable[nn.Parameter], settings: TrainSettings) -> torch.optim.Optimizer:
-    return torch.optim.SGD(
-        parameters,
-        lr=settings.lr,
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-        nesterov=settings.nesterov,
-    )
-
-
-@OPTIMIZERS.register("adamw")
-def _adamw(parameters: Iterable[nn.Parameter], settings: TrainSettings) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
-
-
-def make_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
-    """The optimizer of the settings over all parameters that want a gradient; raises UserError if none does."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    if not parameters:
-        raise UserError("no parameter of this network wants a gradient; set requires_grad on those to train")
-    return OPTIMIZERS.get(settings.optimizer)(parameters, settings)

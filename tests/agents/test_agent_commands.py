@@ -14,8 +14,8 @@ from rlprune.agents.compare.contestants import Arena
 from rlprune.agents.compare.settings import PlaySettings
 from rlprune.cli import main
 from rlprune.envs import MixedPruningEnv
-from rlprune.problem import ProblemSpec
 from rlprune.record import RunFolder
+from rlprune.spec import ProblemSpec
 
 NETWORK = """
 from torch import nn

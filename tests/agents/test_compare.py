@@ -15,9 +15,9 @@ from rlprune.agents.compare.comparison import compare, rebuild_cell
 from rlprune.agents.compare.contestants import Arena, play
 from rlprune.agents.compare.settings import CompareSettings, Goal, PlaySettings, TuneSettings
 from rlprune.errors import UserError
-from rlprune.problem import ProblemSpec
 from rlprune.record import comparable
 from rlprune.report.pareto import find_networks
+from rlprune.spec import ProblemSpec
 
 OPTIONS = "--controllers uniform,cem --seeds 0,1 --budgets 0.25 --evaluations 8 --finetune 0.5 --scratch"
 

@@ -15,10 +15,10 @@ from PIL import Image
 from rlprune.agents import METHODS, replay
 from rlprune.cli import main
 from rlprune.criteria import list_criteria, plan_from_counts
-from rlprune.problem import ProblemSpec
 from rlprune.record import RunFolder
 from rlprune.recovery import TrainSettings, list_recoveries, make_recovery
 from rlprune.scoring.sensitivity import scan
+from rlprune.spec import ProblemSpec
 
 NETWORKS = """
 from torch import nn

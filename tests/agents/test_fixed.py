@@ -20,8 +20,9 @@ from rlprune.envs import FilterPruningEnv, Rules
 from rlprune.envs.arguments import shared_problem
 from rlprune.errors import UserError
 from rlprune.models import create_model
-from rlprune.problem import ProblemSpec, PruningProblem
+from rlprune.problem import PruningProblem
 from rlprune.scoring.sensitivity import Sensitivity
+from rlprune.spec import ProblemSpec
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from rlprune.agents import run_episode
 from rlprune.agents.controllers.prc import PRC, largest_harmless, pressure
 from rlprune.envs import FilterPruningEnv, Rules
-from rlprune.problem import ProblemSpec
+from rlprune.spec import ProblemSpec
 from rlprune.tasks import Score
 
 fractions = st.floats(0, 1)

@@ -13,8 +13,8 @@ import torch
 from rlprune.agents import PruneSettings, prune, replay
 from rlprune.artifact import load_pruned
 from rlprune.models import create_model
-from rlprune.problem import ProblemSpec
 from rlprune.record import RunFolder, comparable
+from rlprune.spec import ProblemSpec
 
 SHORT = ["--rounds", "3", "--repair-epochs", "1"]
 

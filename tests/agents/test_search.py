@@ -13,7 +13,8 @@ from rlprune.envs import FilterPruningEnv, Rules
 from rlprune.envs.arguments import shared_problem
 from rlprune.envs.toy import ToyPruningEnv
 from rlprune.errors import UserError
-from rlprune.problem import ProblemSpec, PruningProblem
+from rlprune.problem import PruningProblem
+from rlprune.spec import ProblemSpec
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ from torch_pruning_side import columns
 
 from rlprune.channels import ChannelGroups, remove_channels, trace_channels
 from rlprune.channels.checking import Checker
-from rlprune.channels.tracing import Forward
+from rlprune.channels.forward import Forward
 from rlprune.cost import CostModel
 
 MODELS = [

@@ -20,9 +20,9 @@ import torch
 
 from rlprune.envs import FilterPruningEnv, Rules, ScoreTable, TablePruningEnv
 from rlprune.envs.toy import ToyPruningEnv
-from rlprune.problem import ProblemSpec
+from rlprune.measuring.store import BATCH, BN_IMAGES
 from rlprune.recovery import recalibrate_bn
-from rlprune.recovery.steps import BN_BATCH, BN_IMAGES
+from rlprune.spec import ProblemSpec
 
 CLOCK = time.process_time
 
@@ -97,7 +97,7 @@ def main() -> None:
         begin = CLOCK()
         problem.evaluator.score(model, "control")
         forward = CLOCK() - begin
-        images = problem.data.calibration.first(BN_IMAGES).batches(BN_BATCH)
+        images = problem.data.calibration.first(BN_IMAGES).batches(BATCH)
         begin = CLOCK()
         recalibrate_bn(model, (problem.task.inputs(batch) for batch in images))
         recalibration = CLOCK() - begin

@@ -20,9 +20,10 @@ import torch
 
 from rlprune.criteria import plan_from_counts
 from rlprune.models.resnet import CifarResNet
-from rlprune.problem import ProblemSpec, PruningProblem
-from rlprune.recovery import TrainSettings, grams_of, least_squares, make_recovery, train
-from rlprune.training.settings import make_optimizer
+from rlprune.problem import PruningProblem
+from rlprune.recovery import TrainSettings, least_squares, make_recovery, train
+from rlprune.spec import ProblemSpec
+from rlprune.training.optimizers import make_optimizer
 
 
 def timed(function: Callable[[], object]) -> float:
@@ -54,16 +55,16 @@ def halves(problem: PruningProblem, share: float = 0.5, criterion: str = "l1"):
         rate = (low + high) / 2
         counts = {g.name: min(round(rate * g.size), g.max_removable) for g in before.groups.prunable}
         low, high = (rate, high) if problem.cost.macs(counts) > share * problem.cost.macs({}) else (low, rate)
-    scores = problem.scores(criterion, before, grams=grams_of(before, problem))
+    scores = problem.scores(criterion, before)
     plan = plan_from_counts(before.groups, scores, counts)
     return before, before.remove(plan, problem.groups), plan
 
 
 def bench_least_squares(problem: PruningProblem) -> None:
     """All layers of ResNet-56, Gram matrices at hand. Target: under 50 ms."""
-    collecting = timed(lambda: grams_of(problem.base(), problem))
+    collecting = timed(lambda: problem.measured.grams(problem.base(), problem))
     before, after, plan = halves(problem)
-    grams = grams_of(before, problem)
+    grams = problem.measured.grams(before, problem)
     spent = [timed(lambda: least_squares(after.model, before.model, before.groups, plan, grams)) for _ in range(11)]
     print(f"least squares, 27 layers of ResNet-56: {1e3 * median(spent):.1f} ms (target: under 50)")
     print(f"  collecting their Gram matrices, once a network: {collecting:.2f} s, {grams.bytes / 2**20:.0f} MB")
@@ -72,8 +73,8 @@ def bench_least_squares(problem: PruningProblem) -> None:
 def bench_ranking(problem: PruningProblem) -> None:
     """All layers ranked by reconstruction error, Gram matrices at hand. Target: about a second."""
     base = problem.base()
-    grams = grams_of(base, problem)
-    spent = timed(lambda: problem.scores("reconstruction", base, grams=grams))
+    problem.measured.grams(base, problem)
+    spent = timed(lambda: problem.scores("reconstruction", base))
     print(f"ranking 27 layers of ResNet-56 by reconstruction error: {spent:.2f} s (target: about 1)", flush=True)
 
 
@@ -112,7 +113,7 @@ def bench_criteria(problem: PruningProblem) -> None:
 def bench_step(problem: PruningProblem) -> None:
     """Remove and recover, beside one scoring of the pruned network on 5,000 control images. Target: 1.15 in all."""
     control = problem.data.control.first(5000)
-    grams_of(problem.base(), problem)
+    problem.measured.grams(problem.base(), problem)
     before, after, plan = halves(problem)
 
     def step() -> None:

@@ -25,8 +25,8 @@ from torchvision import transforms
 import rlprune.scoring.sensitivity
 from rlprune.channels import PruningPlan, mask_channels
 from rlprune.criteria import lowest
-from rlprune.problem import ProblemSpec
 from rlprune.scoring.sensitivity import RATES, scan
+from rlprune.spec import ProblemSpec
 
 MASKED = (0.2, 0.5, 0.8)
 

@@ -24,7 +24,7 @@ from channel_models import DETECTORS, FAMILIES, build
 
 from rlprune.channels import ChannelGroups, PruningPlan, mask_channels, remove_channels, trace_channels
 from rlprune.channels.checking import close, shaken
-from rlprune.channels.tracing import Forward, tensors_in
+from rlprune.channels.forward import Forward, tensors_in
 from rlprune.cost import CostModel
 
 HEAD = """# Coverage of the channel engine

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from rlprune.channels import ChannelGroups
 from rlprune.channels.checking import close, shaken
-from rlprune.channels.tracing import Forward, tensors_in
+from rlprune.channels.forward import Forward, tensors_in
 from rlprune.cost import CostModel
 
 LIMIT_S = 60

@@ -15,7 +15,8 @@ from rlprune.envs import FilterPruningEnv, Rules
 from rlprune.envs.arguments import shared_problem
 from rlprune.envs.episode.transitions import Transitions
 from rlprune.errors import UserError
-from rlprune.problem import ProblemSpec, PruningProblem
+from rlprune.problem import PruningProblem
+from rlprune.spec import ProblemSpec
 from rlprune.tasks import Score
 
 SMALL = {"control_size": 200, "calibration_size": 128}
@@ -136,7 +137,7 @@ def test_reset_restores_the_base_network_bit_for_bit_and_the_problem_is_untouche
 
 
 def test_an_episode_goes_on_bit_equal_from_every_round(problem: PruningProblem) -> None:
-    from rlprune.recovery import TrainSettings
+    from rlprune.training.settings import TrainSettings
 
     rules = {"tolerance": 0.05, "max_rate": 0.3, "rounds": 4}
     actions = np.random.default_rng(0).uniform(-1, 0, 100).astype(np.float32)
@@ -173,7 +174,7 @@ def test_an_episode_goes_on_bit_equal_from_every_round(problem: PruningProblem) 
 
 
 def test_training_leaves_the_accepted_network_alone_and_is_accounted_for(problem: PruningProblem) -> None:
-    from rlprune.recovery import TrainSettings
+    from rlprune.training.settings import TrainSettings
 
     env = make(problem)
     env.reset()

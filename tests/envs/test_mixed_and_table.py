@@ -16,7 +16,7 @@ from rlprune.envs import FilterPruningEnv, MixedPruningEnv, Rules, ScoreCache, S
 from rlprune.envs.arguments import shared_problem
 from rlprune.envs.registration import MIXED, TABLE
 from rlprune.errors import UserError
-from rlprune.problem import ProblemSpec
+from rlprune.spec import ProblemSpec
 
 SMALL = {"control_size": 200, "calibration_size": 128}
 PROBLEMS = [{}, {"criterion": "l2"}]

@@ -2,34 +2,35 @@
 // The charts. Each takes the element to draw into, its width in pixels, and plain data.
 
 // Score against MACs: small marks are seeds, large ones their mean with its spread, the dashed line the Pareto front.
-function scoreChart(holder, width, { cells, problem, stage, split, limit, trail, indexOf, describe }) {
-  const base = problem.macs;
+function scoreChart(holder, width, { cells, problem, unit, stage, split, limit, trail, indexOf, describe }) {
+  const base = problem.macs, scale = unit.scale;
   const value = (cell) => cell.stages[stage][`${split}_score`];
   const x = (cell) => (100 * cell.stages[stage].macs) / base;
   const whole = problem[`${split}_score`];
   const all = cells.map(value).concat(whole, limit === null ? [] : [limit], trail.map((line) => line.score));
   let [low, high] = extent(all);
-  const pad = Math.max((high - low) * 0.12, 0.004);
-  low = Math.max(0, low - pad); high = Math.min(1.002, high + pad);
+  const pad = Math.max((high - low) * 0.12, unit.fraction ? 0.004 : 1e-6 * Math.abs(high) || 1e-6);
+  low -= pad; high += pad;
+  if (unit.fraction) { low = Math.max(0, low); high = Math.min(1.002, high); }
   const frame = plot(holder, width, Math.round(Math.min(430, Math.max(280, width * 0.5))),
     { domain: [0, 105], label: "MACs left (%)" },
-    { domain: [100 * low, 100 * high], label: `${split} ${problem.metric || "score"} (%)` });
+    { domain: [scale * low, scale * high], label: `${split} ${unit.label}` });
   const { svg, sx, sy } = frame;
   if (limit !== null) {
-    put(svg, "path", { class: "limit", d: `M${frame.left},${sy(100 * limit)}H${frame.right}` });
-    put(svg, "text", { class: "limit-label", x: frame.right, y: sy(100 * limit) - 5, "text-anchor": "end" }, "tolerance");
+    put(svg, "path", { class: "limit", d: `M${frame.left},${sy(scale * limit)}H${frame.right}` });
+    put(svg, "text", { class: "limit-label", x: frame.right, y: sy(scale * limit) - 5, "text-anchor": "end" }, "tolerance");
   }
   if (trail.length) {
     const i = indexOf(cells[0].controller);
-    const steps = [[sx(100), sy(100 * whole)], ...trail.filter((line) => line.accepted).map((line) => [sx((100 * line.macs) / base), sy(100 * line.score)])];
+    const steps = [[sx(100), sy(scale * whole)], ...trail.filter((line) => line.accepted).map((line) => [sx((100 * line.macs) / base), sy(scale * line.score)])];
     put(svg, "path", { d: path(steps), fill: "none", stroke: colour(i), "stroke-width": 1.5, opacity: 0.6 });
     for (const line of trail) {
-      const node = mark(svg, i, sx((100 * line.macs) / base), sy(100 * line.score), 3.2,
+      const node = mark(svg, i, sx((100 * line.macs) / base), sy(scale * line.score), 3.2,
         line.accepted ? {} : { fill: "var(--surface)", stroke: colour(i), "stroke-width": 1.5 });
-      tip(node, `round ${line.round}${line.accepted ? "" : ", rolled back"}\n${percent(line.score)} at ${percent(line.macs / base, 1)} of the MACs`);
+      tip(node, `round ${line.round}${line.accepted ? "" : ", rolled back"}\n${unit.text(line.score)} at ${percent(line.macs / base, 1)} of the MACs`);
     }
   }
-  const front = cells.filter((cell) => cell.front[`${stage}_${split}`]).map((cell) => [x(cell), 100 * value(cell)]);
+  const front = cells.filter((cell) => cell.front[`${stage}_${split}`]).map((cell) => [x(cell), scale * value(cell)]);
   front.sort((a, b) => a[0] - b[0] || b[1] - a[1]);
   if (front.length) {
     let d = `M${sx(front[0][0])},${sy(front[0][1])}`;
@@ -43,32 +44,32 @@ function scoreChart(holder, width, { cells, problem, stage, split, limit, trail,
   }
   for (const cell of cells) {
     const lone = groups.get(`${cell.controller}|${cell.goal.kind}|${cell.goal.value}`).length === 1;
-    const node = mark(svg, indexOf(cell.controller), sx(x(cell)), sy(100 * value(cell)), lone ? 6 : 3.2,
+    const node = mark(svg, indexOf(cell.controller), sx(x(cell)), sy(scale * value(cell)), lone ? 6 : 3.2,
       { opacity: lone ? 1 : 0.55 });
     tip(node, describe(cell, stage));
   }
   for (const members of groups.values()) {
     if (members.length < 2) continue;
-    const i = indexOf(members[0].controller), values = members.map((cell) => 100 * value(cell));
+    const i = indexOf(members[0].controller), values = members.map(value);
     const cx = sx(mean(members.map(x))), [bottom, top] = extent(values);
-    put(svg, "line", { x1: cx, x2: cx, y1: sy(bottom), y2: sy(top), stroke: colour(i), "stroke-width": 1.5 });
-    const node = mark(svg, i, cx, sy(mean(values)), 6.5, { stroke: "var(--surface)", "stroke-width": 1.5 });
-    tip(node, `${members[0].controller}, mean of ${members.length} seeds\n${mean(values).toFixed(2)} % at `
-      + `${mean(members.map(x)).toFixed(1)} % of the MACs\nfrom ${bottom.toFixed(2)} to ${top.toFixed(2)} %`);
+    put(svg, "line", { x1: cx, x2: cx, y1: sy(scale * bottom), y2: sy(scale * top), stroke: colour(i), "stroke-width": 1.5 });
+    const node = mark(svg, i, cx, sy(scale * mean(values)), 6.5, { stroke: "var(--surface)", "stroke-width": 1.5 });
+    tip(node, `${members[0].controller}, mean of ${members.length} seeds\n${unit.text(mean(values))} at `
+      + `${mean(members.map(x)).toFixed(1)} % of the MACs\nfrom ${unit.number(bottom)} to ${unit.text(top)}`);
   }
-  const home = put(svg, "path", { d: MARKS[3](7), transform: `translate(${sx(100)},${sy(100 * whole)})`,
+  const home = put(svg, "path", { d: MARKS[3](7), transform: `translate(${sx(100)},${sy(scale * whole)})`,
     fill: "var(--surface)", stroke: "var(--ink)", "stroke-width": 2 });
-  tip(home, `unpruned\n${percent(whole)} at ${count(base)} MACs`);
+  tip(home, `unpruned\n${unit.text(whole)} at ${count(base)} MACs`);
 }
 
 // Means with their intervals, a row for each controller, best on top.
-function intervalChart(holder, width, { rows, format, indexOf, label }) {
+function intervalChart(holder, width, { rows, unit, indexOf, label }) {
   const shown = rows.filter((row) => row.interval);
   const bounds = shown.flatMap(({ interval }) => [interval.mean, interval.low ?? interval.mean, interval.high ?? interval.mean]);
-  const within = (value) => Math.max(0, Math.min(1, value)); // an interval of few seeds can leave what is possible
+  const within = (value) => (unit.fraction ? Math.max(0, Math.min(1, value)) : value); // an interval of few seeds can leave what is possible
   const [low, high] = extent(bounds.map(within)), pad = (high - low || 0.01) * 0.08;
   const names = Math.min(130, Math.max(...shown.map((row) => 7.2 * row.name.length)) + 14), line = 30;
-  const x = { domain: [format.scale * (low - pad), format.scale * (high + pad)], label };
+  const x = { domain: [unit.scale * (low - pad), unit.scale * (high + pad)], label };
   const height = 62 + line * shown.length;
   const svg = put(holder, "svg", { class: "chart", width, height, viewBox: `0 0 ${width} ${height}`, role: "img" });
   const sx = linear(x.domain, [names, width - 14]), bottom = height - 44;
@@ -82,11 +83,11 @@ function intervalChart(holder, width, { rows, format, indexOf, label }) {
     const y = 20 + number * line, i = indexOf(row.name), { mean: middle, low: from, high: to, n } = row.interval;
     put(svg, "text", { class: "value", x: names - 12, y: y + 4, "text-anchor": "end" }, shorten(row.name, 18));
     if (from !== null) {
-      put(svg, "line", { x1: sx(format.scale * within(from)), x2: sx(format.scale * within(to)), y1: y, y2: y, stroke: colour(i), "stroke-width": 3, "stroke-linecap": "round", opacity: 0.45 });
+      put(svg, "line", { x1: sx(unit.scale * within(from)), x2: sx(unit.scale * within(to)), y1: y, y2: y, stroke: colour(i), "stroke-width": 3, "stroke-linecap": "round", opacity: 0.45 });
     }
-    const node = mark(svg, i, sx(format.scale * middle), y, 6);
-    const spread = from === null ? "one seed, no interval" : `95 % interval ${format.text(from)} to ${format.text(to)}, ${n} seeds`;
-    tip(node, `${row.name}\n${format.text(middle)}\n${spread}`);
+    const node = mark(svg, i, sx(unit.scale * middle), y, 6);
+    const spread = from === null ? "one seed, no interval" : `95 % interval ${unit.number(from)} to ${unit.text(to)}, ${n} seeds`;
+    tip(node, `${row.name}\n${unit.text(middle)}\n${spread}`);
   });
 }
 
@@ -118,17 +119,20 @@ function lineChart(holder, width, { lines, xLabel, yLabel, limits = [], height =
   }
 }
 
-// Widths before and after, a bar for each group.
+// Widths before and after, a bar for each group; by doublings, so that narrow layers are seen beside wide ones.
 function widthChart(holder, width, { layers, index }) {
   const largest = Math.max(...layers.map((layer) => layer.before)), room = layers.length <= Math.floor((width - 50) / 30);
   const labels = room ? Math.min(90, Math.max(...layers.map((layer) => layer.name.length)) * 6.4 * 0.8 + 12) : 24;
-  const height = 150 + labels;
+  const height = 165 + labels;
   const svg = put(holder, "svg", { class: "chart", width, height, viewBox: `0 0 ${width} ${height}`, role: "img" });
-  const left = 34, bottom = height - labels, sy = linear([0, largest], [bottom, 12]);
-  for (const tick of niceTicks(0, largest, 3).ticks) {
-    put(svg, "line", { class: "grid", x1: left, x2: width, y1: sy(tick), y2: sy(tick) });
-    put(svg, "text", { x: left - 6, y: sy(tick) + 4, "text-anchor": "end" }, String(tick));
+  const left = 42, bottom = height - labels, scale = linear([-1, Math.ceil(Math.log2(largest))], [bottom, 24]);
+  const sy = (filters) => (filters ? scale(Math.log2(filters)) : bottom);
+  const every = Math.max(1, Math.ceil(Math.log2(largest) / 5));
+  for (let power = 0; power <= Math.ceil(Math.log2(largest)); power += every) {
+    put(svg, "line", { class: "grid", x1: left, x2: width, y1: sy(2 ** power), y2: sy(2 ** power) });
+    put(svg, "text", { x: left - 6, y: sy(2 ** power) + 4, "text-anchor": "end" }, String(2 ** power));
   }
+  put(svg, "text", { class: "title", x: 0, y: 11 }, "filters (each line is a doubling)".replace("a doubling", every > 1 ? `${2 ** every}×` : "a doubling"));
   const step = (width - left) / layers.length, bar = Math.max(2, Math.min(34, step - 2));
   layers.forEach((layer, number) => {
     const x = left + step * number + (step - bar) / 2;
@@ -144,12 +148,14 @@ function widthChart(holder, width, { layers, index }) {
 }
 
 // Drop of every group at every rate; the stronger the colour, the worse.
-function heatChart(holder, width, { groups, rates, scores, baseline }) {
+function heatChart(holder, width, { groups, rates, scores, baseline, unit }) {
   const names = Math.min(width * 0.34, Math.max(...groups.map((name) => name.length)) * 6.6 + 10);
   const size = (width - names) / rates.length, row = groups.length > 40 ? 13 : 22;
-  const height = 40 + row * groups.length;
+  const height = 52 + row * groups.length;
   const svg = put(holder, "svg", { class: "chart", width, height, viewBox: `0 0 ${width} ${height}`, role: "img" });
-  const worst = Math.max(0.01, ...scores.flat().map((score) => baseline - score));
+  const worst = Math.max(unit.fraction ? 0.01 : 1e-9, ...scores.flat().map((score) => baseline - score));
+  put(svg, "text", { class: "title", x: names - 8, y: 14, "text-anchor": "end" }, "group");
+  put(svg, "text", { class: "title", x: (names + width) / 2, y: height - 6, "text-anchor": "middle" }, `share of the group's filters removed; in the cells the drop (${unit.differences})`);
   rates.forEach((rate, j) => {
     if (size >= 34 || j % Math.ceil(34 / size) === 0) put(svg, "text", { x: names + size * (j + 0.5), y: 14, "text-anchor": "middle" }, `${Math.round(100 * rate)} %`);
   });
@@ -161,10 +167,10 @@ function heatChart(holder, width, { groups, rates, scores, baseline }) {
       const strength = Math.round(100 * Math.sqrt(share));
       const cell = put(svg, "rect", { x: names + size * j + 1, y: y + 1, width: Math.max(1, size - 2), height: row - 2, rx: 2,
         style: `fill: color-mix(in oklab, var(--heat) ${strength}%, var(--page))` });
-      tip(cell, `${group} at ${Math.round(100 * rate)} %\ndrop ${points(drop)} points`);
+      tip(cell, `${group} at ${Math.round(100 * rate)} %\ndrop ${unit.difference(drop)}`);
       if (size > 46 && row >= 20) {
         put(svg, "text", { x: names + size * (j + 0.5), y: y + row / 2 + 4, "text-anchor": "middle", "pointer-events": "none",
-          style: strength > 62 ? "fill: var(--surface)" : "fill: var(--ink)" }, (100 * drop).toFixed(1));
+          style: strength > 62 ? "fill: var(--surface)" : "fill: var(--ink)" }, unit.fraction ? (100 * drop).toFixed(1) : unit.number(drop));
       }
     });
   });
@@ -174,7 +180,7 @@ function heatChart(holder, width, { groups, rates, scores, baseline }) {
 function termChart(holder, width, { rows }) {
   const terms = [...new Set(rows.flatMap((row) => Object.keys(row.terms)))];
   const lines = rows.flatMap((row) => terms.filter((term) => term in row.terms).map((term, k) => ({ ...row, term, head: k === 0, value: row.terms[term] })));
-  const names = Math.min(150, width * 0.4), line = 24, height = 34 + line * lines.length;
+  const names = Math.min(150, width * 0.4), line = 24, height = 44 + line * lines.length;
   const svg = put(holder, "svg", { class: "chart", width, height, viewBox: `0 0 ${width} ${height}`, role: "img" });
   let [low, high] = extent(lines.map((entry) => entry.value).concat(0));
   const sx = linear([low, high === low ? low + 1 : high], [names + 50, width - 50]);
@@ -186,5 +192,6 @@ function termChart(holder, width, { rows }) {
     const left = entry.value < 0;
     put(svg, "text", { x: left ? from - 5 : to + 5, y: y + 15, "text-anchor": left ? "end" : "start" }, entry.value.toFixed(3));
   });
-  put(svg, "line", { class: "axis", x1: sx(0), x2: sx(0), y1: 2, y2: height - 24 });
+  put(svg, "line", { class: "axis", x1: sx(0), x2: sx(0), y1: 2, y2: height - 34 });
+  put(svg, "text", { class: "title", x: sx(0), y: height - 8, "text-anchor": "middle" }, "reward");
 }

@@ -111,7 +111,18 @@ function tip(node, text) {
 
 // Numbers in words.
 const percent = (value, digits = 2) => `${(100 * value).toFixed(digits)} %`;
-const points = (value) => `${value >= 0 ? "+" : "−"}${Math.abs(100 * value).toFixed(2)}`;
+// How scores of a metric are written: fractions in percent, anything else (dB, errors) as it is, by its own name.
+function unitOf({ metric = "score", percent: fraction = true }) {
+  const scale = fraction ? 100 : 1, differences = fraction ? "points" : metric;
+  const number = (value) => (fraction ? (100 * value).toFixed(2) : String(Number(value.toPrecision(4))));
+  const signed = (value) => `${value >= 0 ? "+" : "−"}${number(Math.abs(value))}`;
+  return {
+    fraction, scale, differences, number, signed, label: fraction ? `${metric} (%)` : metric,
+    text: (value) => (fraction ? `${number(value)} %` : `${metric} ${number(value)}`),
+    difference: (value) => `${signed(value)} ${differences}`,
+    limits: (tolerance) => !(fraction && tolerance >= 1), // nothing drops by more than all of it
+  };
+}
 function count(value) {
   for (const [size, unit] of [[1e9, "G"], [1e6, "M"], [1e3, "k"]]) {
     if (Math.abs(value) >= size) return `${(value / size).toPrecision(3)} ${unit}`;

@@ -7,7 +7,11 @@ const indexOf = (name) => CONTROLLERS.indexOf(name);
 const DONE = DATA.cells.filter((cell) => cell.stages.prune);
 const STAGES = { prune: "as pruned", finetune: "fine-tuned", scratch: "same shape, from scratch" };
 const stagesThere = Object.keys(STAGES).filter((stage) => DONE.some((cell) => cell.stages[stage]));
-const goalText = (goal) => (goal.kind === "budget" ? `MACs budget ${percent(goal.value, 0)}` : `tolerance ${(100 * goal.value).toFixed(2)} points`);
+const UNITS = DATA.problems.map(unitOf);
+function goalText(goal, unit) {
+  if (goal.kind === "budget") return `MACs budget ${percent(goal.value, 0)}`;
+  return unit.limits(goal.value) ? `tolerance ${unit.number(goal.value)} ${unit.differences}` : "any drop";
+}
 const problemText = (problem) => `${problem.model} on ${problem.data}`;
 const goalKey = (cell) => `${cell.goal.kind}|${cell.goal.value}`;
 const hidden = new Set();
@@ -77,9 +81,9 @@ function legend(holder) {
 }
 
 function describe(cell, stage) {
-  const figures = cell.stages[stage];
-  return `${cell.controller}, seed ${cell.seed}, ${goalText(cell.goal)}\n`
-    + `test ${percent(figures.test_score)}, control ${percent(figures.control_score)}\n`
+  const figures = cell.stages[stage], unit = UNITS[cell.problem];
+  return `${cell.controller}, seed ${cell.seed}, ${goalText(cell.goal, unit)}\n`
+    + `test ${unit.text(figures.test_score)}, control ${unit.text(figures.control_score)}\n`
     + `${percent(cell.macs_left, 1)} of the MACs, ${count(figures.parameters)} parameters`;
 }
 
@@ -88,10 +92,11 @@ function header() {
   put(page, "h1", {}, DATA.kind === "run" ? problemText(DATA.problems[0]) : DATA.title);
   const failed = DATA.cells.filter((cell) => cell.status === "failed").length;
   const words = DATA.kind === "run"
-    ? [`run ${DATA.title}`, `controller ${CONTROLLERS[0]}`, goalText(DATA.cells[0].goal), `seed ${DATA.cells[0].seed}`]
+    ? [`run ${DATA.title}`, `controller ${CONTROLLERS[0]}`, goalText(DATA.cells[0].goal, UNITS[0]), `seed ${DATA.cells[0].seed}`]
     : [`${CONTROLLERS.length} controllers`, DATA.problems.map(problemText).join(", "),
       `${DONE.length} of ${DATA.cells.length} cells finished${failed ? `, ${failed} failed` : ""}`];
   put(page, "p", { class: "sub" }, words.join(" · "));
+  if (DATA.kind === "run" && DONE[0].verdict) put(page, "p", {}, DONE[0].verdict);
 }
 
 function tile(holder, value, label) {
@@ -103,26 +108,31 @@ function tile(holder, value, label) {
 function tiles() {
   const holder = put(document.getElementById("page"), "div", { class: "tiles" });
   if (DATA.kind === "run") {
-    const cell = DONE[0], base = DATA.problems[0], now = cell.stages.prune;
+    const cell = DONE[0], base = DATA.problems[0], now = cell.stages.prune, unit = UNITS[0];
     tile(holder, `${(base.macs / now.macs).toFixed(2)}×`, `fewer MACs: ${count(base.macs)} → ${count(now.macs)}`);
     tile(holder, `${(base.parameters / now.parameters).toFixed(2)}×`, `fewer parameters: ${count(base.parameters)} → ${count(now.parameters)}`);
-    tile(holder, points(cell.drop), `points of drop on control; ${(100 * cell.goal.value).toFixed(2)} allowed`);
+    const allowed = unit.limits(cell.goal.value) ? `; ${unit.number(cell.goal.value)} allowed` : "";
+    tile(holder, unit.signed(cell.drop), `${unit.differences} of drop on control${allowed}`);
     const interval = now.test_interval;
-    tile(holder, percent(now.test_score), `on test, before ${percent(base.test_score)}${interval ? `; 95 % interval ${percent(interval[0], 1)} to ${percent(interval[1], 1)}` : ""}`);
-    if (cell.latency) tile(holder, `${(1000 * cell.latency.pruned).toFixed(2)} ms`, `a forward pass; before ${(1000 * cell.latency.baseline).toFixed(2)} ms`);
+    if (now.test_score != null) tile(holder, unit.text(now.test_score), `on test, before ${unit.text(base.test_score)}${interval ? `; 95 % interval ${unit.number(interval[0])} to ${unit.text(interval[1])}` : ""}`);
+    if (cell.latency) tile(holder, `${(1000 * cell.latency.pruned).toFixed(2)} ms`, `a forward pass (${cell.latency.setting}); before ${(1000 * cell.latency.baseline).toFixed(2)} ms`);
     return;
   }
-  const rank = DATA.analysis.ranks[0];
-  if (rank) tile(holder, rank.name, `best mean rank: ${rank.mean_rank.toFixed(2)} over ${rank.blocks} blocks`);
+  // Nobody is called the winner above a warning that it is too close to call.
+  const [rank, second] = DATA.analysis.ranks, close = DATA.analysis.settings.some((table) => table.close);
+  if (rank && !close && (!second || second.mean_rank > rank.mean_rank)) tile(holder, rank.name, `best mean rank: ${rank.mean_rank.toFixed(2)} over ${rank.blocks} blocks`);
   for (const table of DATA.analysis.settings.slice(0, 5)) {
     const row = table.rows.find((entry) => entry.merit);
     if (!row) continue;
     const where = DATA.problems.length > 1 ? `${table.model} on ${table.data}, ` : "";
-    const first = table.rows.filter((entry) => entry.merit && entry.merit.mean === row.merit.mean);
-    const who = first.length > 1 ? `${first.length} controllers are level` : `${row.controller} leads`;
-    tile(holder, percent(row.merit.mean), `${where}${goalText(table.goal)}: ${who} (${table.measure})`);
+    const first = table.rows.filter((entry) => entry.merit && Math.abs(entry.merit.mean - row.merit.mean) < 1e-9);
+    const who = first.length > 1 ? `${first.length} controllers are level` : table.close ? "too close to call" : `${row.controller} leads`;
+    tile(holder, meritUnit(table).text(row.merit.mean), `${where}${goalText(table.goal, unitOf(table))}: ${who} (${table.measure})`);
   }
 }
+
+// What the controllers of a setting compete for: a test score, or the share of the MACs removed.
+const meritUnit = (table) => unitOf({ metric: table.measure, percent: table.merit_percent ?? true });
 
 function warnings() {
   const found = DATA.analysis ? DATA.analysis.warnings : [];
@@ -146,13 +156,13 @@ function scores() {
       : "Every network that came out. Up and left is better; the dashed line joins those that no other one beats. Small marks are seeds, large ones their mean. The hollow diamond is the unpruned network.");
   legend(node);
   drawn(node, (area, width) => {
-    const problem = DATA.problems[choice.problem];
+    const problem = DATA.problems[choice.problem], unit = UNITS[choice.problem];
     const cells = visible(here()).filter((cell) => cell.stages[choice.stage]);
-    const tolerances = [...new Set(here().filter((cell) => cell.goal.kind === "tolerance").map((cell) => cell.goal.value))];
+    const tolerances = [...new Set(here().filter((cell) => cell.goal.kind === "tolerance").map((cell) => cell.goal.value))].filter(unit.limits);
     const limit = choice.split === "control" && tolerances.length === 1 ? problem.control_score - tolerances[0] : null;
     if (!cells.length) { put(area, "p", { class: "note" }, "Nothing to show with this choice."); return; }
     const trail = DATA.kind === "run" && choice.split === "control" ? cells[0].rounds : [];
-    scoreChart(area, width, { cells, problem, stage: choice.stage, split: choice.split, limit, trail, indexOf, describe });
+    scoreChart(area, width, { cells, problem, unit, stage: choice.stage, split: choice.split, limit, trail, indexOf, describe });
   });
   const controls = put(node, "div", { class: "controls" });
   chooser(controls, "network", DATA.problems.map((problem, i) => ({ value: i, text: problemText(problem) })), "problem");
@@ -168,9 +178,9 @@ function standings() {
     const problem = DATA.problems[choice.problem];
     const tables = DATA.analysis.settings.filter((entry) => entry.model === problem.model && entry.data === problem.data);
     panels(area, "panels wide", tables, (panel, found, room) => {
-      put(panel, "h3", {}, goalText(found.goal));
+      put(panel, "h3", {}, goalText(found.goal, UNITS[choice.problem]));
       const rows = found.rows.filter((row) => row.merit && !hidden.has(row.controller)).map((row) => ({ name: row.controller, interval: row.merit }));
-      if (rows.length) intervalChart(panel, room, { rows, indexOf, label: `${found.measure} (%)`, format: { scale: 100, text: (value) => percent(value) } });
+      if (rows.length) intervalChart(panel, room, { rows, indexOf, unit: meritUnit(found), label: meritUnit(found).label });
       standingsTable(panel, found);
     });
   });
@@ -182,20 +192,21 @@ function standings() {
 }
 
 function standingsTable(holder, found) {
-  const spread = (interval) => (interval.low === null ? "" : ` ± ${(100 * (interval.high - interval.mean)).toFixed(2)}`);
+  const unit = meritUnit(found);
+  const spread = (interval) => (interval.low === null ? "" : ` ± ${unit.number(interval.high - interval.mean)}`);
   const rows = found.rows.map((row) => {
     const against = row.against_baseline;
     return [
       row.controller,
-      row.merit ? `${(100 * row.merit.mean).toFixed(2)}${spread(row.merit)}` : row.unmet ? "goal not met" : "failed",
-      !against || row.controller === DATA.analysis.baseline ? "–" : `${points(against.difference.mean)}${spread(against.difference)}`,
+      row.merit ? `${unit.number(row.merit.mean)}${spread(row.merit)}` : row.unmet ? "goal not met" : "failed",
+      !against || row.controller === DATA.analysis.baseline ? "–" : `${unit.signed(against.difference.mean)}${spread(against.difference)}`,
       row.macs_left ? percent(row.macs_left.mean, 1) : "–",
       row.evaluations ? count(row.evaluations.mean) : "–",
       row.images_trained ? count(row.images_trained.mean) : "–",
       row.time.seconds ? duration(row.time.seconds.mean) : "–",
     ];
   });
-  table(holder, ["controller", "mean (%)", `vs ${DATA.analysis.baseline}`, "MACs left", "evaluations", "images trained", "time"], rows);
+  table(holder, ["controller", unit.fraction ? "mean (%)" : "mean", `vs ${DATA.analysis.baseline}`, "MACs left", "evaluations", "images trained", "time"], rows);
   if (found.proxy && found.proxy.spearman !== null) {
     put(holder, "p", { class: "note" }, `Rank correlation of the score before and after fine-tuning: ${found.proxy.spearman.toFixed(2)} over ${found.proxy.n} networks.`);
   }
@@ -224,19 +235,34 @@ function drops() {
   drawn(node, (area) => {
     const there = goals().map(([key, goal]) => ({ goal, cells: visible(here()).filter((cell) => goalKey(cell) === key && cell.rounds.length) }));
     panels(area, "panels", there.filter(({ cells }) => cells.length), (panel, { goal, cells }, room) => {
-      if (DATA.kind !== "run") put(panel, "h3", {}, goalText(goal));
-      const base = DATA.problems[choice.problem].macs;
+      const base = DATA.problems[choice.problem].macs, unit = UNITS[choice.problem];
+      if (DATA.kind !== "run") put(panel, "h3", {}, goalText(goal, unit));
       const lines = cells.map((cell) => ({
         name: `${cell.controller}, seed ${cell.seed}`, index: indexOf(cell.controller),
         points: cell.rounds.map((line) => ({
-          x: line.round, y: 100 * line.drop, hollow: !line.accepted,
-          text: `round ${line.round}: drop ${points(line.drop)} points at ${percent(line.macs / base, 1)} of the MACs${line.accepted ? "" : ", outside the tolerance"}`,
+          x: line.round, y: unit.scale * line.drop, hollow: !line.accepted,
+          text: `round ${line.round}: drop ${unit.difference(line.drop)} at ${percent(line.macs / base, 1)} of the MACs${line.accepted ? "" : ", outside the tolerance"}`,
         })),
       }));
-      const limits = goal.kind === "tolerance" ? [{ y: 100 * goal.value, text: "tolerance" }] : [];
-      lineChart(panel, room, { lines, limits, xLabel: "round", yLabel: "drop (points)" });
+      const limits = goal.kind === "tolerance" && unit.limits(goal.value) ? [{ y: unit.scale * goal.value, text: "tolerance" }] : [];
+      lineChart(panel, room, { lines, limits, xLabel: "round", yLabel: `drop (${unit.differences})` });
     });
   });
+  if (DATA.kind === "run") roundsTable(node);
+}
+
+// A run's rounds, with what its rule noted of how a step was chosen, as far as it did.
+function roundsTable(node) {
+  const lines = DONE[0].rounds;
+  const unit = UNITS[0], base = DATA.problems[0].macs, plain = (value) => String(Number(value.toPrecision(3)));
+  const all = [
+    ["round", "round", String], [unit.label, "score", unit.number], [`drop (${unit.differences})`, "drop", unit.signed], ["MACs left", "macs", (value) => percent(value / base, 1)],
+    ["slack", "slack", unit.number], ["healing expected", "healing_predicted", plain], ["healing seen", "healing", plain],
+    ["bound by", "bound_by", String], ["epochs", "epochs", plain], ["epochs left", "epochs_left", plain],
+    ["", "accepted", (value) => (value ? "" : "rolled back")],
+  ];
+  const shown = all.filter(([, key]) => lines.some((line) => line[key] !== undefined && line[key] !== null));
+  table(node, shown.map(([head]) => head), lines.map((line) => shown.map(([, key, text]) => (line[key] === undefined || line[key] === null ? "–" : text(line[key])))));
 }
 
 function chosenCells() {
@@ -246,14 +272,14 @@ function chosenCells() {
 function pickers(node) {
   drawn(node, (area) => {
     const controls = put(area, "div", { class: "controls" });
-    chooser(controls, "goal", goals().map(([key, goal]) => ({ value: key, text: goalText(goal) })), "goal");
+    chooser(controls, "goal", goals().map(([key, goal]) => ({ value: key, text: goalText(goal, UNITS[choice.problem]) })), "goal");
     chooser(controls, "seed", seeds().map((seed) => ({ value: seed, text: String(seed) })), "seed");
   });
 }
 
 function widths() {
   if (!DONE.some((cell) => cell.widths.length)) return;
-  const node = section("widths", "Filters per group", "Pale bars before, coloured bars after pruning.");
+  const node = section("widths", "Filters per group", "Pale bars before, coloured bars after pruning; the scale goes by doublings, so that narrow layers are seen.");
   drawn(node, (area) => panels(area, "panels", chosenCells(), (panel, cell, room) => {
     put(panel, "h3", {}, `${cell.controller}: ${percent(cell.macs_left, 1)} of the MACs`);
     widthChart(panel, room, { layers: cell.widths, index: indexOf(cell.controller) });
@@ -269,8 +295,8 @@ function pictures() {
 
 function sensitivity() {
   if (!DATA.sensitivity) return;
-  const node = section("sensitivity", "Sensitivity", "Drop in points when this share of one group's filters goes and the others stay; the stronger the colour, the worse.");
-  drawn(node, (area, width) => heatChart(area, width, DATA.sensitivity));
+  const node = section("sensitivity", "Sensitivity", "Drop when this share of one group's filters goes and the others stay; the stronger the colour, the worse.");
+  drawn(node, (area, width) => heatChart(area, width, { ...DATA.sensitivity, unit: UNITS[0] ?? unitOf({}) }));
 }
 
 function rewards() {
@@ -307,45 +333,56 @@ function rewards() {
 
 function columns() {
   const figure = (stage, key) => (cell) => cell.stages[stage]?.[key] ?? null;
-  const problem = (cell) => DATA.problems[cell.problem];
+  const problem = (cell) => DATA.problems[cell.problem], unit = (cell) => UNITS[cell.problem];
+  const score = (value, cell) => unit(cell).number(value);
+  const parallel = DONE.some((cell) => cell.latency?.parallel);
   const all = [
     ["controller", (cell) => cell.controller, String],
-    ["network", (cell) => problemText(problem(cell)), String, DATA.problems.length > 1],
-    ["goal", (cell) => cell.goal.value, (value, cell) => goalText(cell.goal)],
+    ["network", (cell) => (DATA.kind === "run" ? null : problemText(problem(cell))), String],
+    ["goal", (cell) => cell.goal.value, (value, cell) => goalText(cell.goal, unit(cell))],
     ["seed", (cell) => cell.seed, String],
-    ["test", figure("prune", "test_score"), percent],
-    ["control", figure("prune", "control_score"), percent],
-    ["drop", (cell) => cell.drop ?? null, points],
-    ["fine-tuned test", figure("finetune", "test_score"), percent],
-    ["from scratch test", figure("scratch", "test_score"), percent],
+    ["test", figure("prune", "test_score"), score],
+    ["control", figure("prune", "control_score"), score],
+    ["drop", (cell) => cell.drop ?? null, (value, cell) => unit(cell).signed(value)],
+    ["fine-tuned test", figure("finetune", "test_score"), score],
+    ["from scratch test", figure("scratch", "test_score"), score],
     ["MACs", figure("prune", "macs"), count],
     ["MACs left", (cell) => cell.macs_left ?? null, (value) => percent(value, 1)],
     ["parameters", figure("prune", "parameters"), count],
-    ["latency", (cell) => cell.latency?.pruned ?? null, (value) => `${(1000 * value).toFixed(2)} ms`],
+    ["latency", (cell) => cell.latency?.pruned ?? null, (value, cell) => `${cell.latency.parallel ? "~" : ""}${(1000 * value).toFixed(2)} ms`, !parallel],
     ["evaluations", (cell) => cell.spent.evaluations ?? null, count],
     ["images evaluated", (cell) => cell.spent.images_evaluated ?? null, count],
     ["images trained", (cell) => cell.spent.images_trained ?? null, count],
     ["time", (cell) => cell.seconds, duration],
     ["result", (cell) => cell.error?.message ?? cell.stopped ?? cell.status, String],
   ];
-  return all.filter(([, value, , wanted]) => wanted !== false && DATA.cells.some((cell) => value(cell) !== null))
-    .map(([name, value, text]) => ({ name, value, text: (found, cell) => (text.length > 1 ? text(found, cell) : text(found)) }));
+  return all.filter(([, value]) => DATA.cells.some((cell) => value(cell) !== null))
+    .map(([name, value, text, sortable = true]) => ({ name, value, sortable, text: (found, cell) => (text.length > 1 ? text(found, cell) : text(found)) }));
 }
 
 function everything() {
-  const node = section("cells", DATA.kind === "run" ? "Figures" : "Every cell", DATA.kind === "run" ? null : "Press a heading to sort.");
-  const shown = columns();
+  // What is the same in every cell is said once, above, and not in a column.
+  const all = columns(), first = DATA.cells[0];
+  const same = DATA.kind === "run" ? [] : all.filter(({ name, value }) => ["network", "goal", "seed"].includes(name) && DATA.cells.every((cell) => value(cell) === value(first)));
+  const shown = all.filter((column) => !same.includes(column));
+  const common = same.map(({ name, value, text }) => `${name} ${text(value(first), first)}`).join(", ");
+  const settings = [...new Set(DONE.filter((cell) => cell.latency).map((cell) => cell.latency.setting))];
+  const node = section("cells", DATA.kind === "run" ? "Figures" : "Every cell", (UNITS.every((unit) => unit.fraction) ? "Scores in %." : "")
+    + (DATA.kind === "run" ? "" : ` Press a heading to sort.${common ? ` In all of them: ${common}.` : ""}`)
+    + (settings.length ? ` Latency: ${settings.join("; ")}.` : "")
+    + (DONE.some((cell) => cell.latency?.parallel) ? " ~ was measured while other cells ran beside it, and is not ranked." : ""));
   drawn(node, (area) => {
     const grid = put(put(area, "div", { class: "scroll" }), "table", { id: "table" });
     const heads = put(put(grid, "thead", {}), "tr", {});
     for (const column of shown) {
       const sorted = choice.sort === column.name;
       const th = put(heads, "th", { scope: "col", class: isText(column) ? "text" : null, "aria-sort": sorted ? (choice.descending ? "descending" : "ascending") : "none" });
+      if (!column.sortable) { th.append(column.name); continue; }
       put(th, "button", { type: "button", onclick: () => {
         choice.descending = choice.sort === column.name ? !choice.descending : !isText(column);
         choice.sort = column.name;
         redraw();
-        document.querySelectorAll("#table th button")[shown.indexOf(column)].focus();
+        [...document.querySelectorAll("#table th button")].find((button) => button.textContent === column.name).focus();
       } }, column.name);
     }
     const body = put(grid, "tbody", {});
@@ -389,6 +426,8 @@ function origin() {
 put(document.body, "div", { id: "tip", role: "status" });
 settle();
 [header, tiles, warnings, scores, pictures, standings, drops, widths, sensitivity, rewards, everything, origin].forEach((part) => part());
+// On paper everything is to be read: what is folded opens.
+window.addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((node) => { node.open = true; }));
 let pending = 0, lastWidth = window.innerWidth;
 window.addEventListener("resize", () => {
   if (window.innerWidth === lastWidth) return;

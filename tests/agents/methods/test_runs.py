@@ -20,9 +20,9 @@ from rlprune.agents.rl.sb3 import make_agent, save_agent
 from rlprune.agents.runs.basetraining import BaseSettings, train_base
 from rlprune.agents.runs.pruning import Silent
 from rlprune.cli import main
-from rlprune.problem import ProblemSpec
 from rlprune.record import RunFolder, comparable
 from rlprune.recovery import TrainSettings
+from rlprune.spec import ProblemSpec
 
 NETWORK = """
 import torch

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from rlprune.channels import ChannelGroups, PruningPlan, mask_channels, remove_channels
 from rlprune.channels.checking import shaken
-from rlprune.channels.tracing import Forward, tensors_in
+from rlprune.channels.forward import Forward, tensors_in
 
 
 def random_plan(groups: ChannelGroups, rate: float | None, seed: int = 0) -> PruningPlan:

@@ -24,7 +24,7 @@ from channel_helpers import random_plan
 from channel_structures import STRUCTURES, conv, inputs_of
 
 from rlprune.channels import mask_channels, remove_channels, trace_channels, transplant
-from rlprune.channels.tracing import Forward, tensors_in
+from rlprune.channels.forward import Forward, tensors_in
 from rlprune.cost import CostModel, count_macs
 
 CHECKS: dict[str, Callable[[torch.device], None]] = {}

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from rlprune.channels import mask_channels, remove_channels, trace_channels
 from rlprune.channels.checking import shaken
-from rlprune.channels.tracing import tensors_in
+from rlprune.channels.forward import tensors_in
 from rlprune.models import resolve_model
 from rlprune.tasks import get_task
 

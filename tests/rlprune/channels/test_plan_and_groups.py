@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from torch import nn
 
-from rlprune.channels import ChannelGroups, PruningPlan, mask_channels, remove_channels, trace_channels
+from rlprune.channels import (
+    KINDS,
+    ChannelGroups,
+    PruningPlan,
+    check_kinds,
+    mask_channels,
+    remove_channels,
+    trace_channels,
+)
 from rlprune.errors import UserError
 
 
@@ -103,3 +113,24 @@ def test_an_empty_plan_changes_nothing(model: nn.Module, groups: ChannelGroups) 
     same = remove_channels(model, groups, PruningPlan())
     for a, b in zip(model.parameters(), same.parameters(), strict=True):
         assert torch.equal(a, b) and a is not b
+
+
+def test_what_stays_and_what_goes_are_the_two_halves(groups: ChannelGroups) -> None:
+    plan = PruningPlan({"0": [1, 5], "3": [0]})
+    kept, gone = groups.kept(plan), groups.removed_positions(plan)
+    assert kept["0.weight", 0].tolist() == [0, 2, 3, 4, 6, 7] == kept["3.weight", 1].tolist()
+    assert kept.keys() == gone.keys() == {(s.tensor, s.dim) for name in ("0", "3") for s in groups[name].slots}
+    for (tensor, dim), positions in kept.items():
+        assert sorted([*positions, *gone[tensor, dim]]) == list(range(groups.shapes[tensor][dim]))
+
+
+def test_groups_survive_json(groups: ChannelGroups) -> None:
+    data = json.loads(json.dumps(groups.to_json()))
+    again = ChannelGroups.from_json(data)
+    assert again.to_json() == groups.to_json() == data and again.layers == groups.layers
+
+
+def test_kinds_of_groups_are_checked_by_name() -> None:
+    check_kinds(["none", *KINDS])
+    with pytest.raises(UserError, match="unknown kind of group 'residul'; did you mean 'residual'"):
+        check_kinds(["residul"])

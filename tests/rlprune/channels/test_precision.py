@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_map
 
 from rlprune.channels import mask_channels, remove_channels, trace_channels
 from rlprune.channels.checking import shaken
-from rlprune.channels.tracing import Forward, tensors_in
+from rlprune.channels.forward import Forward, tensors_in
 
 # what torch itself cannot run in half precision on the CPU: there is no such kernel of avg_pool3d
 ABLE = sorted(STRUCTURES.keys() - {"conv3d", "local response norm"})

@@ -13,7 +13,7 @@ from channel_helpers import difference, flop_macs, random_plan
 from channel_structures import LOCKED, STRUCTURES, inputs_of
 
 from rlprune.channels import ChannelGroups, remove_channels, trace_channels
-from rlprune.channels.tracing import Forward, tensors_in
+from rlprune.channels.forward import Forward, tensors_in
 from rlprune.cost import CostModel, count_parameters
 
 UNLOCKABLE = "it is an output of the model"

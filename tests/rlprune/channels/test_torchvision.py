@@ -8,7 +8,7 @@ from channel_helpers import difference, random_plan
 from torch import nn
 
 from rlprune.channels import ChannelGroups, remove_channels, trace_channels
-from rlprune.channels.tracing import Forward
+from rlprune.channels.forward import Forward
 from rlprune.cost import CostModel, count_macs, count_parameters
 
 models = pytest.importorskip("torchvision.models")

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from rlprune.channels import remove_channels, trace_channels
 from rlprune.channels.checking import Checker
-from rlprune.channels.tracing import Forward, Trace
+from rlprune.channels.forward import Forward
+from rlprune.channels.trace import Trace
 from rlprune.errors import UserError
 
 X = torch.randn(2, 3, 12, 12)

@@ -10,8 +10,8 @@ from torch import nn
 from rlprune.channels import trace_channels
 from rlprune.criteria import CriterionContext, get_criterion
 from rlprune.criteria.errors import error_curves
+from rlprune.measuring.unfolding import Unfolding, sampled_rows
 from rlprune.recovery import GramStore
-from rlprune.recovery.unfolding import Unfolding, sampled_rows
 
 
 class Two(nn.Module):

@@ -11,7 +11,7 @@ from rlprune.channels import PruningPlan, trace_channels
 from rlprune.criteria import CriterionContext, get_criterion
 from rlprune.errors import UserError
 from rlprune.models.resnet import CifarResNet
-from rlprune.problem import ProblemSpec
+from rlprune.spec import ProblemSpec
 
 
 def scores(name, model, *inputs, reduction=0.0, **options):

@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from rlprune.criteria import plan_from_counts
-from rlprune.problem import ProblemSpec, PrunedNetwork, PruningProblem
+from rlprune.network import Network
+from rlprune.problem import PruningProblem
 from rlprune.recovery import make_recovery
+from rlprune.spec import ProblemSpec
 
 pytestmark = pytest.mark.slow
 DATA = os.environ.get("RLPRUNE_TEST_DATA")
@@ -31,9 +33,7 @@ def problem():
     return spec.build()
 
 
-def first_convs(
-    problem: PruningProblem, share: float, criterion: str = "l1"
-) -> tuple[PrunedNetwork, PrunedNetwork, object]:
+def first_convs(problem: PruningProblem, share: float, criterion: str = "l1") -> tuple[Network, Network, object]:
     """ResNet-56 with the first convs of its blocks pruned at one rate, so that `share` of the MACs is left."""
     before = problem.base()
     scores = problem.scores(criterion, before)

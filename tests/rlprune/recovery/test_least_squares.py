@@ -11,8 +11,9 @@ from torch import nn
 
 from rlprune.channels import PruningPlan, remove_channels, trace_channels
 from rlprune.errors import UserError
+from rlprune.measuring.solving import ridge_factor
+from rlprune.measuring.unfolding import sampled_rows
 from rlprune.recovery import GramStore, least_squares
-from rlprune.recovery.unfolding import sampled_rows
 
 
 def collect(model, inputs, **options):
@@ -191,3 +192,18 @@ def test_no_data_and_nan_are_said():
         GramStore.collect(model, groups, [])
     with pytest.raises(UserError, match="NaN"):
         GramStore.collect(model, groups, [(torch.full((2, 3, 8, 8), float("nan")),)])
+
+
+@pytest.mark.parametrize("matrix", [torch.full((3, 3), float("nan")), torch.diag(torch.tensor([1e300, -1e300, 1.0]))])
+def test_what_cannot_be_factored_ends(matrix):
+    with pytest.raises(UserError, match="cannot be factored"):
+        ridge_factor(matrix.double(), 1e-3)
+
+
+def test_weights_beyond_all_bounds_are_said():
+    model = chain([nn.Conv2d(8, 5, 3), nn.ReLU(), nn.Conv2d(5, 4, 1)]).eval()
+    with torch.no_grad():
+        model[0].weight[0, 0, 0, 0] = 1e20
+    groups = trace_channels(model, torch.randn(1, 3, 8, 8))
+    with pytest.raises(UserError, match="beyond all bounds"):
+        GramStore.collect(model, groups, [(torch.randn(4, 3, 8, 8),)])

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from rlprune.agents.runs import pruning
+from rlprune.agents.runs.repairing import RepairUntil
 from rlprune.agents.runs.settings import PruneSettings
 from rlprune.channels import PruningPlan
-from rlprune.problem import ProblemSpec
-from rlprune.recovery import RepairUntil, TrainSettings, make_recovery
+from rlprune.recovery import TrainSettings, make_recovery
+from rlprune.spec import ProblemSpec
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ from rlprune.criteria import plan_from_counts
 from rlprune.data import load_data
 from rlprune.errors import UserError
 from rlprune.problem import PruningProblem
-from rlprune.recovery import TrainSettings, clear_grams, grams_of, list_recoveries, make_recovery, steps
+from rlprune.recovery import GramStore, Measured, TrainSettings, list_recoveries, make_recovery
 from rlprune.recovery import train as train_network
 
 
@@ -57,7 +59,7 @@ def loss_after(problem, spec, **settings):
 
 
 def test_every_step_helps(problem):
-    clear_grams()
+    problem.measured.forget()
     as_is = loss_after(problem, "none")
     lsq, bn, both = (loss_after(problem, spec) for spec in ("lsq", "bn", "lsq+bn"))
     trained = loss_after(problem, "lsq+bn+finetune", epochs=4, lr=0.005, augment=False)
@@ -67,31 +69,45 @@ def test_every_step_helps(problem):
 
 
 def test_gram_matrices_are_collected_once_for_equal_networks_and_anew_for_trained_ones(problem):
-    clear_grams()
-    first = grams_of(problem.base(), problem)
-    assert grams_of(problem.base(), problem) is first
+    problem.measured.forget()
+    first = problem.measured.grams(problem.base(), problem)
+    assert problem.measured.grams(problem.base(), problem) is first
     other = problem.base()
     with torch.no_grad():
         other.model[0].weight[0, 0, 0, 0] += 1e-3
-    assert grams_of(other, problem) is not first
-    assert grams_of(problem.base(), problem) is first
+    assert problem.measured.grams(other, problem) is not first
+    assert problem.measured.grams(problem.base(), problem) is first
 
 
-def test_the_cache_is_bounded(problem, monkeypatch):
-    clear_grams()
-    monkeypatch.setattr(steps, "CACHED_BYTES", 1)
-    first = grams_of(problem.base(), problem)
+def test_what_is_kept_is_bounded(problem):
+    small = Measured(memory=1)
+    first = small.grams(problem.base(), problem)
     other = problem.base()
     with torch.no_grad():
         other.model[0].weight.mul_(2)
-    grams_of(other, problem)
-    assert grams_of(problem.base(), problem) is not first
+    assert small.grams(other, problem) is not first
+    assert small.grams(problem.base(), problem) is not first
+
+
+def test_criterion_and_recovery_share_gram_matrices(problem, monkeypatch):
+    problem.measured.forget()
+    problem.scores("reconstruction", problem.base())
+    monkeypatch.setattr(GramStore, "collect", None)
+    loss_after(problem, "lsq")
+
+
+def test_what_was_measured_goes_with_its_problem(problem):
+    mine = PruningProblem(problem.model, problem.data)
+    held = weakref.ref(mine.measured.grams(mine.base(), mine))
+    del mine
+    gc.collect()
+    assert held() is None
 
 
 def test_recovery_is_deterministic(problem):
     states = []
     for _ in range(2):
-        clear_grams()
+        problem.measured.forget()
         before, after, plan = pruned(problem)
         make_recovery("lsq+bn+finetune", TrainSettings(epochs=0.3)).apply(before, after, plan, problem, seed=3)
         states.append(after.model.state_dict())

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from rlprune.recovery.unfolding import Unfolding, sampled_rows
+from rlprune.measuring.unfolding import Unfolding, sampled_rows
 
 CASES = {
     "plain": (nn.Conv2d(4, 6, 3, padding=1), (2, 4, 7, 8)),

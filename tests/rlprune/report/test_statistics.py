@@ -4,28 +4,15 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from rlprune.report.statistics import (
     images_needed,
     mean_interval,
     paired_differences,
-    rank,
     rank_table,
     resolution,
     spearman,
-    student_quantile,
 )
-
-floats = st.floats(-1, 1, allow_nan=False)
-
-
-@pytest.mark.parametrize("degrees", [1, 2, 3, 4, 5, 9, 10, 29, 30, 101])
-@pytest.mark.parametrize("probability", [0.6, 0.9, 0.975, 0.995])
-def test_student_quantile_is_scipys(degrees, probability):
-    stats = pytest.importorskip("scipy.stats")
-    assert student_quantile(probability, degrees) == pytest.approx(stats.t.ppf(probability, degrees), rel=1e-9)
 
 
 def test_the_interval_covers_the_mean_as_often_as_it_says():
@@ -54,15 +41,6 @@ def test_pairing_takes_out_what_the_seeds_share():
     assert paired_differences({0: 1.0}, {1: 1.0}) is None
 
 
-@given(st.lists(floats, min_size=1, max_size=12))
-def test_ranks_add_up_and_follow_the_order(values):
-    found = rank(values)
-    assert found.sum() == pytest.approx(len(values) * (len(values) + 1) / 2)
-    for i, a in enumerate(values):
-        for j, b in enumerate(values):
-            assert (a < b) == (found[i] < found[j])
-
-
 def test_the_rank_table_leaves_out_blocks_with_a_failure():
     blocks = {
         0: {"a": 0.9, "b": 0.8, "c": 0.8},
@@ -77,15 +55,8 @@ def test_the_rank_table_leaves_out_blocks_with_a_failure():
     assert rank_table({0: {"a": 1.0}, 1: {"b": 1.0}}) == []
 
 
-@given(st.lists(st.tuples(floats, floats), min_size=3, max_size=15))
-def test_spearman_is_scipys(pairs):
-    stats = pytest.importorskip("scipy.stats")
-    first, second = zip(*pairs, strict=True)
-    found = spearman(first, second)
-    if len(set(first)) == 1 or len(set(second)) == 1:
-        assert found is None
-    else:
-        assert found == pytest.approx(stats.spearmanr(first, second).statistic, abs=1e-9)
+def test_spearman_of_a_constant_is_unknown():
+    assert spearman([1, 1, 1], [1, 2, 3]) is None and spearman([1, 2, 3], [0.5, 0.5, 0.5]) is None
 
 
 def test_spearman_sees_only_order():

@@ -1,133 +1,17 @@
-"""What operators do to labels: the table of rules, and the rules of element-wise and unknown operators.
-
-An operator that is not in the table and is not element-wise locks the labels that go into it, so a new operator costs
-coverage and never correctness. The other rules are in `moving` (views and copies), `mixing` (reductions, pooling,
-normalisation) and `layers` (convolutions and matrix products).
-"""
+"""Rules of element-wise operators, which unite the labels that meet, and of constants."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from rlprune.channels.groups import IntArray
 from rlprune.channels.labels import Bare, Entry, Fixed, Labels, Part
-
-if TYPE_CHECKING:
-    from rlprune.channels.tracing import Trace
-
-Rule = Callable[["Trace", "Op"], None]
-
-
-class Op:
-    """One executed operator: its name, its arguments, its outputs."""
-
-    def __init__(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-        self.func = func
-        self.name: str = func._schema.name.split("::")[-1]
-        self.args = args
-        self.kwargs = kwargs
-        self.out = out
-        self.inputs: list[Tensor] = _tensors((*args, *kwargs.values()))
-        self.outputs: list[Tensor] = _tensors(out if isinstance(out, (list, tuple)) else (out,))
-
-    def arg(self, position: int, name: str, default: Any = None) -> Any:
-        """An argument by position or name."""
-        if position < len(self.args):
-            return self.args[position]
-        return self.kwargs.get(name, default)
-
-
-def _tensors(values: Sequence[Any]) -> list[Tensor]:
-    found: list[Tensor] = []
-    for value in values:
-        if isinstance(value, Tensor):
-            found.append(value)
-        elif isinstance(value, (list, tuple)):
-            found.extend(item for item in value if isinstance(item, Tensor))
-    return found
-
-
-RULES: dict[str, Rule] = {}
-
-
-def rule(*names: str) -> Callable[[Rule], Rule]:
-    """Enter a function as the rule of operators (named without namespace and in-place underscore)."""
-
-    def enter(function: Rule) -> Rule:
-        for name in names:
-            RULES[name] = function
-        return function
-
-    return enter
-
-
-def apply(trace: Trace, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-    """Carry labels through one executed operator."""
-    op = Op(func, args, kwargs, out)
-    trace.follow(op.inputs, op.outputs)
-    written = None
-    if func._schema.is_mutable and args and isinstance(args[0], Tensor):
-        written = (args[0], trace.get(args[0]))
-    found = RULES.get(op.name) or RULES.get(op.name.rstrip("_"))
-    if found is not None:
-        found(trace, op)
-    elif torch.Tag.pointwise in func.tags:
-        elementwise(trace, op)
-    else:
-        unknown(trace, op)
-    if written is not None:
-        _write_through(trace, op, *written)
-
-
-def _write_through(trace: Trace, op: Op, tensor: Tensor, before: Entry) -> None:
-    """After an in-place change gave a tensor labels: other tensors in the same memory hold them too, or parts."""
-    after = trace.get(tensor)
-    if isinstance(before, Labels) or not isinstance(after, Labels):
-        return
-    for other in trace.sharing(tensor):
-        if other.shape == tensor.shape and other.stride() == tensor.stride():
-            trace.put(other, after)
-            continue
-        reason = f"it is written into a part of another tensor in place ({op.name})"
-        trace.lock(after, reason)
-        trace.lock(trace.get(other), reason)
-        if not isinstance(trace.get(other), Labels):
-            trace.put(other, trace.fixed(reason))
-
-
-def unknown(trace: Trace, op: Op) -> None:
-    """An operator without a rule: lock what goes in; what comes out has a fixed size."""
-    mix(trace, op, f"operator {op.name} is not known to act channel by channel")
-
-
-def mix(trace: Trace, op: Op, reason: str, tensors: Sequence[Tensor] | None = None) -> None:
-    """Lock the labels of some (default: all) inputs; outputs are fixed, or free if only free tensors went in."""
-    entries = [trace.get(tensor) for tensor in (op.inputs if tensors is None else tensors)]
-    for entry in entries:
-        trace.lock(entry, reason)
-    bound = any(entry is not None for entry in entries)
-    for out in op.outputs:
-        if any(out is source for source in op.inputs) and isinstance(trace.get(out), Labels):
-            continue  # in place: the labels, now locked, stay
-        trace.put(out, trace.fixed(reason) if bound and out.numel() != 1 else None)
-
-
-def put_moved(trace: Trace, op: Op, entry: Entry) -> None:
-    """All outputs get an entry of the same axes; a bare parameter is lost track of, so it is fixed for good."""
-    if isinstance(entry, Bare):
-        reason = f"it joins a function of a parameter ({op.name})"
-        trace.lock(entry, reason)
-        entry = trace.fixed(reason)
-    for out in op.outputs:
-        trace.put(out, entry)
-
-
-# --- element-wise ----------------------------------------------------------------------------------------------------
+from rlprune.channels.rules.base import Op, rule
+from rlprune.channels.trace import Trace
+from rlprune.channels.units import IntArray
 
 
 @rule("_prelu_kernel", "hardswish", "hardsigmoid", "copy", "where", "lerp", "masked_fill", "rrelu_with_noise",
@@ -251,9 +135,6 @@ def attach(trace: Trace, bare: Bare, axis: int, vector: IntArray, role: str, nam
             continue
         where = cast(Labels, part.where[here[0]])
         trace.book.unite(trace.site(part.name, here[0], role)[where.vector], vector)
-
-
-# --- constants -------------------------------------------------------------------------------------------------------
 
 
 @rule("zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "bernoulli", "zero", "fill",

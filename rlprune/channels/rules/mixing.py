@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from rlprune.channels.labels import Bare, Fixed, Labels
-from rlprune.channels.rules import Op, along, attach, elementwise, mix, put_moved, rule, unknown
-
-if TYPE_CHECKING:
-    from rlprune.channels.tracing import Trace
+from rlprune.channels.rules.base import Op, mix, put_moved, rule, unknown
+from rlprune.channels.rules.pointwise import along, attach, elementwise
+from rlprune.channels.trace import Trace
 
 # operator -> position of its `dim` argument
 _REDUCTIONS: dict[str, int] = {

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor, nn
 
 from rlprune.channels.computed import Locked, owner
-from rlprune.channels.groups import IntArray
 from rlprune.channels.labels import Bare, Entry, Labels, Part
-from rlprune.channels.rules import Op, along, attach, join, mix, rule
-
-if TYPE_CHECKING:
-    from rlprune.channels.tracing import Call, Trace
+from rlprune.channels.rules.base import Op, mix, rule
+from rlprune.channels.rules.pointwise import along, attach, join
+from rlprune.channels.trace import Call, Trace
+from rlprune.channels.units import IntArray
 
 
 def _whole(part: Part, dim: int, axis: int, size: int) -> bool:

@@ -20,7 +20,7 @@ from rlprune.scoring.evaluation import Ledger
 from rlprune.tasks import get_task
 from rlprune.training.settings import learning_rate
 
-_spec = importlib.util.spec_from_file_location("recovery_toys", Path(__file__).with_name("toys.py"))
+_spec = importlib.util.spec_from_file_location("training_toys", Path(__file__).with_name("toys.py"))
 toys = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(toys)
 
@@ -143,6 +143,52 @@ def test_it_ends_with_the_first_epoch_that_is_good_enough():
     values = iter([0.1, 0.5, 0.9])
     _, report = run(replace(FAST, epochs=5), monitor=lambda network: next(values), enough=0.5)
     assert report.scores == [0.1, 0.5] and report.stopped_early
+
+
+def test_a_hopeless_run_is_ended_and_its_best_epoch_comes_out():
+    values = iter([0.1, 0.5, 0.2, 0.9])
+    asked = []
+
+    def hopeless(report):
+        asked.append(list(report.scores))
+        return len(report.scores) == 3
+
+    _, report = run(replace(FAST, epochs=4), monitor=lambda network: next(values), hopeless=hopeless)
+    assert asked == [[0.1], [0.1, 0.5], [0.1, 0.5, 0.2]]
+    assert report.stopped_early and report.best_epoch == 1
+
+
+def test_epochs_that_never_beat_the_start_leave_the_weights():
+    model, before = toys.small_network(), toys.small_network()
+    _, report = run(FAST, model, monitor=lambda network: 0.4, start=0.5)
+    assert same(model, before) and report.best_epoch == -1 and report.scores == [0.4, 0.4]
+    model, report = run(FAST, monitor=lambda network: 0.6, start=0.5)
+    assert not same(model, before) and report.best_epoch == 0
+
+
+def test_data_without_a_batch_is_said():
+    class Empty:
+        def steps(self, batch_size):
+            return 1
+
+        def batches(self, *arguments, **options):
+            return iter(())
+
+    with pytest.raises(UserError, match="no batch"):
+        train(toys.small_network(), TASK, Empty(), FAST, seed=0)
+
+
+@pytest.mark.parametrize(("images", "batch_size", "steps"), [(96, 32, 3), (97, 32, 3), (98, 32, 4), (1, 32, 1)])
+def test_a_pass_has_as_many_batches_as_the_split_says(images, batch_size, steps):
+    split = toys.shapes_split(images)
+    assert split.steps(batch_size) == steps == len(list(split.batches(batch_size, seed=0)))
+
+
+def test_settings_need_no_torch():
+    code = "import sys, rlprune.training.settings; sys.exit('torch' in sys.modules)"
+    assert (
+        subprocess.run([sys.executable, "-S", "-c", f"import sys; sys.path[:] = {sys.path!r}; {code}"]).returncode == 0
+    )
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.9])

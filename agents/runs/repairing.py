@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from torch import nn
 
-from rlprune.recovery.steps import Recovery
+from rlprune.channels import PruningPlan
+from rlprune.network import Network
+from rlprune.recovery import Bench, Recovery, TrainSettings, train
 from rlprune.seeding import derive
 from rlprune.tasks import score_drop
-from rlprune.training.loop import train
-from rlprune.training.settings import TrainSettings
-
-if TYPE_CHECKING:
-    from rlprune.channels import PruningPlan
-    from rlprune.problem import PrunedNetwork, PruningProblem
 
 
 class RepairUntil(Recovery):
@@ -47,14 +42,7 @@ class RepairUntil(Recovery):
         self.epochs = epochs
         self.progress = progress
 
-    @property
-    def key(self) -> str:
-        """What it does now, as text."""
-        return f"{super().key} until {self.tolerance} in {self.epochs}"
-
-    def apply(
-        self, before: PrunedNetwork, after: PrunedNetwork, plan: PruningPlan, problem: PruningProblem, seed: int
-    ) -> None:
+    def apply(self, before: Network, after: Network, plan: PruningPlan, problem: Bench, seed: int) -> None:
         """Repair `after.model` in place."""
         super().apply(before, after, plan, problem, seed)
 
@@ -68,18 +56,16 @@ class RepairUntil(Recovery):
         untrained = gain(after.model)
         if untrained >= -self.tolerance or self.epochs == 0:
             return
-        state = {name: value.detach().clone() for name, value in after.model.state_dict().items()}
-        report = train(
+        train(
             after.model,
             problem.task,
             problem.data.train,
             replace(self.settings, epochs=self.epochs, schedule="restarts"),
             seed=derive(seed, "repair"),
             monitor=gain,
+            start=untrained,
             enough=-self.tolerance,
             device=str(problem.device),
             ledger=problem.ledger,
             on_step=show,
         )
-        if report.scores[report.best_epoch] < untrained:
-            after.model.load_state_dict(state)

@@ -10,19 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from rlprune.channels import ChannelGroups
 from rlprune.errors import UserError
-from rlprune.recovery.following import watching_norms
-from rlprune.recovery.unfolding import UNFOLDABLE, Unfoldable, Unfolding, sampled_rows
+from rlprune.measuring.following import watching_norms
+from rlprune.measuring.unfolding import UNFOLDABLE, Unfoldable, Unfolding, sampled_rows
 from rlprune.scoring.evaluation import evaluating
 from rlprune.seeding import torch_generator
-
-if TYPE_CHECKING:
-    from rlprune.channels import ChannelGroups
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,8 +114,11 @@ class GramStore(Mapping[str, LayerGram]):
         for name, s in sums.items():
             if s.rows == 0:
                 raise UserError(f"layer {name!r} saw no calibration data; give at least one calibration image")
-            if not bool(torch.isfinite(s.total).all()):
-                raise UserError(f"layer {name!r} reads NaN or infinity on the calibration images; check the weights")
+            if not bool(torch.isfinite(s.total).all() and torch.isfinite(s.gram).all()):
+                raise UserError(
+                    f"layer {name!r} reads NaN, infinity or numbers whose squares are beyond all bounds on the "
+                    "calibration images; check the weights"
+                )
         return cls({name: s.finish(layers[name], norms.get(name)) for name, s in sums.items()})
 
 

@@ -1,0 +1,253 @@
+"""A user's own data as it comes: any re-iterable of batches in the place of a split."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from rlprune.errors import UserError
+from rlprune.seeding import derive, numpy_generator
+from rlprune.tasks.base import Batch
+
+ToBatch = Callable[[Any], Any]
+CALIBRATION = 512  # examples of the training data that recovery looks at where nothing else is given
+
+
+class LiveSplit:
+    """A loader with the face of a `Split`.
+
+    The loader's own batches are taken as they are, so that its batch size and augmentation stay the user's; only a
+    pair of whole tensors is cut (and, for training, shuffled) here. What a loader draws from torch's random numbers
+    comes from a stream of its own, so that equal seeds give equal batches and nobody else's draws change.
+
+    Args:
+        loader: A `DataLoader`, a list of batches, or a pair of tensors (inputs, targets) of equal length.
+        role: What it may be used for.
+        convert: Turns whatever the loader yields into `(inputs, targets)`.
+        seed: Of the order of a split that is not for training.
+
+    Raises:
+        UserError: For something that gives no batch or cannot be gone through twice.
+    """
+
+    def __init__(self, loader: Any, role: str, convert: ToBatch, seed: int = 0) -> None:
+        self.loader, self.role, self.convert, self.seed = loader, role, convert, seed
+        self._sizes: list[int] | None = None
+        self._digest: str | None = None
+        if not isinstance(loader, Iterable) or isinstance(loader, Iterator):
+            raise UserError(
+                f"{role}= is a {type(loader).__name__}, which cannot be gone through twice; give a DataLoader, a list "
+                "of batches, or a pair of tensors (inputs, targets)"
+            )
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is a pair of whole tensors rather than batches."""
+        pair = self.loader
+        return (
+            isinstance(pair, tuple) and len(pair) == 2 and all(isinstance(part, Tensor) and part.ndim for part in pair)
+        )
+
+    def __len__(self) -> int:
+        return len(self.loader[1]) if self.whole else sum(self._counted())
+
+    def __repr__(self) -> str:
+        return f"LiveSplit({self.role!r}, {type(self.loader).__name__})"
+
+    def steps(self, batch_size: int) -> int:
+        """How many batches a pass has: the loader's own number where it brings batches."""
+        return max(1, -(-len(self) // batch_size)) if self.whole else len(self._counted())
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        seed: int | None = None,
+        epoch: int = 0,
+        augment: bool = False,
+        device: str | torch.device = "cpu",
+    ) -> Iterator[Batch]:
+        """The batches; `batch_size` is for whole tensors, `augment` is the loader's own affair."""
+        place = torch.device(device)
+        if self.whole:
+            order = torch.arange(len(self))
+            if seed is not None:
+                order = torch.from_numpy(numpy_generator(seed, "shuffle", epoch).permutation(len(self)))
+            found: Iterator[Any] = ((self.loader[0][i], self.loader[1][i]) for i in order.split(batch_size))
+        else:
+            found = _private(self.loader, derive(self.seed if seed is None else seed, "loader", self.role, epoch))
+        for item in found:
+            inputs, targets = self.convert(item)
+            yield _to(inputs, place), _to(targets, place)
+
+    def first(self, n: int) -> LiveSplit:
+        """The first `n` examples, kept in memory."""
+        kept: list[Batch] = []
+        left = n
+        for inputs, targets in self.batches(n):
+            size = examples((inputs, targets))
+            kept.append((inputs, targets) if size <= left else (_cut(inputs, left), _cut(targets, left)))
+            left -= min(size, left)
+            if left == 0:
+                break
+        return LiveSplit(kept, self.role, _as_is, self.seed)
+
+    def subset(self, n: int, seed: int = 0) -> LiveSplit:
+        """`n` examples: the first, since a loader has its own order."""
+        return self.first(n)
+
+    def fingerprint(self) -> str:
+        """Short hash over the first batch and the sizes of all."""
+        if self._digest is None:
+            digest = hashlib.sha256(f"{self.role}/{self._counted() if not self.whole else len(self)}".encode())
+            for leaf in tree_leaves(next(self.batches(64))):
+                if isinstance(leaf, Tensor):
+                    digest.update(leaf.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+            self._digest = digest.hexdigest()[:16]
+        return self._digest
+
+    def _counted(self) -> list[int]:
+        """Examples of every batch, counted in one pass."""
+        if self._sizes is None:
+            self._sizes = [examples(batch) for batch in self.batches(1)]
+            if not self._sizes:
+                raise UserError(f"{self.role}= gives no batch; it must give at least one")
+        return self._sizes
+
+
+def examples(batch: Batch) -> int:
+    """How many examples a batch has: the length of its first tensor or list of targets, else of inputs."""
+    for part in (batch[1], batch[0]):
+        if isinstance(part, (list, tuple)) and part and not isinstance(part[0], Tensor):
+            return len(part)
+        for leaf in tree_leaves(part):
+            if isinstance(leaf, Tensor) and leaf.ndim:
+                return len(leaf)
+    return 1
+
+
+def _private(loader: Iterable[Any], seed: int) -> Iterator[Any]:
+    """The loader's items, with torch's global random numbers its own while it makes one, and restored after."""
+    outside = torch.get_rng_state()
+    torch.manual_seed(seed)
+    try:
+        items = iter(loader)
+        own = torch.get_rng_state()
+    finally:
+        torch.set_rng_state(outside)
+    while True:
+        outside = torch.get_rng_state()
+        torch.set_rng_state(own)
+        try:
+            item = next(items)
+        except StopIteration:
+            return
+        finally:
+            own = torch.get_rng_state()
+            torch.set_rng_state(outside)
+        yield item
+
+
+def _as_is(item: Any) -> Batch:
+    return item  # type: ignore[no-any-return]
+
+
+def _to(part: Any, device: torch.device) -> Any:
+    return tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, part)
+
+
+def _cut(part: Any, n: int) -> Any:
+    if isinstance(part, (list, tuple)) and part and not isinstance(part[0], Tensor):
+        return part[:n]
+    return tree_map(lambda leaf: leaf[:n] if isinstance(leaf, Tensor) and leaf.ndim else leaf, part)
+
+
+def reader(model: nn.Module, batch: ToBatch | None) -> ToBatch:
+    """What turns a loader's item into `(inputs, targets)`, inputs being a tensor or a tuple of positional arguments.
+
+    Args:
+        model: Its signature puts a dict of keywords into order.
+        batch: The user's own first step; None takes pairs, and single tensors as inputs without targets.
+    """
+
+    def convert(item: Any) -> Batch:
+        found = batch(item) if batch is not None else item
+        if isinstance(found, Tensor):
+            found = (found, None)
+        if not isinstance(found, (tuple, list)) or len(found) != 2:
+            what = f"a {type(found).__name__}" + (f" of {len(found)}" if isinstance(found, (tuple, list)) else "")
+            raise UserError(
+                f"the data gives {what} for a batch; give batch=function that turns it into (inputs, targets)"
+            )
+        inputs, targets = found
+        return positional(model, inputs), targets
+
+    return convert
+
+
+def positional(model: nn.Module, inputs: Any) -> Any:
+    """Inputs as a tensor or a tuple of positional arguments; a mapping is put into the order of `model.forward`."""
+    if not isinstance(inputs, Mapping):
+        return tuple(inputs) if isinstance(inputs, list) else inputs
+    try:
+        bound = inspect.signature(model.forward).bind(**inputs)
+    except TypeError as error:
+        raise UserError(f"the model cannot be called with {', '.join(map(str, inputs))}: {error}") from None
+    bound.apply_defaults()
+    kinds = [inspect.signature(model.forward).parameters[name].kind for name in inputs]
+    if inspect.Parameter.KEYWORD_ONLY in kinds or inspect.Parameter.VAR_KEYWORD in kinds:
+        raise UserError(f"{', '.join(map(str, inputs))}: keyword-only inputs; wrap the model so that they have a place")
+    last = max(list(bound.arguments).index(name) for name in inputs)
+    return tuple(bound.args[: last + 1])
+
+
+@dataclass(frozen=True, eq=False)
+class LiveData:
+    """The roles of a user's own loaders, with the face of `DataSplits`. That they share no example is the user's word.
+
+    Attributes:
+        train, calibration, control, test: The loaders; None where none was given.
+        name, task: For the record.
+        classes: Nothing is known of them.
+        input_shape: Of one input where it is an image, else a stand-in; batches are the loader's own anyway.
+    """
+
+    train: LiveSplit | None
+    calibration: LiveSplit | None
+    control: LiveSplit | None
+    test: LiveSplit | None
+    task: str
+    name: str = "live"
+    classes: tuple[str, ...] = ()
+    input_shape: tuple[int, int, int] = (1, 1, 1)
+
+    @property
+    def whole_test(self) -> LiveSplit | None:
+        """The test loader."""
+        return self.test
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash over the roles there are."""
+        splits = (self.train, self.calibration, self.control)
+        return "/".join("-" if split is None else split.fingerprint() for split in splits)
+
+    def split(self, role: str) -> LiveSplit:
+        """The loader of a role; raises UserError naming the argument that gives it."""
+        found: LiveSplit | None = getattr(self, role)
+        if found is None:
+            raise UserError(f"this needs {role} data and none was given; give {role}=loader")
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """The record in plain values."""
+        roles = {role: getattr(self, role) for role in ("train", "calibration", "control", "test")}
+        sizes = {role: {"size": len(split)} for role, split in roles.items() if split is not None}
+        return {"name": self.name, "task": self.task, "roles": sizes, "fingerprint": self.fingerprint}

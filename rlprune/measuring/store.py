@@ -1,0 +1,114 @@
+"""Everything measured on the networks of one problem, kept while there is room and somebody may ask again."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from rlprune.artifact import fingerprint
+from rlprune.data.splits import DataSplits
+from rlprune.measuring.grams import GramStore
+from rlprune.measuring.norms import Statistics, measure_bn
+from rlprune.network import Network
+from rlprune.tasks.base import Task
+
+BN_IMAGES = 256
+BATCH = 64
+MEMORY = 2**30
+
+T = TypeVar("T")
+
+
+class Calibrated(Protocol):
+    """What measuring needs to know of a problem."""
+
+    @property
+    def task(self) -> Task:
+        """How networks are called."""
+        ...
+
+    @property
+    def data(self) -> DataSplits:
+        """Its calibration split is what is looked at."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """Of what is drawn."""
+        ...
+
+
+def calibration_calls(problem: Calibrated, images: int | None = None) -> Iterator[tuple[Any, ...]]:
+    """A network's arguments for the first calibration images, a tuple a batch."""
+    split = problem.data.split("calibration")
+    split = split if images is None else split.first(images)
+    return (problem.task.inputs(batch) for batch in split.batches(BATCH, device=problem.device))
+
+
+class Measured:
+    """What was measured on networks, found again by their content: a hash of the weights.
+
+    So a fresh copy of a network finds it again, and a trained one does not. It belongs to one problem and goes with it.
+
+    Args:
+        memory: Bytes to keep; the least recently used goes first, the last one asked for always stays.
+    """
+
+    def __init__(self, memory: int = MEMORY) -> None:
+        self.memory = memory
+        self._kept: OrderedDict[str, tuple[int, Any]] = OrderedDict()
+
+    @property
+    def bytes(self) -> int:
+        """Memory held."""
+        return sum(size for size, _ in self._kept.values())
+
+    def forget(self, network: Network | None = None) -> None:
+        """Forget what was measured on a network, or on any."""
+        weights = "" if network is None else fingerprint(network.model.state_dict())
+        for key in [key for key in self._kept if weights in key]:
+            del self._kept[key]
+
+    def grams(self, network: Network, problem: Calibrated) -> GramStore:
+        """The Gram matrices of what the layers of `network` read."""
+
+        def collect() -> GramStore:
+            return GramStore.collect(network.model, network.groups, calibration_calls(problem), seed=problem.seed)
+
+        kind = f"gram/{len(network.groups.prunable)}"
+        return self._get(kind, network, problem, collect, lambda found: found.bytes)
+
+    def norms(self, network: Network, problem: Calibrated) -> Statistics:
+        """Mean and variance of what the batch norms of `network` read."""
+
+        def measure() -> Statistics:
+            return measure_bn(network.model, calibration_calls(problem, BN_IMAGES))
+
+        return self._get("norms", network, problem, measure, lambda found: sum(map(_bytes, found.values())))
+
+    def _get(
+        self, kind: str, network: Network, problem: Calibrated, make: Callable[[], T], size: Callable[[T], int]
+    ) -> T:
+        weights, images = fingerprint(network.model.state_dict()), problem.data.split("calibration").fingerprint()
+        key = f"{kind}/{weights}/{images}/{problem.device}"
+        if key not in self._kept:
+            found = make()
+            self._kept[key] = size(found), found
+        self._kept.move_to_end(key)
+        while len(self._kept) > 1 and self.bytes > self.memory:
+            self._kept.popitem(last=False)
+        kept: T = self._kept[key][1]
+        return kept
+
+
+def _bytes(tensors: tuple[Tensor, ...]) -> int:
+    return sum(tensor.nbytes for tensor in tensors)

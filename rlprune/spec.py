@@ -1,0 +1,160 @@
+"""A problem in plain values. Nothing here needs torch before something is built."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext, suppress
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlprune.errors import UserError, unknown_name
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from rlprune.data import DataSplits
+    from rlprune.problem import PruningProblem
+
+
+@dataclass(frozen=True)
+class ProblemSpec:
+    """A problem in plain values, so that it can be written down, sent to a worker process and built again.
+
+    Attributes:
+        model: Zoo name, `torchvision:NAME`, `package.module:function` or `file.py:function`.
+        data: `digits`, an `.npz` file, a folder, or `torchvision:NAME`.
+        weights: File with a state dict; None takes the weights that the zoo trains itself (digits/lenet5 only).
+        task: What the network does, where the data's own task needs an option, such as `detection:metric=map50`.
+        root: Folder that `data` is relative to, or where torchvision's sets lie.
+        seed: Of everything random.
+        device: Where to compute, such as `cpu` or `cuda`.
+        control_from: `train` or `test`: where the control split is cut from. None chooses: as the weights were trained,
+            or `test` for a weights file that does not say what it was trained on, since it may have seen every
+            training image.
+        control_size: Examples the tolerance is kept on; None chooses.
+        calibration_size: Examples that recovery looks at; None chooses.
+        keep: Patterns of layer or group names that must not be pruned.
+        min_channels: Smallest width a group may reach.
+        round_to: Widths stay multiples of this.
+    """
+
+    model: str = "lenet5"
+    data: str = "digits"
+    weights: str | None = None
+    task: str | None = None
+    root: str | None = None
+    seed: int = 0
+    device: str = "cpu"
+    control_from: str | None = None
+    control_size: int | None = None
+    calibration_size: int | None = None
+    keep: tuple[str, ...] = ()
+    min_channels: int = 2
+    round_to: int = 1
+
+    def build(self, *, untrained: bool = False) -> PruningProblem:
+        """Load the data and the network; raises UserError for anything that cannot be had.
+
+        Args:
+            untrained: Take fresh weights where none are given and none come with the project: enough to look at.
+        """
+        from rlprune.problem import PruningProblem
+        from rlprune.tasks import get_task
+
+        splits = self.splits()
+        model = load_network(self, splits, untrained=untrained)
+        return PruningProblem(
+            model,
+            splits,
+            task=get_task(self.task or splits.task),
+            keep=self.keep,
+            min_channels=self.min_channels,
+            round_to=self.round_to,
+            seed=self.seed,
+            device=self.device,
+            source=self.to_json(),
+        )
+
+    def splits(self) -> DataSplits:
+        """The data, cut so that the weights have not seen the control images.
+
+        Weights that say what they were trained on (`rlprune train` wrote them) keep the control split of that training
+        as far as no option asks for another, if that cut is this one; any others get theirs from held-out images.
+        """
+        if self.weights is None:
+            return self._load(self.control_from)
+        meta = weights_meta(self.weights)
+        trained = meta.get("train_fingerprint")
+        if self.control_from == "test" or (self.control_from is None and trained is None):
+            return self._load("test")
+        as_trained = replace(
+            self,
+            control_size=meta.get("control_size") if self.control_size is None else self.control_size,
+            calibration_size=meta.get("calibration_size") if self.calibration_size is None else self.calibration_size,
+        )
+        splits = as_trained._load(self.control_from or meta.get("control_from"))
+        if trained is None or splits.train.fingerprint() == trained:
+            return splits
+        if self.control_from is None:
+            return self._load("test")
+        raise UserError(
+            f"{self.weights} was trained on another cut of {self.data!r}, so control images from train may have been "
+            "seen; take the --seed, --control-size and --calibration-size it was trained with, or --control-from test"
+        )
+
+    def _load(self, control_from: str | None) -> DataSplits:
+        from rlprune.data import load_data
+
+        return load_data(
+            self.data,
+            root=self.root,
+            seed=self.seed,
+            control_from=control_from,
+            control_size=self.control_size,
+            calibration_size=self.calibration_size,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values only."""
+        return {**asdict(self), "keep": list(self.keep)}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> ProblemSpec:
+        """What `to_json` wrote; raises UserError for what it did not."""
+        known = {field.name for field in fields(cls)}
+        for name in content:
+            if name not in known:
+                raise unknown_name("field of a problem", name, known)
+        return cls(**{**content, "keep": tuple(content.get("keep", ()))})
+
+
+def weights_meta(path: str) -> dict[str, Any]:
+    """What a weights file says about itself; nothing where it cannot be read or says nothing."""
+    if path.startswith("torchvision:"):
+        return {}
+    from rlprune.files import read_tensors
+
+    try:
+        meta = read_tensors(Path(path)).get("meta")
+    except UserError:  # loading the weights will say it, with the network at hand
+        return {}
+    return dict(meta) if isinstance(meta, Mapping) else {}
+
+
+def load_network(spec: ProblemSpec, splits: DataSplits, *, untrained: bool = False) -> nn.Module:
+    """The network of `spec` with its weights, which may be those of a network that was pruned before."""
+    from rlprune.artifact import is_pruned, load_pruned
+    from rlprune.devices import checked_device
+    from rlprune.models import default_weights, load_weights, resolve_model
+
+    device = checked_device(spec.device)
+    model = resolve_model(spec.model, num_classes=len(splits.classes), in_channels=splits.input_shape[0])
+    if spec.weights is None:
+        with suppress(UserError) if untrained else nullcontext():
+            default_weights(model, spec.model, splits)
+    elif is_pruned(spec.weights):
+        load_pruned(spec.weights, model)
+    else:
+        load_weights(model, spec.weights)
+    return model.eval().to(device)

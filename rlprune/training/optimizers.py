@@ -1,0 +1,25 @@
+"""The optimizers that settings name."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from rlprune.errors import UserError
+from rlprune.training.settings import TrainSettings
+
+
+def make_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
+    """The optimizer of the settings over all parameters that want a gradient; raises UserError if none does."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if not parameters:
+        raise UserError("no parameter of this network wants a gradient; set requires_grad on those to train")
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
+    return torch.optim.SGD(
+        parameters,
+        lr=settings.lr,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+        nesterov=settings.nesterov,
+    )
