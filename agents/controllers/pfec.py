@@ -22,7 +22,6 @@ from rlprune.criteria import CriterionContext, get_criterion, lowest
 from rlprune.criteria.base import Criterion
 from rlprune.errors import check_rate
 from rlprune.network import Network
-from rlprune.training.settings import TrainSettings
 from rlprune.scoring.sensitivity import read_scan, removed_by_scan, scan
 
 

@@ -16,8 +16,8 @@ from rlprune.envs.arguments import shared_problem
 from rlprune.envs.episode.cache import ScoreCache
 from rlprune.errors import UserError
 from rlprune.problem import PruningProblem
-from rlprune.spec import ProblemSpec
 from rlprune.recovery import make_recovery
+from rlprune.spec import ProblemSpec
 from rlprune.tasks import Score
 
 
