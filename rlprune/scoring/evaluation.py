@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import nn
 
 from rlprune.data.splits import DataSplits, Split
 from rlprune.errors import UserError
+from rlprune.scoring.pace import Pace
 from rlprune.tasks.base import Batch, Task
 from rlprune.tasks.score import Score
 
@@ -79,14 +80,12 @@ class Evaluator:
         self.task = task
         self.data = data
         self.device = torch.device(device)
-        self.amp = amp
         pixels, most = (GPU_PIXELS, GPU_MOST) if self.device.type == "cuda" else (CPU_PIXELS, CPU_MOST)
         more = AMP_MORE if amp else 1
+        self.pace = Pace.usual(self.device, amp=amp)
         self.batch_size = batch_size or batch_within(more * pixels, more * most, data.input_shape)
         self.ledger = ledger if ledger is not None else Ledger()
         self._limited: dict[tuple[str, int], Split] = {}
-        # A quarter to a half faster on CPUs. A model that calls `view` after a convolution cannot take it; then off.
-        self._channels_last = self.device.type == "cpu"
 
     def score(self, model: nn.Module, role: str = "control", limit: int | None = None) -> Score:
         """Score `model` on a role's images, or on the first `limit` of them.
@@ -115,10 +114,10 @@ class Evaluator:
         try:
             return self.task.score(model, self.batches(split))
         except RuntimeError:
-            if not self._channels_last:
+            if self.pace.layout == "contiguous":
                 check_fits(model, self.data, self.task, self.device)  # says it in the user's words if that was it
                 raise
-        self._channels_last = False
+        self.pace = Pace("contiguous", self.pace.amp)  # a model that calls `view` behind a convolution
         return self._score(model, split)
 
     def settle(self, model: nn.Module) -> None:
@@ -128,19 +127,11 @@ class Evaluator:
 
     def precision(self) -> AbstractContextManager[Any]:
         """What networks are scored in; for callers that use `batches` without `score`."""
-        return precision(self.device, amp=self.amp)
+        return self.pace.precision(self.device)
 
     def batches(self, split: Split) -> Iterator[Batch]:
         """A split as it is scored: in batches that suit the device."""
-        for inputs, targets in split.batches(self.batch_size, device=self.device):
-            if self._channels_last and isinstance(inputs, torch.Tensor) and inputs.ndim == 4:
-                inputs = inputs.contiguous(memory_format=torch.channels_last)
-            yield inputs, targets
-
-
-def precision(device: torch.device, *, amp: bool) -> AbstractContextManager[Any]:
-    """Mixed precision (bfloat16) inside if `amp`, else nothing."""
-    return torch.autocast(device.type, dtype=torch.bfloat16) if amp else nullcontext()
+        return (self.pace.arranged(batch) for batch in split.batches(self.batch_size, device=self.device))
 
 
 @contextmanager
