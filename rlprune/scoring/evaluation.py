@@ -82,7 +82,7 @@ class Evaluator:
         self.device = torch.device(device)
         pixels, most = (GPU_PIXELS, GPU_MOST) if self.device.type == "cuda" else (CPU_PIXELS, CPU_MOST)
         more = AMP_MORE if amp else 1
-        self.pace = Pace.usual(self.device, amp=amp)
+        self.pace, self._settled = Pace.usual(self.device, amp=amp), False
         self.batch_size = batch_size or batch_within(more * pixels, more * most, data.input_shape)
         self.ledger = ledger if ledger is not None else Ledger()
         self._limited: dict[tuple[str, int], Split] = {}
@@ -112,7 +112,9 @@ class Evaluator:
 
     def _score(self, model: nn.Module, split: Split) -> Score:
         try:
-            return self.task.score(model, self.batches(split))
+            score = self.task.score(model, self.batches(split))
+            self._settled = True
+            return score
         except RuntimeError:
             if self.pace.layout == "contiguous":
                 check_fits(model, self.data, self.task, self.device)  # says it in the user's words if that was it
@@ -120,10 +122,12 @@ class Evaluator:
         self.pace = Pace("contiguous", self.pace.amp)  # a model that calls `view` behind a convolution
         return self._score(model, split)
 
-    def settle(self, model: nn.Module) -> None:
-        """Before `batches` is used without `score`: give up the faster memory format if `model` cannot take it."""
-        with evaluating(model), torch.inference_mode(), self.precision():
-            self._score(model, self.data.control.first(2))
+    def settled(self, model: nn.Module) -> Pace:
+        """How `model` and its like are computed, for whoever runs them without `score`; tried once, on two images."""
+        if not self._settled:
+            with evaluating(model), torch.inference_mode(), self.precision():
+                self._score(model, self.data.control.first(2))
+        return self.pace
 
     def precision(self) -> AbstractContextManager[Any]:
         """What networks are scored in; for callers that use `batches` without `score`."""

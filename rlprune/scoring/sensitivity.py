@@ -227,7 +227,7 @@ class _Scorer:
         self.split = control if limit is None else control.first(limit)
         self._cache: PrefixCache | None = None
         if LOCAL.issuperset(self.recovery.names):
-            self.evaluator.settle(network.model)
+            self.evaluator.settled(network.model)
             self._folds = foldable(network.model, problem.example_inputs)
             self._folded = folded(network.model, self._folds)
             self._cache = PrefixCache(self._folded, problem.example_inputs, self._calls)

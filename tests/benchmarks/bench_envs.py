@@ -20,7 +20,7 @@ import torch
 
 from rlprune.envs import EnvSettings, FilterPruningEnv, ScoreTable, TablePruningEnv
 from rlprune.envs.toy import ToyPruningEnv
-from rlprune.measuring.store import BATCH, BN_IMAGES
+from rlprune.measuring.store import bn_calls
 from rlprune.problem import ProblemSpec
 from rlprune.recovery import recalibrate_bn
 
@@ -97,9 +97,8 @@ def main() -> None:
         begin = CLOCK()
         problem.evaluator.score(model, "control")
         forward = CLOCK() - begin
-        images = problem.data.calibration.first(BN_IMAGES).batches(BATCH)
         begin = CLOCK()
-        recalibrate_bn(model, (problem.task.inputs(batch) for batch in images))
+        recalibrate_bn(model, bn_calls(problem))
         recalibration = CLOCK() - begin
         ratios.append((whole - recalibration) / forward)
         print(
