@@ -22,13 +22,13 @@ class ProblemSpec:
     """A problem in plain values, so that it can be written down, sent to a worker process and built again.
 
     Attributes:
-        model: Zoo name, `torchvision:NAME`, `package.module:function` or `file.py:function`.
-        data: `digits`, an `.npz` file, a folder, or `torchvision:NAME`.
-        weights: File with a state dict; None takes the weights that the zoo trains itself (digits/lenet5 only).
+        model: Network by zoo name, `torchvision:NAME`, `package.module:function` or `file.py:function`.
+        data: Data set by name, such as `digits`, an `.npz` file, a folder, or `torchvision:NAME`.
+        weights: Weights file with a state dict; None takes the weights that the zoo trains itself (digits/lenet5 only).
         task: What the network does, where the data's own task needs an option, such as `detection:metric=map50`.
         root: Folder that `data` is relative to, or where torchvision's sets lie.
-        seed: Of everything random.
-        device: Where to compute, such as `cpu` or `cuda`.
+        seed: Seed of everything random.
+        device: Device to compute on, such as `cpu` or `cuda`.
         control_from: `train` or `test`: where the control split is cut from. None chooses: as the weights were trained,
             or `test` for a weights file that does not say what it was trained on, since it may have seen every
             training image.

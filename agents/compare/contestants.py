@@ -10,11 +10,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from rlprune.agents.runs.finishing import Finisher, better
+from rlprune.agents.runs.repairing import RepairUntil
+
 from rlprune.agents.controllers.base import AGENT, RULES, Controller, make_controller, run_episode, shown_to
 from rlprune.agents.controllers.pfec import Pfec
 from rlprune.agents.controllers.prc import PRC
-from rlprune.agents.runs.finishing import Finisher, better
-from rlprune.agents.runs.repairing import RepairUntil
 from rlprune.criteria import get_criterion
 from rlprune.envs import FilterPruningEnv, Rules
 from rlprune.errors import unknown_name

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from rlprune.agents.controllers.law import Law
 from rlprune.errors import UserError
 from rlprune.training.settings import TrainSettings
 
@@ -78,6 +79,14 @@ class Rule:
         """The action for that count; (1, 1) for a batch of one observation, as SB3's evaluation passes it."""
         action = self.env.action_for(self.count())
         return (action[None] if np.ndim(observation) == 2 else action), state
+
+    def schedule(self) -> Mapping[str, int] | None:
+        """Counts for the aim of the round, found at no cost and without changing anything; None if that cannot be."""
+        return None
+
+    def law(self) -> Law | None:
+        """Its own law of how far a run goes; None leaves that to the seeker."""
+        return None
 
     def finish(self, network: Network) -> Network:
         """A last touch for the pruned network: a copy, which is kept if it scores no worse; or the network itself."""

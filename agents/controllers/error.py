@@ -17,6 +17,11 @@ class LeastError(Rule):
     spend. Needs no evaluation, and no training. Without Gram matrices (layers that are no modules) it is uniform.
     """
 
+    def schedule(self) -> dict[str, int]:
+        """The whole round's counts."""
+        counts = (self.env.advised_rates * self.env.budget.sizes).round().astype(int).tolist()
+        return dict(zip((group.name for group in self.env.prunable), counts, strict=True))
+
     def count(self) -> int:
         """The advised count, rounded."""
         return int(self.env.advised + 0.5)

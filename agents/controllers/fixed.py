@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import gymnasium
 import numpy as np
 
 from rlprune.agents.controllers.base import Array, Rule, State
@@ -18,7 +17,7 @@ from rlprune.files import read_json
 from rlprune.registry import Registry
 
 if TYPE_CHECKING:
-    from rlprune.envs import FilterPruningEnv
+    pass
 
 
 def removed_at(size: int, rate: float) -> int:

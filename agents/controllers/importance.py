@@ -26,7 +26,6 @@ from rlprune.criteria.gates import ImportanceWeights, fold_gates
 from rlprune.errors import UserError, check_rate
 from rlprune.network import Network
 from rlprune.problem import PruningProblem
-from rlprune.training.settings import TrainSettings
 from rlprune.scoring.evaluation import evaluating
 
 Gates = dict[str, Tensor]

@@ -5,6 +5,7 @@ A law says how much goes; which filters of which layer go is the controller's af
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -36,6 +37,11 @@ class Standing:
     harm: Callable[[float], float | None]
 
     @property
+    def met(self) -> bool:
+        """Whether the target is reached."""
+        return self.target is not None and self.share <= self.target
+
+    @property
     def slack(self) -> float:
         """T = max(a - (E - ε), 0): what is left of the tolerance."""
         return max(self.tolerance - self.drop, 0.0)
@@ -49,12 +55,14 @@ class Aim:
         share: MACs to leave, a fraction of the unpruned network's.
         epochs: Training after the removal, one annealed cycle.
         bound_by: What kept it from going further: `tolerance`, `window`, `floor`, `budget`.
+        enough: Drop at which the training has done its work and may end early.
         healing: The share of the immediate drop that is expected to be left after training; None if not considered.
     """
 
     share: float
     epochs: float
     bound_by: str
+    enough: float = -math.inf
     healing: float | None = None
 
 

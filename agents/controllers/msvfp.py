@@ -18,8 +18,8 @@ from rlprune.agents.controllers.images import FixedImages
 from rlprune.agents.controllers.rounds import Scores, aimed, is_convolution
 from rlprune.channels import ChannelGroup, PruningPlan
 from rlprune.criteria import CriterionContext, get_criterion, lowest, plan_from_counts
-from rlprune.network import Network
 from rlprune.errors import UserError, check_rate
+from rlprune.network import Network
 from rlprune.training.settings import TrainSettings
 
 

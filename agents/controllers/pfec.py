@@ -22,7 +22,6 @@ from rlprune.criteria import CriterionContext, get_criterion, lowest
 from rlprune.criteria.base import Criterion
 from rlprune.errors import check_rate
 from rlprune.network import Network
-from rlprune.training.settings import TrainSettings
 from rlprune.scoring.sensitivity import read_scan, removed_by_scan, scan
 
 
@@ -57,7 +56,7 @@ class Pfec(RoundRule):
         self._rates = self._preset.rates(self.env.problem.groups) if self._preset is not None else {}
 
     def plan(self) -> Mapping[str, int]:
-        """The counts of one round, scaled by one factor to a budget if there is one; of more rounds only to an aim each."""
+        """The counts of one round, scaled by one factor to a budget if there is one; more only where rounds aim."""
         env = self.env
         if env.round > 0 and not aimed(env):
             return {}

@@ -11,9 +11,8 @@ import gymnasium
 import numpy as np
 import torch
 
-from rlprune.agents.controllers.base import Controller, run_episode
-from rlprune.agents.controllers.base import Rule
-from rlprune.agents.controllers.search import OnTrial, Search
+from rlprune.agents.controllers.base import Controller, Rule, run_episode
+from rlprune.agents.controllers.search import Search
 from rlprune.errors import UserError
 from rlprune.seeding import derive
 
@@ -48,7 +47,6 @@ class BestOf(Rule):
                 f"leave it out, or take a search or an agent of {', '.join(sorted(STOCHASTIC))}"
             )
         self.controller, self.episodes = controller, episodes
-        self.on_trial: OnTrial | None = None
         self.tried: list[dict[str, Any]] = []
         self._counts: list[dict[str, int]] = []
 

@@ -28,27 +28,47 @@ def cycles(epochs: float) -> float:
     return min(10.0, max(1.25, epochs / 10.0))
 
 
+def cycle_length(now: Standing) -> float:
+    """Epochs of the next cycle: a third of what is left, since easy rounds end early, and all of it towards the end."""
+    length = max(now.epochs / cycles(now.epochs), now.left / 3.0)
+    return now.left if now.left < 1.5 * length else length
+
+
+def enough(now: Standing) -> float:
+    """The drop at which a round has cost nothing and may stop training: as before, or a quarter of the tolerance."""
+    return max(now.drop, 0.25 * now.tolerance)
+
+
 @dataclass
 class Healing:
     """What training heals: the share of an immediate drop that is left after a cycle, learnt from a run's own rounds.
 
+    Drops of a few images are mostly noise: rounds count by the size of their drop, against one that is worth as much as
+    a drop of `weight` and says what was expected before anything was seen.
+
     Attributes:
-        predicted: The share expected to be left.
+        expected: The share expected at first.
+        weight: In the score's own units; the tolerance is a good one.
+        harm, left: Sums over the rounds: immediate drops, and what was left of them. Older rounds count less.
     """
 
-    predicted: float = 0.15
+    expected: float = 0.15
+    weight: float = 0.01
+    harm: float = 0.0
+    left: float = 0.0
+
+    @property
+    def predicted(self) -> float:
+        """The share expected now, in [0.03, 2]."""
+        whole = self.harm + self.weight
+        share = (self.left + self.expected * self.weight) / whole if whole > 0 else self.expected
+        return min(2.0, max(0.03, share))
 
     def learn(self, harm: float, left: float) -> float | None:
-        """Take in a round: the immediate drop and what was left of it. Returns the share, None where it tells nothing."""
-        if harm <= 1e-9:
-            return None
-        seen = left / harm
-        self.predicted = min(2.0, max(0.03, 0.5 * self.predicted + 0.5 * max(seen, 0.0)))
-        return seen
-
-    def doubt(self) -> None:
-        """Expect half as much of the training after a setback."""
-        self.predicted = min(2.0, 2.0 * self.predicted)
+        """Take in a round: immediate drop, and what was left of it. Returns the share, None where it tells nothing."""
+        self.harm = 0.7 * self.harm + max(harm, 0.0)
+        self.left = 0.7 * self.left + max(left, 0.0)
+        return left / harm if harm > 1e-9 else None
 
 
 def furthest(now: Standing, allowed: float, floor: float, trials: int = TRIALS) -> tuple[float, str] | None:
@@ -58,6 +78,7 @@ def furthest(now: Standing, allowed: float, floor: float, trials: int = TRIALS) 
         now: Where the run stands; its `harm` is asked `trials` times at most.
         allowed: Immediate drop that training is trusted to heal.
         floor: Least share that may be tried.
+        trials: Most scores to ask for.
 
     Returns:
         The share and what bound it (`tolerance`, or `window` where the floor itself is harmless); None if not even the
@@ -92,24 +113,25 @@ class Seeker:
     largest: float = math.log(3.0)
 
     def __post_init__(self) -> None:
-        self._step, self._failed, self._outside = self.step, 0, 0.0
+        self._step, self._failed = self.step, 0
         self.healing = Healing()
 
     def aim(self, now: Standing) -> Aim | None:
         """As far as step, floor, target and the healing seen so far allow."""
-        if self._failed >= GIVE_UP or now.left < 0.05 or (now.target is not None and now.share <= now.target):
+        trained = now.epochs > 0
+        if self._failed >= GIVE_UP or (trained and now.left < 0.05) or now.met:
             return None
-        length = now.epochs / cycles(now.epochs)
-        epochs = now.left if now.left < 1.5 * length else length
-        floor = max(now.least, now.share * math.exp(-self._step), self._outside, now.target or 0.0)
+        epochs = cycle_length(now)
+        floor = max(now.least, now.share * math.exp(-self._step), now.target or 0.0)
         if now.share * math.exp(-SMALLEST) < floor:
             return None
         why = "window" if floor > now.least else "floor"
         if floor == now.target:
             why = "target"
-        found = furthest(now, now.slack / self.healing.predicted, floor)
+        healing = self.healing.predicted if trained else 1.0
+        found = furthest(now, now.slack / healing, floor)
         share, bound = found if found is not None else (now.share * math.exp(-SMALLEST), "tolerance")
-        return Aim(share, epochs, why if bound == "window" else bound, self.healing.predicted)
+        return Aim(share, epochs, why if bound == "window" else bound, enough(now), healing)
 
     def learn(self, aim: Aim, now: Standing, line: Mapping[str, Any]) -> float | None:
         """Grow or shrink the step; returns the healing seen."""
@@ -117,18 +139,17 @@ class Seeker:
         if line["accepted"]:
             self._failed = 0
             self._step = min(self.largest, max(self._step, taken) * 1.25)
-            return self.healing.learn(line["harm"], line["drop"] - now.drop)
-        self._failed += 1
-        self._step = max(SMALLEST, taken / 2)
-        self.healing.doubt()
-        self._outside = max(self._outside, line["share"]) if aim.epochs >= now.left else self._outside
-        return (line["drop"] - now.drop) / line["harm"] if line["harm"] > 1e-9 else None
+        else:
+            self._failed += 1
+            self._step = max(SMALLEST, taken / 2)
+        self.healing.weight = now.tolerance
+        return self.healing.learn(line["harm"], line["drop"] - now.drop)
 
     def state_dict(self) -> dict[str, Any]:
         """What it has learnt."""
-        return {"step": self._step, "failed": self._failed, "outside": self._outside, "healing": asdict(self.healing)}
+        return {"step": self._step, "failed": self._failed, "healing": asdict(self.healing)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from there."""
-        self._step, self._failed, self._outside = state["step"], state["failed"], state["outside"]
+        self._step, self._failed = state["step"], state["failed"]
         self.healing = Healing(**state["healing"])
