@@ -121,11 +121,9 @@ def network(name: str, folder: Path) -> None:
         steps.append(step)
     forward = median(forwards)
     ratio = median(whole / one for whole, one in zip(further, forwards, strict=True))
-    print(
-        f"{name if trained else name + ' *':14} {len(env.scope.names):6} {prepare:8.2f} {baseline:9.2f} {first:6.2f} {median(further):8.2f} "
-        f"{forward:8.2f} {first / forward:14.2f} {ratio:16.2f} {1e3 * median(steps):10.2f}",
-        flush=True,
-    )
+    made = f"{name if trained else name + ' *':14} {len(env.scope.names):6} {prepare:8.2f} {baseline:9.2f}"
+    played = f"{first:6.2f} {median(further):8.2f} {forward:8.2f} {first / forward:14.2f} {ratio:16.2f}"
+    print(f"{made} {played} {1e3 * median(steps):10.2f}", flush=True)
 
 
 def main() -> None:
