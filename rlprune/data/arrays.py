@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from rlprune.data.augmentation import shift_and_mirror
-from rlprune.data.cutting import Cut, Pool, assemble, cut_roles, hash_arrays
-from rlprune.data.normalisation import Normalisation, choose_normalisation
+from rlprune.data.cutting import Cut, Pool, assemble, hash_arrays
+from rlprune.data.normalisation import Normalisation
 from rlprune.data.splits import DataSplits, Source
 from rlprune.seeding import torch_generator
 from rlprune.tasks.base import Batch
@@ -93,24 +93,14 @@ class Images:
 
 def splits_from_arrays(name: str, train: Images, test: Images | None, classes: tuple[str, ...], cut: Cut) -> DataSplits:
     """Cut arrays into roles, choose the normalisation on the train role, and wrap them up."""
+    arrays = {"train": train} if test is None else {"train": train, "test": test}
+
+    def source(key: str, normalisation: Normalisation) -> Source:
+        images, labels = torch.from_numpy(np.ascontiguousarray(arrays[key].images)), arrays[key].labels.astype(np.int64)
+        return ArraySource(key, images, torch.from_numpy(labels), normalisation, mirror=images.shape[1] == 3)
+
+    pools = {key: Pool(key, len(a.labels), a.labels, hash_arrays(a.images, a.labels)) for key, a in arrays.items()}
     scale = 255.0 if train.images.dtype == np.uint8 else 1.0
-    pools = {"train": train} if test is None else {"train": train, "test": test}
-    sized = {key: Pool(key, len(pool.labels), pool.labels) for key, pool in pools.items()}
-    positions = cut_roles(cut, sized["train"], sized.get("test"))
-    kept = train.images if train.images.shape[1] == 3 else train.images[positions["train"][1]]
-    normalisation = choose_normalisation(kept, scale)
-    sources: dict[str, Source] = {
-        key: ArraySource(
-            key,
-            torch.from_numpy(np.ascontiguousarray(pool.images)),
-            torch.from_numpy(pool.labels.astype(np.int64)),
-            normalisation,
-            mirror=train.images.shape[1] == 3,
-        )
-        for key, pool in pools.items()
-    }
-    content = {key: hash_arrays(pool.images, pool.labels) for key, pool in pools.items()}
-    channels, height, width = train.images.shape[1:]
-    shape = (int(channels), int(height), int(width))
-    details = {"normalisation": normalisation.to_json()}
-    return assemble(name, "classification", classes, shape, sources, positions, cut, content, details)
+    shape = tuple(map(int, train.images.shape[1:]))
+    sample = train.images.__getitem__
+    return assemble(name, "classification", classes, shape, pools, cut, source, sample, scale=scale)
