@@ -1,58 +1,38 @@
-"""Controllers that set pruning rates: rules and trained agents, and the jobs that run them."""
+"""Controllers that set pruning rates: rules and trained agents, and the engine that plays them."""
 
 if __name__ == "agents":
     raise ImportError("this folder is the package rlprune.agents: write `import rlprune.agents`, not `import agents`")
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from rlprune.agents.controllers.base import RULES, Controller, Episode, Rule, make_controller, run_episode
-from rlprune.agents.controllers.error import LeastError
-from rlprune.agents.controllers.fixed import PerLayerTable, Polynomial, Uniform
-from rlprune.agents.controllers.pfec import Pfec
-from rlprune.agents.controllers.prc import PRC
-from rlprune.agents.controllers.search import CrossEntropySearch, RandomSearch
-from rlprune.agents.controllers.sensitivity import SensitivityRule
-from rlprune.agents.runs.pruning import PruneSettings, prune
-from rlprune.agents.runs.recipes import METHODS
-from rlprune.agents.runs.replaying import rebuild, replay
+_HOMES = {
+    "AgentSettings": "rl.settings",
+    "Controller": "controllers.base",
+    "Episode": "controllers.base",
+    "PRC": "controllers.prc",
+    "Recipe": "runs.recipe",
+    "RoundRule": "controllers.base",
+    "Rule": "controllers.base",
+    "TrainedAgent": "rl.sb3",
+    "get_recipe": "runs.recipes",
+    "list_recipes": "runs.recipes",
+    "list_rules": "controllers.registry",
+    "load_agent": "rl.sb3",
+    "make_controller": "runs.playing",
+    "play": "runs.engine",
+    "read_recipe": "runs.recipe",
+    "rebuild": "runs.replaying",
+    "replay": "runs.replaying",
+    "run_episode": "controllers.base",
+    "train": "rl.training",
+}
 
-if TYPE_CHECKING:
-    from rlprune.agents.rl.sb3 import TrainedAgent, load_agent
-    from rlprune.agents.rl.training import AgentSettings, train
-
-__all__ = [
-    "METHODS",
-    "PRC",
-    "RULES",
-    "AgentSettings",
-    "Controller",
-    "CrossEntropySearch",
-    "Episode",
-    "LeastError",
-    "PerLayerTable",
-    "Pfec",
-    "Polynomial",
-    "PruneSettings",
-    "RandomSearch",
-    "Rule",
-    "SensitivityRule",
-    "TrainedAgent",
-    "Uniform",
-    "load_agent",
-    "make_controller",
-    "prune",
-    "rebuild",
-    "replay",
-    "run_episode",
-    "train",
-]
-
-# Stable-Baselines3 takes seconds to import: only those who train or load an agent wait for it.
-_HOMES = {"AgentSettings": "rl.training", "TrainedAgent": "rl.sb3", "load_agent": "rl.sb3", "train": "rl.training"}
+__all__ = [*_HOMES]
 
 
 def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: torch and Stable-Baselines3 take seconds."""
     if name in _HOMES:
         return getattr(import_module(f"rlprune.agents.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

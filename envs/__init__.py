@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from rlprune.envs.env import FilterPruningEnv
     from rlprune.envs.episode.cache import ScoreCache
     from rlprune.envs.episode.rewards import list_rewards, make_reward
+    from rlprune.envs.making import make_env
     from rlprune.envs.mixed import MixedPruningEnv
-    from rlprune.envs.rules import EnvSettings
+    from rlprune.envs.rules import Rules
     from rlprune.envs.table import ScoreTable, TablePruningEnv
     from rlprune.envs.wrappers import DiscreteRates, RecordEpisode, WholeNetworkAction
 
@@ -24,15 +25,16 @@ __all__ = [
     "TABLE",
     "AroundAdvice",
     "DiscreteRates",
-    "EnvSettings",
     "FilterPruningEnv",
     "MixedPruningEnv",
     "RecordEpisode",
+    "Rules",
     "ScoreCache",
     "ScoreTable",
     "TablePruningEnv",
     "WholeNetworkAction",
     "list_rewards",
+    "make_env",
     "make_reward",
     "register",
 ]
@@ -40,15 +42,16 @@ __all__ = [
 _HOMES = {
     "AroundAdvice": "advice",
     "DiscreteRates": "wrappers",
-    "EnvSettings": "rules",
     "FilterPruningEnv": "env",
     "MixedPruningEnv": "mixed",
     "RecordEpisode": "wrappers",
+    "Rules": "rules",
     "ScoreCache": "episode.cache",
     "ScoreTable": "table",
     "TablePruningEnv": "table",
     "WholeNetworkAction": "wrappers",
     "list_rewards": "episode.rewards",
+    "make_env": "making",
     "make_reward": "episode.rewards",
 }
 

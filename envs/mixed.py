@@ -8,8 +8,10 @@ from typing import Any
 import gymnasium
 from numpy.typing import NDArray
 
-from rlprune.envs.env import FilterPruningEnv, Observation
+from rlprune.envs.env import FilterPruningEnv
+from rlprune.envs.view import Observation
 from rlprune.errors import UserError, unknown_name
+from rlprune.problem import PruningProblem
 
 
 class MixedPruningEnv(gymnasium.Env[Observation, NDArray[Any]]):
@@ -20,7 +22,8 @@ class MixedPruningEnv(gymnasium.Env[Observation, NDArray[Any]]):
     look at is passed on to it.
 
     Args:
-        problems: What differs between the environments: arguments of `FilterPruningEnv`, one mapping for each.
+        problems: What differs between the environments: for each a mapping of arguments of `FilterPruningEnv`, or a
+            live problem (what one costs is said there).
         common: Arguments that all of them share.
         budgets: Fractions of the MACs to keep; one is drawn for an episode. None leaves each environment its own.
         tolerances: Allowed drops, likewise.
@@ -36,7 +39,7 @@ class MixedPruningEnv(gymnasium.Env[Observation, NDArray[Any]]):
 
     def __init__(
         self,
-        problems: Sequence[Mapping[str, Any]] = ({},),
+        problems: Sequence[Mapping[str, Any] | PruningProblem] = ({},),
         common: Mapping[str, Any] | None = None,
         *,
         budgets: Sequence[float] | None = (0.3, 0.4, 0.5, 0.6, 0.7),
@@ -54,7 +57,8 @@ class MixedPruningEnv(gymnasium.Env[Observation, NDArray[Any]]):
                 raise UserError(f"{name} is empty; give at least one value, or None")
         self.render_mode = render_mode
         rules = {"one_shot": one_shot, "reward": reward, "max_rate": max_rate, "seed": seed, "render_mode": render_mode}
-        self.envs = [FilterPruningEnv(**{**rules, **(common or {}), **problem}) for problem in problems]
+        given = [problem if isinstance(problem, Mapping) else {"problem": problem} for problem in problems]
+        self.envs = [FilterPruningEnv(**{**rules, **(common or {}), **arguments}) for arguments in given]
         self.budgets = None if budgets is None else [float(b) for b in budgets]
         self.tolerances = None if tolerances is None else [float(t) for t in tolerances]
         for env in self.envs:  # a goal that one of them cannot meet is found now, not hours later
@@ -106,6 +110,11 @@ class MixedPruningEnv(gymnasium.Env[Observation, NDArray[Any]]):
     def render(self) -> Any:
         """The current episode, as `FilterPruningEnv` draws it."""
         return self.active.render()
+
+    def close(self) -> None:
+        """Close all of the environments."""
+        for env in self.envs:
+            env.close()
 
     def _told(self, info: dict[str, Any]) -> dict[str, Any]:
         return {**info, "problem": self._number, **self._goal}

@@ -8,17 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rlprune.envs.episode.budget import Window
+from rlprune.channels import ChannelGroups
+from rlprune.envs.episode.window import Window
+from rlprune.kinds import KINDS
 
-if TYPE_CHECKING:
-    from rlprune.channels import ChannelGroups
-
-KINDS = ("depthwise", "grouped", "residual", "concatenated", "transposed", "linear")
 LEAST_ERROR = 1e-4  # as good as none
 QUANTILES = (0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 1.0)
 

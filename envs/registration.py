@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import gymnasium
 
 ITERATIVE = "rlprune/IterativePruning-v0"
@@ -10,7 +12,11 @@ MIXED = "rlprune/MixedPruning-v0"
 TABLE = "rlprune/TablePruning-v0"
 TOY = "rlprune/ToyPruning-v0"
 
-_ENTRY_POINT = "rlprune.envs.env:FilterPruningEnv"
+GAMES: dict[str, dict[str, Any]] = {
+    "iterative": {},
+    "layerwise": {"one_shot": True, "reward": "accuracy", "budget": 0.5, "max_rate": 0.9, "tolerance": 0.05},
+}
+"""By name of the game, the rules that differ from `rlprune.envs.Rules`."""
 
 
 def register() -> None:
@@ -21,14 +27,12 @@ def register() -> None:
     draws network and goal anew for every episode, to train agents; `rlprune/TablePruning-v0` serves recorded
     scores; `rlprune/ToyPruning-v0` is a formula whose best schedule is known.
     """
-    if ITERATIVE not in gymnasium.registry:
-        gymnasium.register(ITERATIVE, entry_point=_ENTRY_POINT)
-    if LAYERWISE not in gymnasium.registry:
-        kwargs = {"one_shot": True, "reward": "accuracy", "budget": 0.5, "max_rate": 0.9, "tolerance": 0.05}
-        gymnasium.register(LAYERWISE, entry_point=_ENTRY_POINT, kwargs=kwargs)
-    if MIXED not in gymnasium.registry:
-        gymnasium.register(MIXED, entry_point="rlprune.envs.mixed:MixedPruningEnv")
-    if TABLE not in gymnasium.registry:
-        gymnasium.register(TABLE, entry_point="rlprune.envs.table:TablePruningEnv")
-    if TOY not in gymnasium.registry:
-        gymnasium.register(TOY, entry_point="rlprune.envs.toy:ToyPruningEnv")
+    for name, entry_point, rules in (
+        (ITERATIVE, "env:FilterPruningEnv", GAMES["iterative"]),
+        (LAYERWISE, "env:FilterPruningEnv", GAMES["layerwise"]),
+        (MIXED, "mixed:MixedPruningEnv", {}),
+        (TABLE, "table:TablePruningEnv", {}),
+        (TOY, "toy:ToyPruningEnv", {}),
+    ):
+        if name not in gymnasium.registry:
+            gymnasium.register(name, entry_point=f"rlprune.envs.{entry_point}", kwargs=dict(rules))

@@ -1,20 +1,40 @@
-"""The rules of an environment, in plain values."""
+"""The rules of an environment, in plain values; importing them loads neither torch nor Gymnasium's environments."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rlprune.criteria import get_criterion
-from rlprune.envs.episode.rewards import make_reward
 from rlprune.errors import UserError, check_rate, unknown_name
+from rlprune.kinds import check_kinds
 
-ON_VIOLATION = ("stop", "retry")
+ON_VIOLATION = ("stop", "retry", "back")
 
 
 @dataclass(frozen=True)
-class EnvSettings:
-    """The rules, without the network they are applied to. `FilterPruningEnv` says what each of them means."""
+class Rules:
+    """What an environment plays by, whatever the network.
+
+    Attributes:
+        criterion: How filters are ranked.
+        reward: Name of the reward; see `rlprune.envs.episode.rewards`.
+        tolerance: Allowed drop of the control score, >= 0, in the score's own units.
+        budget: Fraction of the MACs to keep, in (0, 1]. With `one_shot` it is met to within one filter by
+            construction; else the episode ends once it is met. None: no budget.
+        max_rate: Largest rate for one group in one round, a hard limit.
+        rounds: Rounds after which the episode is truncated; None for no limit.
+        one_shot: One round, then the end: no rollback, the budget is met at once.
+        on_violation: What follows a round that leaves the tolerance: `stop` ends the episode, `retry` goes back to the
+            last network inside it, halves the largest rate and goes on, `back` goes back and goes on as it is, until
+            the same removal has failed twice.
+        dense: Add a potential-based term for every step; it adds up to zero over a round.
+        skip: Kinds of groups to leave alone, such as `["residual"]`.
+        seed: Of everything random: data split, ranking, recovery.
+        errors: Whether the observation tells what the groups' removal costs their readers. None: with `one_shot` only,
+            since every round needs new Gram matrices, and a factorisation for every layer.
+        shown_tolerance: The tolerance that the observation tells of, where it is not the one that is kept.
+    """
 
     criterion: str = "l1"
     reward: str = "tolerance"
@@ -31,9 +51,9 @@ class EnvSettings:
     shown_tolerance: float | None = None
 
     def __post_init__(self) -> None:
-        check_rate("tolerance", self.tolerance)
+        check_tolerance("tolerance", self.tolerance)
         if self.shown_tolerance is not None:
-            check_rate("shown_tolerance", self.shown_tolerance)
+            check_tolerance("shown_tolerance", self.shown_tolerance)
         check_rate("max_rate", self.max_rate)
         if self.budget is not None and not 0.0 < self.budget <= 1.0:
             raise UserError(f"budget is {self.budget}; it must lie in (0, 1], the fraction of the MACs to keep")
@@ -41,8 +61,20 @@ class EnvSettings:
             raise UserError(f"rounds is {self.rounds}; it must be at least 1, or None for no limit")
         if self.on_violation not in ON_VIOLATION:
             raise unknown_name("on_violation", self.on_violation, ON_VIOLATION)
+        object.__setattr__(self, "skip", check_kinds("skip", self.skip))
+
+    def check(self) -> Rules:
+        """The rules themselves, if criterion and reward are known, which only what needs torch can say.
+
+        Raises:
+            UserError: For a criterion, an option of one, or a reward that there is not.
+        """
+        from rlprune.criteria import get_criterion
+        from rlprune.envs.episode.rewards import make_reward
+
         get_criterion(self.criterion)
         make_reward(self.reward)
+        return self
 
     @property
     def sees_errors(self) -> bool:
@@ -52,3 +84,9 @@ class EnvSettings:
     def to_json(self) -> dict[str, Any]:
         """Plain values only."""
         return {**asdict(self), "skip": list(self.skip)}
+
+
+def check_tolerance(name: str, value: float) -> None:
+    """Raise UserError unless `value` can be an allowed drop, in whatever units the score has."""
+    if not 0.0 <= value < math.inf:  # also false for NaN
+        raise UserError(f"{name} is {value}; it must be a finite number >= 0, in the units of the score")

@@ -15,8 +15,8 @@ from torch import nn
 from rlprune.channels import ChannelGroups, PruningPlan
 from rlprune.envs.env import FilterPruningEnv
 from rlprune.envs.episode.cache import MemoryScores, ScoreCache
-from rlprune.envs.episode.transitions import NetworkState, Transitions
-from rlprune.envs.rules import EnvSettings
+from rlprune.envs.episode.transitions import NetworkState, Repairs, Transitions
+from rlprune.envs.rules import Rules
 from rlprune.errors import UserError
 from rlprune.files import read_json, write_json
 from rlprune.network import Network
@@ -24,7 +24,7 @@ from rlprune.problem import PruningProblem
 from rlprune.recovery import make_recovery
 from rlprune.tasks import Score
 
-FORMAT = "rlprune-table-2"
+FORMAT = "rlprune-table-3"
 NEIGHBOURS = 8
 
 
@@ -38,7 +38,7 @@ class ScoreTable:
         ranking: The criterion's score of every filter, by group.
         curves: What the groups cost their readers at every count, by group, as far as that can be known.
         baseline: The unpruned network's score.
-        settings: The rules under which the scores were recorded.
+        rules: The rules under which the scores were recorded.
         counts: What the K schedules remove, (K, n).
         values: Their scores (K,).
     """
@@ -48,7 +48,7 @@ class ScoreTable:
     ranking: dict[str, NDArray[np.float64]]
     curves: dict[str, NDArray[np.float64]]
     baseline: Score
-    settings: EnvSettings
+    rules: Rules
     counts: NDArray[np.int64]
     values: NDArray[np.float64]
 
@@ -74,7 +74,7 @@ class ScoreTable:
             env.scores,
             dict(env.curves),
             env.baseline,
-            env.settings,
+            env.rules,
             counts,
             np.array(values),
         )
@@ -88,7 +88,7 @@ class ScoreTable:
             "ranking": {name: scores.tolist() for name, scores in self.ranking.items()},
             "curves": {name: curve.tolist() for name, curve in self.curves.items()},
             "baseline": self.baseline.to_json(),
-            "settings": self.settings.to_json(),
+            "rules": self.rules.to_json(),
             "counts": self.counts.tolist(),
             "values": self.values.tolist(),
         }
@@ -100,14 +100,13 @@ class ScoreTable:
         content = read_json(Path(path))
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise UserError(f"{path} is not a table of scores; ScoreTable.record(env, cache).save(path) writes one")
-        settings = {**content["settings"], "skip": tuple(content["settings"]["skip"])}
         return cls(
             ChannelGroups.from_json(content["groups"]),
             tuple(content["names"]),
             {name: np.array(scores, dtype=np.float64) for name, scores in content["ranking"].items()},
             {name: np.array(curve, dtype=np.float64) for name, curve in content["curves"].items()},
             Score(**content["baseline"]),
-            EnvSettings(**settings),
+            Rules(**content["rules"]),
             np.array(content["counts"], dtype=np.int64),
             np.array(content["values"], dtype=np.float64),
         )
@@ -143,39 +142,29 @@ class ScoreTable:
         return float(weights @ values / weights.sum())
 
 
-class _TableProblem:
-    """What an episode asks of a problem, from a table."""
-
-    def __init__(self, table: ScoreTable) -> None:
-        self.groups = table.groups
-        self.baseline = table.baseline
-        self._ranking = table.ranking
-
-    def scores(self, criterion: str, network: Network, *, seed: int = 0) -> dict[str, NDArray[np.float64]]:
-        return self._ranking
-
-
 class _TableTransitions(Transitions):
     """Looks scores up; there are no networks."""
 
     def __init__(self, table: ScoreTable) -> None:
-        problem = cast(PruningProblem, _TableProblem(table))
-        super().__init__(problem, make_recovery("none"), "", MemoryScores())
+        super().__init__(cast(PruningProblem, table), make_recovery("none"), MemoryScores())
         self._table = table
+        self._base = NetworkState("table", PruningPlan(), lambda: Network(nn.Identity(), table.groups))
 
     def base(self) -> NetworkState:
-        network = Network(nn.Identity(), self._table.groups)
-        return NetworkState("table", PruningPlan({}), lambda: network)
+        return self._base
 
-    def after(self, state: NetworkState, plan: PruningPlan, seed: int) -> NetworkState:
+    def after(self, state: NetworkState, plan: PruningPlan, seed: int, recovery: Repairs | None = None) -> NetworkState:
         def build() -> Network:
             raise UserError("a table has scores and no networks; replay the plan in the environment it was recorded in")
 
         return NetworkState("table", plan, build)
 
+    def scores(self, criterion: str, state: NetworkState, seed: int) -> dict[str, NDArray[np.float64]]:
+        return self._table.ranking
+
     def error_curves(
         self, state: NetworkState, names: Sequence[str], scores: Mapping[str, NDArray[np.float64]]
-    ) -> Mapping[str, NDArray[np.float64]]:
+    ) -> dict[str, NDArray[np.float64]]:
         return self._table.curves
 
     def score(self, state: NetworkState) -> Score:
@@ -209,5 +198,5 @@ class TablePruningEnv(FilterPruningEnv):
         recorded = ScoreTable.load(table)
         changes: dict[str, Any] = {"reward": reward, "budget": budget, "tolerance": tolerance, "max_rate": max_rate}
         changes = {name: value for name, value in changes.items() if value is not None}
-        settings = replace(recorded.settings, one_shot=True, rounds=None, dense=dense, **changes)
-        self._setup(_TableTransitions(recorded), settings, render_mode)
+        rules = replace(recorded.rules, one_shot=True, rounds=None, dense=dense, **changes)
+        self._setup(_TableTransitions(recorded), rules.check(), render_mode)

@@ -13,9 +13,9 @@ from torch import nn
 from rlprune.channels import ChannelGroup, ChannelGroups, Layer, PruningPlan, Slot
 from rlprune.envs.env import FilterPruningEnv
 from rlprune.envs.episode.cache import MemoryScores
-from rlprune.envs.episode.transitions import NetworkState, Transitions
+from rlprune.envs.episode.transitions import NetworkState, Repairs, Transitions
 from rlprune.envs.observations import score_mass
-from rlprune.envs.rules import EnvSettings
+from rlprune.envs.rules import Rules
 from rlprune.network import Network
 from rlprune.problem import PruningProblem
 from rlprune.recovery import make_recovery
@@ -53,10 +53,6 @@ class ToyProblem:
             weight * score_mass(self.ranking[group.name]) ** 1.5
             for group, weight in zip(self.groups, self.sensitivity, strict=True)
         ]
-
-    def scores(self, criterion: str, network: Network, *, seed: int = 0) -> dict[str, NDArray[np.float64]]:
-        """The score profiles, whatever the criterion."""
-        return self.ranking
 
     def score(self, plan: PruningPlan) -> Score:
         """The score after a plan."""
@@ -101,21 +97,24 @@ class _ToyTransitions(Transitions):
     """Scores by the formula."""
 
     def __init__(self, toy: ToyProblem) -> None:
-        super().__init__(cast(PruningProblem, toy), make_recovery("none"), "", MemoryScores())
+        super().__init__(cast(PruningProblem, toy), make_recovery("none"), MemoryScores())
         self._toy = toy
 
     def base(self) -> NetworkState:
         return self._state(PruningPlan({}))
 
-    def after(self, state: NetworkState, plan: PruningPlan, seed: int) -> NetworkState:
+    def after(self, state: NetworkState, plan: PruningPlan, seed: int, recovery: Repairs | None = None) -> NetworkState:
         return self._state(state.plan.then(plan, self._toy.groups))
 
     def score(self, state: NetworkState) -> Score:
         return self._toy.score(state.plan)
 
+    def scores(self, criterion: str, state: NetworkState, seed: int) -> dict[str, NDArray[np.float64]]:
+        return self._toy.ranking
+
     def error_curves(
         self, state: NetworkState, names: Sequence[str], scores: Mapping[str, NDArray[np.float64]]
-    ) -> Mapping[str, NDArray[np.float64]]:
+    ) -> dict[str, NDArray[np.float64]]:
         return {}
 
     def _state(self, plan: PruningPlan) -> NetworkState:
@@ -142,14 +141,14 @@ class ToyPruningEnv(FilterPruningEnv):
         render_mode: str | None = None,
     ) -> None:
         self.toy = ToyProblem(blocks, seed)
-        settings = EnvSettings(one_shot=True, budget=budget, max_rate=max_rate, reward=reward, seed=seed)
-        self._setup(_ToyTransitions(self.toy), settings, render_mode)
+        rules = Rules(one_shot=True, budget=budget, max_rate=max_rate, reward=reward, seed=seed).check()
+        self._setup(_ToyTransitions(self.toy), rules, render_mode)
 
     @cached_property
     def optimum(self) -> float:
         """The best score that any schedule reaches."""
-        assert self.settings.budget is not None
-        return self.toy.optimum(self.settings.budget, self.settings.max_rate)
+        assert self.rules.budget is not None
+        return self.toy.optimum(self.rules.budget, self.rules.max_rate)
 
     @cached_property
     def uniform_score(self) -> float:

@@ -11,7 +11,8 @@ from gymnasium import spaces
 from gymnasium.utils import RecordConstructorArgs
 from numpy.typing import NDArray
 
-from rlprune.envs.env import FilterPruningEnv, Observation
+from rlprune.envs.env import FilterPruningEnv
+from rlprune.envs.view import Observation
 from rlprune.errors import UserError, unknown_name
 from rlprune.files import write_json
 

@@ -1,25 +1,15 @@
 """rlprune: adaptive filter pruning of convolutional networks, framed as a Gymnasium environment.
 
 The names below are the ones to start with; everything else is found one level down, where it lives:
-`rlprune.channels`, `rlprune.criteria`, `rlprune.recovery`, `rlprune.tasks`, `rlprune.data`, `rlprune.models`,
-`rlprune.envs`, `rlprune.agents`.
+`rlprune.channels`, `rlprune.criteria`, `rlprune.recovery`, `rlprune.training`, `rlprune.tasks`, `rlprune.data`,
+`rlprune.models`, `rlprune.envs`, `rlprune.agents`.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from rlprune.agents.runs.pruning import prune as prune
-    from rlprune.channels import PruningPlan as PruningPlan
-    from rlprune.channels import mask_channels as mask_channels
-    from rlprune.channels import remove_channels as remove_channels
-    from rlprune.channels import trace_channels as trace_channels
-    from rlprune.cost import count_macs as count_macs
-    from rlprune.cost import count_parameters as count_parameters
-    from rlprune.errors import UserError as UserError
+from typing import Any
 
 _HOMES = {
     "trace_channels": "rlprune.channels",
@@ -29,7 +19,9 @@ _HOMES = {
     "count_macs": "rlprune.cost",
     "count_parameters": "rlprune.cost",
     "UserError": "rlprune.errors",
-    "prune": "rlprune.agents.runs.pruning",
+    "PruningProblem": "rlprune.problem",
+    "make_env": "rlprune.envs.making",
+    "prune": "rlprune.agents.runs.prune",
 }
 
 __all__ = [*_HOMES]

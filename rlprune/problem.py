@@ -165,6 +165,10 @@ class PruningProblem:
         """A fresh copy of the unpruned network."""
         return Network(copy.deepcopy(self.model), self.groups)
 
+    def forget(self, network: Network | None = None) -> None:
+        """Free what was measured on a network (None: on any); it is measured anew where it is asked for again."""
+        self.measured.forget(network)
+
     def calibration_batches(self, batch_size: int | None = None) -> list[Batch]:
         """The calibration split, in a fixed order; by 256, or fewer of large images, which must fit with gradients."""
         size = batch_size or batch_within(CALIBRATION_PIXELS, 256, self.data.input_shape)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -26,3 +29,18 @@ def torch_generator(seed: int, *purpose: int | str) -> torch.Generator:
 def numpy_generator(seed: int, *purpose: int | str) -> np.random.Generator:
     """A NumPy generator for one purpose."""
     return np.random.default_rng(derive(seed, *purpose))
+
+
+@contextmanager
+def streams_untouched() -> Iterator[None]:
+    """Whatever is drawn or seeded inside, the global random streams of torch, NumPy and `random` are as before then."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
+    states = torch.get_rng_state(), np.random.get_state(), random.getstate()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(states[0])
+        np.random.set_state(states[1])
+        random.setstate(states[2])
+        if cuda is not None:
+            torch.cuda.set_rng_state_all(cuda)

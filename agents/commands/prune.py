@@ -11,6 +11,9 @@ from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any
 
+from rlprune.agents.runs.pruning import prune
+from rlprune.agents.runs.settings import PruneSettings
+
 from rlprune.agents.commands.options import (
     console,
     field_options,
@@ -21,10 +24,8 @@ from rlprune.agents.commands.options import (
 )
 from rlprune.agents.controllers.base import RULES
 from rlprune.agents.runs.basetraining import BaseSettings, train_base
-from rlprune.agents.runs.pruning import prune
 from rlprune.agents.runs.recipes import METHODS
 from rlprune.agents.runs.replaying import rebuild, replay
-from rlprune.agents.runs.settings import PruneSettings
 from rlprune.artifact import export
 from rlprune.errors import UserError
 from rlprune.record import RunFolder, free_folder, newest_unfinished, run_name, subject

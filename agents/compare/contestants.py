@@ -10,13 +10,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from rlprune.agents.runs.finishing import Finisher, better
+from rlprune.agents.runs.repairing import RepairUntil
+
 from rlprune.agents.controllers.base import AGENT, RULES, Controller, make_controller, run_episode, shown_to
 from rlprune.agents.controllers.pfec import Pfec
 from rlprune.agents.controllers.prc import PRC
-from rlprune.agents.runs.finishing import Finisher, better
-from rlprune.agents.runs.repairing import RepairUntil
 from rlprune.criteria import get_criterion
-from rlprune.envs import EnvSettings, FilterPruningEnv
+from rlprune.envs import FilterPruningEnv, Rules
 from rlprune.errors import unknown_name
 from rlprune.network import Network
 from rlprune.problem import PruningProblem
@@ -85,7 +86,7 @@ class Arena:
 
     def one_round(self, budget: float, tolerance: float = 1.0) -> FilterPruningEnv:
         """An environment of a single round that ends at `budget`, whatever the drop; agents are told `tolerance`."""
-        rules = EnvSettings(
+        rules = Rules(
             criterion=self.criterion,
             tolerance=1.0,
             reward="accuracy",
@@ -100,7 +101,7 @@ class Arena:
 
     def many_rounds(self, budget: float | None, tolerance: float) -> FilterPruningEnv:
         """An environment that goes on until the budget or the tolerance is reached."""
-        rules = EnvSettings(
+        rules = Rules(
             criterion=self.criterion,
             tolerance=tolerance,
             budget=budget,

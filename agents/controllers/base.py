@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
 
-import gymnasium
 import numpy as np
 import numpy.typing as npt
 
-from rlprune.errors import UserError, unknown_name
-from rlprune.registry import Registry
+from rlprune.agents.controllers.law import Law
+from rlprune.errors import UserError
+from rlprune.training.settings import TrainSettings
+
+if TYPE_CHECKING:
+    import gymnasium
+
+    from rlprune.envs.env import FilterPruningEnv
+    from rlprune.network import Network
 
 Array = npt.NDArray[Any]
 State = tuple[Array, ...] | None
+OnTrial = Callable[[int, int, float], None]
 
 
 class Controller(Protocol):
     """Sets the pruning rate of one channel group after the other.
 
     The one method is Stable-Baselines3's own, so a trained agent is a controller and a rule runs wherever an agent
-    does. A rule that needs more than the observation has a `bind` method too (see `Rule`).
+    does.
     """
 
     def predict(
@@ -35,60 +42,80 @@ class Controller(Protocol):
         ...
 
 
-@runtime_checkable
-class Rule(Protocol):
-    """A controller that looks into the environment instead of at the observation alone."""
+class Rule:
+    """A controller that looks into the environment it is bound to, and names a count for the current group.
+
+    Attributes:
+        press: How to train before a removal, for rules that do; None takes the rule's own way.
+        on_trial: Told of every schedule that is tried: how many are done, how many there will be, the best so far.
+    """
+
+    on_trial: OnTrial | None = None
+    press: TrainSettings | None = None
+    _env: FilterPruningEnv | None = None
 
     def bind(self, env: gymnasium.Env[Any, Any]) -> None:
-        """Use this environment from now on; called once before the first reset."""
-        ...
+        """Use this environment from now on, from its first round; called once before the first reset."""
+        self._env = env.unwrapped  # type: ignore[assignment]
+
+    @property
+    def env(self) -> FilterPruningEnv:
+        """The environment; raises UserError before `bind`."""
+        if self._env is None:
+            raise UserError(f"{type(self).__name__} looks into its environment: call bind(env) before predict()")
+        return self._env
+
+    def count(self) -> int:
+        """How many filters of the environment's current group to remove."""
+        raise NotImplementedError
+
+    def predict(
+        self,
+        observation: Any,
+        state: State = None,
+        episode_start: Array | None = None,
+        deterministic: bool = True,
+    ) -> tuple[Array, State]:
+        """The action for that count; (1, 1) for a batch of one observation, as SB3's evaluation passes it."""
+        action = self.env.action_for(self.count())
+        return (action[None] if np.ndim(observation) == 2 else action), state
+
+    def schedule(self) -> Mapping[str, int] | None:
+        """Counts for the aim of the round, found at no cost and without changing anything; None if that cannot be."""
+        return None
+
+    def law(self) -> Law | None:
+        """Its own law of how far a run goes; None leaves that to the seeker."""
+        return None
+
+    def finish(self, network: Network) -> Network:
+        """A last touch for the pruned network: a copy, which is kept if it scores no worse; or the network itself."""
+        return network
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next round needs to know of the rounds before: tensors and plain values."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict`'s result."""
 
 
-RULES: Registry[Any] = Registry("controller")
-AGENT = "agent:"
+class RoundRule(Rule):
+    """A rule that decides a whole round before its first group is visited.
 
-
-def make_controller(name: str, options: Mapping[str, Any] | None = None) -> Controller:
-    """The rule called `name`, with the settings in `options` by field name, or the trained agent of `agent:FILE`.
-
-    Agents that come with the package go by name, as in `agent:NAME`.
-
-    Raises:
-        UserError: For an unknown rule or option.
+    What may go is known then (`env.choices`), and what it decides is fitted into it at once (`env.feasible`), so that
+    what was decided is what is executed.
     """
-    if name.startswith(AGENT):
-        from rlprune.agents.rl.sb3 import load_agent  # needs Stable-Baselines3, which rules do not
 
-        if options:
-            raise UserError(f"{name} takes no options; it was trained with its own")
-        return load_agent(name.removeprefix(AGENT))
-    rule = RULES.get(name)
-    settings = {f.name: f for f in fields(rule)}
-    options = dict(options or {})
-    for key in options:
-        if key not in settings:
-            raise unknown_name(f"option of controller {name!r}", key, settings)
-    controller: Controller = rule(**options)
-    return controller
+    def plan(self) -> Mapping[str, int]:
+        """How many filters each group loses in this round; groups left out lose none."""
+        raise NotImplementedError
 
-
-def shown_to(controller: Controller, tolerance: float) -> dict[str, Any]:
-    """What an environment's observation tells this controller, as arguments of `EnvSettings`.
-
-    The tolerance of the goal, whatever is enforced on the way; but a trained agent that knows one tolerance alone (the
-    budget was its goal) sees that one. An agent sees errors if it did in training. Rules look into the environment
-    instead, so that errors are not worked out for nothing.
-
-    Args:
-        controller: A rule or an agent.
-        tolerance: The goal's.
-    """
-    controller = getattr(controller, "controller", controller)  # of `BestOf` the one that looks
-    if isinstance(controller, Rule):
-        return {"shown_tolerance": tolerance, "errors": False}
-    training = (getattr(controller, "card", None) or {}).get("training", {})
-    known = training.get("tolerances", [])
-    return {"shown_tolerance": known[0] if len(known) == 1 else tolerance, "errors": training.get("errors")}
+    def count(self) -> int:
+        """The current group's share of the plan."""
+        if self.env.visit == 0:
+            self._counts = self.env.feasible(self.plan())
+        return self._counts.get(self.env.group.name, 0)
 
 
 @dataclass
@@ -123,6 +150,7 @@ def run_episode(
 
     Example:
         >>> import gymnasium, rlprune
+        >>> from rlprune.agents import make_controller
         >>> env = gymnasium.make("rlprune/LayerwisePruning-v0", budget=0.9, control_size=100, calibration_size=32)
         >>> run_episode(env, make_controller("uniform"), seed=0).info["final_macs_share"] <= 0.9
         True

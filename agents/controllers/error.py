@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rlprune.agents.controllers.base import RULES
-from rlprune.agents.controllers.fixed import BoundRule
+from rlprune.agents.controllers.base import Rule
 
 
-@RULES.register("error")
 @dataclass
-class LeastError(BoundRule):
+class LeastError(Rule):
     """The least sum of reconstruction errors within the budget.
 
     A group's error is the share of its readers' output that least squares cannot restore once its lowest filters are
@@ -18,6 +16,11 @@ class LeastError(BoundRule):
     MACs sum to least; the price is the one that spends the budget, or without one what the uniform schedule would
     spend. Needs no evaluation, and no training. Without Gram matrices (layers that are no modules) it is uniform.
     """
+
+    def schedule(self) -> dict[str, int]:
+        """The whole round's counts."""
+        counts = (self.env.advised_rates * self.env.budget.sizes).round().astype(int).tolist()
+        return dict(zip((group.name for group in self.env.prunable), counts, strict=True))
 
     def count(self) -> int:
         """The advised count, rounded."""

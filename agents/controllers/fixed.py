@@ -8,17 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import gymnasium
 import numpy as np
 
-from rlprune.agents.controllers.base import RULES, Array, State
+from rlprune.agents.controllers.base import Array, Rule, State
 from rlprune.channels import ChannelGroups
 from rlprune.errors import UserError, check_rate
 from rlprune.files import read_json
 from rlprune.registry import Registry
 
 if TYPE_CHECKING:
-    from rlprune.envs import FilterPruningEnv
+    pass
 
 
 def removed_at(size: int, rate: float) -> int:
@@ -30,45 +29,8 @@ def removed_at(size: int, rate: float) -> int:
     return size - int(size * (1.0 - rate) + 1e-9)
 
 
-class BoundRule:
-    """A rule that looks into the environment it was bound to and names a count for the current group."""
-
-    _env: FilterPruningEnv | None = None
-
-    def bind(self, env: gymnasium.Env[Any, Any]) -> None:
-        """Use this environment from now on."""
-        self._env = env.unwrapped  # type: ignore[assignment]
-
-    @property
-    def env(self) -> FilterPruningEnv:
-        """The environment; raises UserError before `bind`."""
-        if self._env is None:
-            raise UserError(f"{type(self).__name__} looks into its environment: call bind(env) before predict()")
-        return self._env
-
-    def count(self) -> int:
-        """How many filters of the environment's current group to remove."""
-        raise NotImplementedError
-
-    def predict(
-        self,
-        observation: Any,
-        state: State = None,
-        episode_start: Array | None = None,
-        deterministic: bool = True,
-    ) -> tuple[Array, State]:
-        """The action for that count."""
-        return shaped(self.env.action_for(self.count()), observation), state
-
-
-def shaped(action: Array, observation: Any) -> Array:
-    """`action` (1,), or (1, 1) for a batch with one observation, as Stable-Baselines3's evaluation passes it."""
-    return action[None] if np.ndim(observation) == 2 else action
-
-
-@RULES.register("uniform")
 @dataclass
-class Uniform(BoundRule):
+class Uniform(Rule):
     """The same rate for every group.
 
     Attributes:
@@ -99,9 +61,8 @@ class Uniform(BoundRule):
         return super().predict(observation, state, episode_start, deterministic)
 
 
-@RULES.register("table")
 @dataclass
-class PerLayerTable(BoundRule):
+class PerLayerTable(Rule):
     """A rate for every group, by its name; groups that are not in the table stay whole.
 
     Attributes:
@@ -197,9 +158,8 @@ for _name, _table in {
     PFEC_TABLES.register(_name)(_table)
 
 
-@RULES.register("polynomial")
 @dataclass
-class Polynomial(BoundRule):
+class Polynomial(Rule):
     """A ramp of the rate over the rounds: r_t = r_f * (1 - (1 - t/n)^power), of the unpruned width.
 
     Zhu and Gupta 2017, *To prune, or not to prune*, equation 1, with an initial sparsity of 0 (automated gradual

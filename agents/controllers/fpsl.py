@@ -2,44 +2,41 @@
 
 Mondal et al. 2023, *Filter pruning by successive layers analysis*. At the start of every epoch all filters of all
 layers that are not at their floor are scored together, the lowest p go, and the network is trained for an epoch; at
-the MACs target pruning stops and training goes on. The paper trains 300 epochs in all at a learning rate of 0.1, times
-0.1 at 150 and 225. Reaching half of the MACs takes some 70 of them, so the recipe's fine-tuning has 230, with its
-steps at 80 and 155. Momentum starts anew with each epoch of the pruning phase, since its parameters are new.
+the MACs target pruning stops and training goes on. Momentum starts anew with each epoch of the pruning phase, since
+its parameters are new.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from rlprune.agents.controllers.base import RULES
-from rlprune.agents.controllers.rounds import METHODS, Recipe, RoundRule, is_convolution
-from rlprune.agents.runs.settings import PruneSettings
+from rlprune.agents.controllers.base import RoundRule
+from rlprune.agents.controllers.rounds import aimed, counts_of, first_to_meet, global_order, is_convolution
 from rlprune.errors import check_rate
-from rlprune.recovery import TrainSettings
 
 
-def threshold(pool: Sequence[float], share: float) -> float:
-    """The score sorted(pool)[int(share * |pool|) - 1]; minus infinity where share * |pool| < 1: then nothing goes.
+def threshold(pool: Sequence[float], number: int) -> float:
+    """The score sorted(pool)[number - 1]; minus infinity for 0: then nothing goes.
 
-    >>> threshold([4.0, 1.0, 3.0, 2.0], 0.5)
+    >>> threshold([4.0, 1.0, 3.0, 2.0], 2)
     2.0
-    >>> threshold([4.0, 1.0, 3.0, 2.0], 0.2)
+    >>> threshold([4.0, 1.0, 3.0, 2.0], 0)
     -inf
     """
-    number = int(share * len(pool) + 1e-9)
     return sorted(pool)[number - 1] if number else -np.inf
 
 
-@RULES.register("fpsl")
 @dataclass
 class GlobalThreshold(RoundRule):
     """Every round removes the lowest share of all filters, whatever their layer; no layer has a rate of its own.
 
     Attributes:
-        share: p, the share of the pool that a round removes: 0.01 (CIFAR), 0.007 (ResNet-32), 0.025 (ImageNet).
+        share: p, the share of the pool that a round removes: 0.01 (CIFAR), 0.007 (ResNet-32), 0.025 (ImageNet). What
+            is less than a filter adds up over the rounds.
         linear: Whether filters of linear layers are in the pool too.
     """
 
@@ -48,8 +45,22 @@ class GlobalThreshold(RoundRule):
 
     def __post_init__(self) -> None:
         check_rate("share", self.share)
+        self._owed = 0.0
 
-    def plan_round(self) -> dict[str, int]:
+    def bind(self, env: Any) -> None:
+        """Start in this environment."""
+        super().bind(env)
+        self._owed = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """The part of a filter that is owed."""
+        return {"owed": self._owed}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict`'s result."""
+        self._owed = float(state["owed"])
+
+    def plan(self) -> dict[str, int]:
         """Scores at or below the threshold go, but for the filters that a layer must keep."""
         env = self.env
         pool = {
@@ -57,26 +68,12 @@ class GlobalThreshold(RoundRule):
             for group in env.prunable
             if group.max_removable and (self.linear or is_convolution(group, env.network.groups))
         }
-        limit = threshold([float(score) for name in pool for score in env.scores[name]], self.share)
+        if aimed(env):
+            order = global_order(env, {name: env.scores[name] for name in (pool or env.scores)})
+            return counts_of(order[: first_to_meet(env, order)])
+        scores = [float(score) for name in pool for score in env.scores[name]]
+        self._owed += self.share * len(scores)
+        number = int(self._owed + 1e-9)
+        self._owed -= number
+        limit = threshold(scores, number)
         return {name: min(int((env.scores[name] <= limit).sum()), most) for name, most in pool.items()}
-
-
-METHODS.register("fpsl")(
-    Recipe(
-        "FPSL: one global threshold on successive layers' norms, an epoch of training after each small removal",
-        PruneSettings(
-            method="fpsl",
-            controller="fpsl",
-            criterion="fpsl",
-            recovery="finetune",
-            round_epochs=1.0,
-            lr=0.1,
-            batch_size=256,
-            max_rate=1.0,
-            check="end",
-            skip=("residual",),
-            total_epochs=300.0,
-            finetune=TrainSettings(epochs=300.0, lr=0.1, schedule="step", milestones=(150.0, 225.0), batch_size=256),
-        ),
-    )
-)

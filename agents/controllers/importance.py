@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlprune.agents.controllers.base import RULES
-from rlprune.agents.controllers.rounds import METHODS, FixedImages, Recipe, RoundRule, Scores, counts_of, global_order
-from rlprune.agents.runs.settings import PruneSettings
+from rlprune.agents.controllers.base import RoundRule
+from rlprune.agents.controllers.images import FixedImages
+from rlprune.agents.controllers.rounds import Scores, aimed, counts_of, first_to_meet, global_order
 from rlprune.channels import ChannelGroups
 from rlprune.criteria import CriterionContext, plan_from_counts
 from rlprune.criteria.combining import as_scores, combine_layers, weight_slots
@@ -26,7 +26,6 @@ from rlprune.criteria.gates import ImportanceWeights, fold_gates
 from rlprune.errors import UserError, check_rate
 from rlprune.network import Network
 from rlprune.problem import PruningProblem
-from rlprune.recovery import TrainSettings
 from rlprune.scoring.evaluation import evaluating
 
 Gates = dict[str, Tensor]
@@ -73,7 +72,6 @@ def gate_scores(gates: Gates, groups: ChannelGroups) -> Scores:
     return found
 
 
-@RULES.register("importance-weights")
 @dataclass
 class GateThreshold(RoundRule):
     """Round by round: sort the gates, cut below a threshold, look at the loss, update the gates.
@@ -114,7 +112,7 @@ class GateThreshold(RoundRule):
         """Start in this environment."""
         super().bind(env)
         self._gates = {}
-        self._images = FixedImages(self.env.problem, self.images, seed=self.env.settings.seed, batch_size=128)
+        self._images = FixedImages(self.env.problem, self.images, seed=self.env.rules.seed, batch_size=128)
 
     def state_dict(self) -> dict[str, Any]:
         """The gates of all filters of the unpruned network."""
@@ -124,7 +122,7 @@ class GateThreshold(RoundRule):
         """Go on from `state_dict`'s result."""
         self._gates = {name: gate.to(self.env.problem.device) for name, gate in state["gates"].items()}
 
-    def plan_round(self) -> dict[str, int]:
+    def plan(self) -> dict[str, int]:
         """What lies below the threshold, unless the loss rises by more than epsilon."""
         env = self.env
         images = self._images
@@ -136,6 +134,8 @@ class GateThreshold(RoundRule):
         scores = gate_scores(gates, env.network.groups)
         env.rank(scores)
         order = global_order(env, scores)
+        if aimed(env):
+            return counts_of(order[: first_to_meet(env, order)])
         counts = counts_of(order[: int(self.share * sum(group.size for group in env.prunable) + 1e-9)])
         if not counts or self._increase(counts, gates, images) > self.epsilon:
             return {}
@@ -155,7 +155,7 @@ class GateThreshold(RoundRule):
             CriterionContext(
                 network.model,
                 network.groups,
-                seed=self.env.settings.seed,
+                seed=self.env.rules.seed,
                 task=problem.task,
                 batches=images.batches,
             )
@@ -197,19 +197,3 @@ class GateThreshold(RoundRule):
         fold_gates(gated.model, env.network.groups, gates)
         pruned = gated.remove(plan, env.problem.groups)
         return images.loss(pruned.model) - images.loss(gated.model)
-
-
-METHODS.register("importance-weights")(
-    Recipe(
-        "Importance weights: learned gates on the filters, small ones go while the loss rises by less than epsilon",
-        PruneSettings(
-            method="importance-weights",
-            controller="importance-weights",
-            criterion="l1",
-            max_rate=0.9,
-            check="end",
-            skip=("residual",),
-            finetune=TrainSettings(epochs=20.0, lr=0.01),
-        ),
-    )
-)

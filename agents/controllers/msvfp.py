@@ -11,14 +11,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import gymnasium
+import numpy as np
 
-from rlprune.agents.controllers.base import RULES
-from rlprune.agents.controllers.rounds import METHODS, FixedImages, Recipe, RoundRule, Scores, is_convolution
-from rlprune.agents.runs.settings import PruneSettings
-from rlprune.channels import ChannelGroup
-from rlprune.criteria import CriterionContext, get_criterion, plan_from_counts
+from rlprune.agents.controllers.base import RoundRule
+from rlprune.agents.controllers.images import FixedImages
+from rlprune.agents.controllers.rounds import Scores, aimed, is_convolution
+from rlprune.channels import ChannelGroup, PruningPlan
+from rlprune.criteria import CriterionContext, get_criterion, lowest, plan_from_counts
 from rlprune.errors import UserError, check_rate
-from rlprune.recovery import TrainSettings
+from rlprune.network import Network
+from rlprune.training.settings import TrainSettings
 
 
 def step_count(size: int, step: float) -> int:
@@ -30,7 +32,6 @@ def step_count(size: int, step: float) -> int:
     return int(size * step + 0.5)
 
 
-@RULES.register("msvfp")
 @dataclass
 class LeastLoss(RoundRule):
     """Each round prunes one layer: the one whose trial removal leaves the smallest loss on fixed training images.
@@ -44,10 +45,6 @@ class LeastLoss(RoundRule):
         images: Training images on which the loss is measured.
         reduction: Share of the MACs that shall go; only where no target is given.
         retrain_every: Share of the MACs that goes between two brief retrainings.
-        retrain_epochs: Length of one: 1 (VGG), 2 (ImageNet).
-        lr: Its learning rate.
-        batch_size: Images a step in it.
-        amp: Mixed precision in it.
         linear: Whether linear layers are pruned too.
     """
 
@@ -56,10 +53,6 @@ class LeastLoss(RoundRule):
     images: int = 10000
     reduction: float = 0.5
     retrain_every: float = 0.03
-    retrain_epochs: float = 1.0
-    lr: float = 0.01
-    batch_size: int = 256
-    amp: bool = False
     linear: bool = False
 
     def __post_init__(self) -> None:
@@ -67,21 +60,13 @@ class LeastLoss(RoundRule):
             check_rate(name, getattr(self, name))
         if self.images < 1:
             raise UserError(f"images is {self.images}; it must be at least 1")
-        self._training = TrainSettings(
-            epochs=self.retrain_epochs,
-            lr=self.lr,
-            batch_size=self.batch_size,
-            schedule="constant",
-            nesterov=True,
-            amp=self.amp,
-        )
         self._retrained = 0.0
 
     def bind(self, env: gymnasium.Env[Any, Any]) -> None:
         """Start in this environment."""
         super().bind(env)
         self._retrained = 0.0
-        self._images = FixedImages(self.env.problem, self.images, seed=self.env.settings.seed)
+        self._images = FixedImages(self.env.problem, self.images, seed=self.env.rules.seed)
 
     def state_dict(self) -> dict[str, Any]:
         """The reduction at the last retraining."""
@@ -97,27 +82,44 @@ class LeastLoss(RoundRule):
         problem = self.env.problem
         return 1.0 - problem.macs(self.env.network) / problem.cost.macs()
 
-    def plan_round(self) -> dict[str, int]:
-        """The layer of the smallest loss, and how many filters it loses."""
+    def plan(self) -> dict[str, int]:
+        """The layer of the smallest loss, and how many filters it loses; to an aim, one layer after the other."""
         env = self.env
-        if self.retrain_epochs > 0 and self.gone - self._retrained >= self.retrain_every - 1e-9:
+        press = self.press or TrainSettings(epochs=1.0, batch_size=256, schedule="constant", nesterov=True)
+        if press.epochs > 0 and self.gone - self._retrained >= self.retrain_every - 1e-9 and not aimed(env):
             self._retrained = self.gone
-            env.train(self._training, tag="msvfp")
+            env.train(press, tag="msvfp")
         env.rank(self._ranking())
-        counts = {group.name: self._trial(group) for group in env.prunable}
-        plans = {
-            name: plan_from_counts(env.network.groups, env.scores, {name: count})
-            for name, count in counts.items()
-            if count
-        }
+        counts, network = dict[str, int](), env.network
+        while True:
+            name, count = self._step(network, counts)
+            if not count:
+                return counts
+            counts[name] = counts.get(name, 0) + count
+            if not aimed(env):
+                return counts
+            network = env.network.remove(plan_from_counts(env.network.groups, env.scores, counts), env.problem.groups)
+            if env.problem.macs(network) <= (env.budget.target or 0):
+                return counts
+
+    def _step(self, network: Network, counts: Mapping[str, int]) -> tuple[str, int]:
+        """The layer whose trial removal from `network`, which lacks `counts` already, leaves the smallest loss."""
+        groups, scores = network.groups, self.env.scores
+        trials = {group.name: self._trial(groups[group.name]) for group in self.env.prunable}
+        plans = {}
+        for name, count in trials.items():
+            if count:
+                gone = np.array(lowest(scores[name], counts.get(name, 0)), dtype=np.int64)
+                left = np.delete(scores[name], gone)
+                plans[name] = PruningPlan({name: lowest(left, count)})
         if not plans:
-            return {}
-        losses = self._images.losses(env.network, plans)
+            return "", 0
+        losses = self._images.losses(network, plans)
         name = min(losses, key=lambda name: losses[name])
-        return {name: counts[name]}
+        return name, trials[name]
 
     def _ranking(self) -> Scores:
-        network, budget = self.env.network, self.env.settings.budget
+        network, budget = self.env.network, self.env.rules.budget
         criterion = get_criterion("msvfp", {"target": self.reduction if budget is None else 1.0 - budget})
         return criterion.scores(CriterionContext(network.model, network.groups, reduction=self.gone))
 
@@ -128,28 +130,3 @@ class LeastLoss(RoundRule):
         whole = self.env.problem.groups[group.name].size
         below = whole - group.size < self.cap * whole
         return group.allowed(step_count(group.size, self.step)) if below else 0
-
-
-METHODS.register("msvfp")(
-    Recipe(
-        "MSVFP: a step of one layer at a time, the one that costs the least loss; L2 norm, then similarity",
-        PruneSettings(
-            method="msvfp",
-            controller="msvfp",
-            criterion="l2",
-            recovery="none",
-            max_rate=1.0,
-            check="end",
-            skip=("residual",),
-            finetune=TrainSettings(
-                epochs=160.0,
-                lr=0.01,
-                schedule="step",
-                milestones=(40.0, 80.0, 120.0),
-                gamma=0.2,
-                batch_size=256,
-                nesterov=True,
-            ),
-        ),
-    )
-)

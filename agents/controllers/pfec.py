@@ -14,20 +14,17 @@ from pathlib import Path
 import gymnasium
 import numpy as np
 
-from rlprune.agents.controllers.base import RULES
+from rlprune.agents.controllers.base import RoundRule
 from rlprune.agents.controllers.fixed import PFEC_TABLES, removed_at
-from rlprune.agents.controllers.rounds import METHODS, Recipe, RoundRule, Scores, is_convolution
-from rlprune.agents.runs.settings import PruneSettings
+from rlprune.agents.controllers.rounds import Scores, aimed, is_convolution
 from rlprune.channels import ChannelGroup, ChannelGroups, PruningPlan
 from rlprune.criteria import CriterionContext, get_criterion, lowest
 from rlprune.criteria.base import Criterion
 from rlprune.errors import check_rate
 from rlprune.network import Network
-from rlprune.recovery import TrainSettings
 from rlprune.scoring.sensitivity import read_scan, removed_by_scan, scan
 
 
-@RULES.register("pfec")
 @dataclass
 class Pfec(RoundRule):
     """A rate for every stage, removed in one round.
@@ -56,15 +53,16 @@ class Pfec(RoundRule):
     def bind(self, env: gymnasium.Env[object, object]) -> None:
         """Use this environment, whose network must have the table's shape."""
         super().bind(env)
-        if self._preset is not None:
-            self._rates = self._preset.rates(self.env.problem.groups)
+        self._rates = self._preset.rates(self.env.problem.groups) if self._preset is not None else {}
 
-    def plan_round(self) -> Mapping[str, int]:
-        """The counts in the first round, scaled by one factor to a budget if there is one; nothing afterwards."""
+    def plan(self) -> Mapping[str, int]:
+        """The counts of one round, scaled by one factor to a budget if there is one; of more rounds only to an aim each."""
         env = self.env
-        if env.round > 0:
+        if env.round > 0 and not aimed(env):
             return {}
-        rates = self._rates if self._preset is not None else self._scanned()
+        if not self._rates:
+            self._rates = self._scanned()
+        rates = self._rates
         if env.budget.target is None:
             rounded = removed_at if self._preset is not None else removed_by_scan
             wanted = {group.name: rounded(group.size, rates.get(group.name, 0.0)) for group in env.prunable}
@@ -73,7 +71,7 @@ class Pfec(RoundRule):
             fitted = env.budget.repair(np.array([rates.get(group.name, 0.0) for group in env.prunable]))
             counts = {group.name: int(count) for group, count in zip(env.prunable, fitted, strict=True)}
         if self.greedy:
-            criterion = get_criterion(env.settings.criterion)
+            criterion = get_criterion(env.rules.criterion)
             env.rank(greedy_scores(env.network, env.problem.groups, criterion, counts))
         return counts
 
@@ -83,7 +81,7 @@ class Pfec(RoundRule):
         if self.file:
             found = read_scan(Path(self.file), env.problem, env.network, names)
         else:
-            criterion, seed = env.settings.criterion, env.settings.seed
+            criterion, seed = env.rules.criterion, env.rules.seed
             found = scan(env.problem, network=env.network, criterion=criterion, groups=names, seed=seed)
         rates = {name: found.largest_rate(name, self.allowed) for name in names}
         return stage_rates(rates, [groups[name] for name in names], groups) if self.by_stage else rates
@@ -121,21 +119,3 @@ def greedy_scores(network: Network, base: ChannelGroups, criterion: Criterion, c
         if counts.get(group.name):
             current = current.remove(PruningPlan({group.name: lowest(scores, counts[group.name])}), base)
     return found
-
-
-METHODS.register("pfec")(
-    Recipe(
-        "PFEC: rates by stage (published tables, or a sensitivity scan), lowest L1 norms at once, then retraining",
-        PruneSettings(
-            method="pfec",
-            controller="pfec",
-            criterion="l1",
-            recovery="none",
-            max_rate=0.95,
-            one_shot=True,
-            check="end",
-            skip=("residual",),
-            finetune=TrainSettings(epochs=40.0, lr=0.001, weight_decay=1e-4, schedule="constant"),
-        ),
-    )
-)

@@ -3,24 +3,31 @@
 Singh, Kadi, Verma, Namboodiri, *Acceleration of deep convolutional neural networks using adaptive filter pruning*,
 2020 (and *Play and Prune*, 2019). AFP minimises the number of filters, PRC maximises the accuracy and sets the
 pressure; the user gives an error tolerance, not a rate. The game, the error tolerance and the linear pressure are the
-paper's; the constants and the steps below are reconstructed and every one of them is a parameter.
+paper's; the constants and the steps below are reconstructed and every one of them is a parameter. What is ours: the
+threshold is found against what training is known to heal, not against the immediate drop, and the step is a trust
+region that shrinks at a setback and grows again.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
-import gymnasium
 import numpy as np
 
-from rlprune.agents.controllers.base import RULES
-from rlprune.agents.controllers.fixed import BoundRule
-from rlprune.criteria import lowest, plan_from_counts
-from rlprune.errors import UserError, check_rate
-from rlprune.recovery import FilterL1, Orthogonality, TrainSettings, make_recovery
-from rlprune.tasks import score_drop
+from rlprune.agents.controllers.base import RoundRule
+from rlprune.agents.controllers.law import Aim, Law, Standing
+from rlprune.agents.controllers.rounds import aimed, counts_of, first_to_meet, global_order
+from rlprune.agents.controllers.seeking import GIVE_UP, SMALLEST, Healing, cycle_length, enough, furthest
+from rlprune.errors import UserError, check_rate, unknown_name
+from rlprune.training.settings import TrainSettings
+
+if TYPE_CHECKING:
+    import gymnasium
+
+RATES = ("best", "error", "threshold", "uniform")
 
 
 def pressure(accuracy: float, baseline: float, tolerance: float) -> float:
@@ -49,31 +56,24 @@ def largest_harmless(count: int, drop: Callable[[int], float], tolerance: float)
     return good
 
 
-@RULES.register("prc")
 @dataclass
-class PRC(BoundRule):
+class PRC(RoundRule):
     """The min–max pruning-rate controller.
 
-    At the first group of a round it plays AFP's side for all groups: it picks U, trains with the L1 pressure on U,
-    finds the threshold W_0, and fixes how many filters every group loses; then it hands out those counts as rates.
-    The environment plays PRC's recovery: it repairs, and rolls back what leaves the tolerance.
-
     Attributes:
-        alpha: Share of each layer's filters that a round may prune (the set U), in (0, 1].
+        alpha: Share of each layer's filters that is pressed before a round (the set U), in (0, 1]; where the paper's
+            text is played, also the most that a round may prune.
         penalty: λ, weight of the L1 norm of the filters in U at full pressure.
         delta: δ_w, scale of the pruning threshold.
-        afp_epochs: Epochs of penalised training before a round's removal; may be a fraction, 0 leaves it out.
-        lr: Learning rate of that training.
-        batch_size: Images a step in it.
-        orthogonality: λ_o, weight of ||M Mᵀ − I||² during it.
-        amp: Mixed precision in it.
-        rebisect: Find the threshold anew each round, as the largest whose immediate drop is δ_w·T: what is left of
-            the tolerance (at its edge, where T = 0, what costs nothing). False keeps W_0 of the first round and scales
-            it, W_γ = δ_w·(T/ε)·W_0, as the paper does; where the norms in U lie close together that soon selects
-            nothing.
-        probe_recovery: Repairs applied before the drop of a trial removal is measured; `none` measures it as it is.
-        patience: Rounds of training in a row after which nothing could be removed, before it gives up; and one more
-            removal in a row than this that was rolled back. Each of those, where the environment goes on, halves δ_w.
+        rates: Which filters go to reach a round's aim: `threshold`, one W_γ over the norms of all layers; `error`, the
+            counts at which the reconstruction errors of all layers sum to least; `uniform`; or `best`, whichever of
+            them, or of the means of two, leaves the least loss after the cheap recovery.
+        step: Trust region: logarithm of the factor by which the first removal may shrink the MACs.
+        healing: Share of an immediate drop that training is expected to leave, until it was seen.
+        rebisect: Paper's text: find the threshold anew each round. False keeps W_0 of the first and scales it,
+            W_γ = δ_w·(T/ε)·W_0.
+        probe_recovery: Paper's text: repairs before the drop of a trial removal is measured; `none` takes it as it is.
+        patience: Paper's text: rounds of training in a row after which nothing could be removed, before it gives up.
         per_weight: Compare filters of different layers by mean |w| rather than by the sum, which favours pruning
             layers with few weights a filter.
     """
@@ -81,11 +81,9 @@ class PRC(BoundRule):
     alpha: float = 0.1
     penalty: float = 5e-4
     delta: float = 1.0
-    afp_epochs: float = 1.0
-    lr: float = 0.01
-    batch_size: int = 128
-    orthogonality: float = 1e-4
-    amp: bool = False
+    rates: str = "best"
+    step: float = 1.0
+    healing: float = 0.15
     rebisect: bool = True
     probe_recovery: str = "lsq+bn-delta"
     patience: int = 2
@@ -93,111 +91,180 @@ class PRC(BoundRule):
 
     def __post_init__(self) -> None:
         check_rate("alpha", self.alpha)
-        for name in ("penalty", "delta", "afp_epochs", "lr", "orthogonality"):
-            value = getattr(self, name)
-            if not 0 <= value < float("inf"):
-                raise UserError(f"{name} is {value}; it must be a finite number >= 0")
+        for name in ("penalty", "delta", "step", "healing"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise UserError(f"{name} is {getattr(self, name)}; it must be a finite number >= 0")
+        if self.rates not in RATES:
+            raise unknown_name("rates", self.rates, RATES)
+        self._forget()
+
+    def _forget(self) -> None:
         self.threshold: float | None = None  # W_0, once it is known
-        self._idle = 0
-        self._repair = make_recovery(self.probe_recovery, TrainSettings())
+        self._idle, self._setbacks, self._step = 0, 0, self.step
+        self._kind: str | None = None  # of rates, in this round
+        self._heals = Healing(self.healing)
 
     def bind(self, env: gymnasium.Env[Any, Any]) -> None:
         """Play in this environment, from its first round."""
         super().bind(env)
-        self._counts: dict[str, int] = {}
-        self.threshold, self._idle = None, 0
+        self._forget()
 
-    def count(self) -> int:
-        """What the round's threshold takes from the current group."""
-        if self.env.visit == 0:
-            self._counts = self._plan_round()
-        return self._counts[self.env.group.name]
+    # The game: what is left of the tolerance, and how far it reaches -------------------------------------------
 
-    def state_dict(self) -> dict[str, Any]:
-        """What the next round needs to know of the rounds before."""
-        return {"threshold": self.threshold, "idle": self._idle}
+    def law(self) -> Law:
+        """Its own."""
+        return self
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state_dict`'s result."""
-        self.threshold, self._idle = state["threshold"], state["idle"]
+    def aim(self, now: Standing) -> Aim | None:
+        """As far as the slack T reaches where training leaves the share h of a drop: an immediate drop of T / h."""
+        trained, self._kind = now.epochs > 0, None
+        if self._setbacks >= GIVE_UP or (trained and now.left < 0.05) or now.met:
+            return None
+        epochs = cycle_length(now)
+        window = now.share * math.exp(-self._step)
+        floor = max(now.least, window, now.target or 0.0)
+        if now.share * math.exp(-SMALLEST) < floor:
+            return None
+        bounds = {now.least: "floor", window: "tolerance" if self._setbacks else "window", now.target: "target"}
+        healing = self._heals.predicted if trained else 1.0
+        found = furthest(now, self.delta * now.slack / max(healing, 1e-9), floor)
+        share, bound = found or (now.share * math.exp(-SMALLEST), "tolerance")
+        return Aim(share, epochs, bounds[floor] if bound == "window" else bound, enough(now), healing)
 
-    def _plan_round(self) -> dict[str, int]:
-        """How many filters every group loses this round; all 0, and no training, is how the game ends."""
-        counts = dict.fromkeys((group.name for group in self.env.prunable), 0)
-        kept = [line["accepted"] for line in self.env.history]
-        beaten = len(kept) > self.patience and not any(kept[-self.patience - 1 :])
-        if beaten or self._idle >= max(1, self.patience if self.afp_epochs > 0 else 1):
-            return counts
-        if self.afp_epochs > 0:
-            self._press()
-        order = self._ranked(self._weakest())
-        limit = self._threshold(order, self.delta / 2 ** kept.count(False))
-        for score, name in order:
-            counts[name] += score < limit
-        self._idle = 0 if any(counts.values()) else self._idle + 1
-        return counts
+    # The pressure: information moves out of the filters that are about to go ------------------------------------
 
     def _pressure(self) -> float:
         return pressure(self.env.score.value, self.env.baseline.value, self.env.tolerance)
 
     def _press(self) -> None:
         """AFP's training: the loss, plus λ_A times the L1 norm of the filters in U, with λ_A = λ·T/ε."""
-        env = self.env
-        env.train(
-            TrainSettings(
-                epochs=self.afp_epochs, lr=self.lr, batch_size=self.batch_size, schedule="cosine", amp=self.amp
-            ),
-            penalties=[
-                FilterL1(env.network.groups, self._weakest(), weight=self.penalty * self._pressure()),
-                Orthogonality(self.orthogonality),
-            ],
-            tag="afp",
-        )
+        from rlprune.training.penalties import FilterL1
 
-    def _threshold(self, order: list[tuple[float, str]], delta: float) -> float:
-        """W_γ: filters in U of a smaller norm go."""
-        slack = self._pressure()
-        if self.rebisect:
-            return self._bisect(order, delta * slack * self.env.tolerance)
-        if self.threshold is None:
-            self.threshold = self._bisect(order, self.env.tolerance)
-        return delta * slack * self.threshold
+        press = self.press or TrainSettings(epochs=1.0, orthogonality=1e-4)
+        if press.epochs > 0 and self.penalty > 0 and self.env.problem.data.train is not None:
+            weight = self.penalty * self._pressure()
+            self.env.train(press, [FilterL1(self.env.network.groups, self._weakest(), weight)], tag="afp")
 
     def _weakest(self) -> dict[str, tuple[int, ...]]:
         """U: the α share of lowest score in every group; at least one filter where one may go at all."""
+        from rlprune.criteria import lowest
+
         chosen = {}
         for group in self.env.prunable:
             count = min(max(int(self.alpha * group.size), 1), group.max_removable)
             chosen[group.name] = lowest(self.env.scores[group.name], count)
         return chosen
 
-    def _ranked(self, candidates: Mapping[str, tuple[int, ...]]) -> list[tuple[float, str]]:
-        """All of U as (norm, group), weakest first."""
-        pairs = []
-        for name, indices in candidates.items():
-            scores = self.env.scores[name]
-            if self.per_weight:
-                scores = scores / self._weights_per_filter(name)
-            pairs += [(float(scores[i]), name) for i in indices]
-        return sorted(pairs)
+    # The threshold: which filters go ----------------------------------------------------------------------------
 
-    def _weights_per_filter(self, name: str) -> float:
+    def plan(self) -> Mapping[str, int]:
+        """What the aim asks for; without one, the paper's text."""
+        return self.schedule() if aimed(self.env) else self._paper()
+
+    def schedule(self) -> dict[str, int]:
+        """The counts that meet the round's aim; which kind of rates leaves the least loss is tried once a round."""
+        if self._kind is None:
+            found = self._candidates()
+            if len(found) == 1:
+                self._kind = next(iter(found))
+                return found[self._kind]
+            self._kind = min(found, key=lambda kind: self._loss(found[kind]))
+        return self._candidates(self._kind)[self._kind]
+
+    def _candidates(self, only: str = "") -> dict[str, dict[str, int]]:
+        """Counts that meet the aim by kind of rates, or of one kind alone."""
+        env, names = self.env, [group.name for group in self.env.prunable]
+        wanted = (only or ("threshold+error+uniform" if self.rates == "best" else self.rates)).split("+")
+        sizes, rates = env.budget.sizes, dict[str, Any]()
+        if "threshold" in wanted:
+            order = global_order(env, {name: self._norms(name) for name in names})
+            counts = counts_of(order[: first_to_meet(env, order)])
+            rates["threshold"] = np.array([counts.get(name, 0) for name in names]) / sizes
+        if "error" in wanted:
+            rates["error"] = env.advised_rates
+        if "uniform" in wanted:
+            rates["uniform"] = env.budget.fill(lambda _, window: window.count(0.0)) / sizes
+        kinds = list(rates) if self.rates == "best" else []
+        for first, second in [(a, b) for i, a in enumerate(kinds) for b in kinds[i + 1 :]]:
+            rates[f"{first}+{second}"] = (rates[first] + rates[second]) / 2
+        repaired = {kind: env.budget.repair(rate) for kind, rate in rates.items() if kind == only or not only}
+        return {kind: dict(zip(names, counts.tolist(), strict=True)) for kind, counts in repaired.items()}
+
+    def _loss(self, counts: Mapping[str, int]) -> float:
+        """What a removal leaves after the cheap recovery: the control loss, or the score where there is none."""
+        from rlprune.recovery import make_recovery
+
+        score, _ = self.env.preview(self.env.feasible(counts), make_recovery(self.probe_recovery))
+        return -score.value if score.loss is None else score.loss
+
+    def _norms(self, name: str) -> Any:
+        """A group's scores, comparable between layers."""
+        scores = self.env.scores[name]
+        if not self.per_weight:
+            return scores
         groups = self.env.network.groups
         layers = [groups.layers[layer] for layer in groups[name].producers]
-        return float(np.mean([np.prod(layer.shape) / max(groups[name].size, 1) for layer in layers]))
+        return scores / np.mean([np.prod(layer.shape) / max(groups[name].size, 1) for layer in layers])
+
+    def _paper(self) -> dict[str, int]:
+        """How many filters every group loses this round; all 0, and no training, is how the game ends."""
+        counts = dict.fromkeys((group.name for group in self.env.prunable), 0)
+        kept = [line["accepted"] for line in self.env.history]
+        beaten = len(kept) > self.patience and not any(kept[-self.patience - 1 :])
+        if beaten or self._idle >= max(1, self.patience):
+            return counts
+        self._press()
+        order = sorted((float(self._norms(name)[i]), name) for name, chosen in self._weakest().items() for i in chosen)
+        slack, delta = self._pressure(), self.delta / 2 ** kept.count(False)
+        if self.rebisect:
+            limit = self._bisect(order, delta * slack * self.env.tolerance)
+        else:
+            if self.threshold is None:
+                self.threshold = self._bisect(order, self.env.tolerance)
+            limit = delta * slack * self.threshold
+        for score, name in order:
+            counts[name] += score < limit
+        self._idle = 0 if any(counts.values()) else self._idle + 1
+        return counts
 
     def _bisect(self, order: list[tuple[float, str]], allowed: float) -> float:
         """Just above the k-th weakest norm, k the most that can go at an immediate drop of `allowed`."""
-        env = self.env
+        from rlprune.recovery import make_recovery
+
+        env, probe = self.env, make_recovery(self.probe_recovery)
 
         def drop(count: int) -> float:
-            counts: dict[str, int] = {}
-            for _, name in order[:count]:
-                counts[name] = counts.get(name, 0) + 1
-            plan = plan_from_counts(env.network.groups, env.scores, counts)
-            trial = env.network.remove(plan, env.problem.groups)
-            self._repair.apply(env.network, trial, plan, env.problem, env.settings.seed)
-            return score_drop(env.score.value, env.problem.evaluator.score(trial.model, "control").value)
+            score, _ = env.preview(env.feasible(counts_of(name for _, name in order[:count])), probe)
+            return env.score.value - score.value
 
-        count = largest_harmless(len(order), drop, allowed)
+        count = largest_harmless(len(order), drop, allowed + 1e-9)
         return float(np.nextafter(order[count - 1][0], np.inf)) if count else 0.0
+
+    # After the training: repair learnt, or a setback ------------------------------------------------------------
+
+    def learn(self, aim: Aim, now: Standing, line: Mapping[str, Any]) -> float | None:
+        """Learn what training heals. Inside: reach further. Outside: half as far."""
+        taken = math.log(now.share / max(line["share"], 1e-9))
+        if line["accepted"]:
+            self._setbacks, self._step = 0, min(self.step, max(self._step, taken) * 1.3)
+        else:
+            self._setbacks, self._step = self._setbacks + 1, max(SMALLEST, taken / 2)
+        self._heals.weight = now.tolerance
+        return self._heals.learn(line["harm"], line["drop"] - now.drop)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the next round needs to know of the rounds before."""
+        heals = asdict(self._heals)
+        return {
+            "threshold": self.threshold,
+            "idle": self._idle,
+            "setbacks": self._setbacks,
+            "step": self._step,
+            **heals,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict`'s result."""
+        self.threshold, self._idle = state["threshold"], state["idle"]
+        self._setbacks, self._step = state["setbacks"], state["step"]
+        self._heals = Healing(*(state[name] for name in ("expected", "weight", "harm", "left")))

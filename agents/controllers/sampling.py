@@ -11,9 +11,8 @@ import gymnasium
 import numpy as np
 import torch
 
-from rlprune.agents.controllers.base import Controller, run_episode
-from rlprune.agents.controllers.fixed import BoundRule
-from rlprune.agents.controllers.search import OnTrial, Search
+from rlprune.agents.controllers.base import Controller, Rule, run_episode
+from rlprune.agents.controllers.search import Search
 from rlprune.errors import UserError
 from rlprune.seeding import derive
 
@@ -21,7 +20,7 @@ STOCHASTIC = frozenset({"ppo", "a2c", "sac", "trpo", "tqc", "crossq"})
 """Algorithms whose policies can be sampled; the others' have one action for an observation."""
 
 
-class BestOf(BoundRule):
+class BestOf(Rule):
     """Plays whole episodes on a twin of its environment before the first step, and then the best one's counts.
 
     With a budget the best is the one with the greatest control score, else the one with the fewest MACs; of equal ones
@@ -48,7 +47,6 @@ class BestOf(BoundRule):
                 f"leave it out, or take a search or an agent of {', '.join(sorted(STOCHASTIC))}"
             )
         self.controller, self.episodes = controller, episodes
-        self.on_trial: OnTrial | None = None
         self.tried: list[dict[str, Any]] = []
         self._counts: list[dict[str, int]] = []
 
@@ -76,10 +74,10 @@ class BestOf(BoundRule):
         twin = env.twin()
         with_budget, best = twin.budget.target is not None, -float("inf")
         for number in range(self.episodes):
-            with _seeded(derive(env.settings.seed, "sample", number)):
+            with _seeded(derive(env.rules.seed, "sample", number)):
                 if isinstance(self.controller, Search):
                     self.controller.draw = number
-                info = run_episode(twin, self.controller, seed=env.settings.seed, deterministic=number == 0).info
+                info = run_episode(twin, self.controller, seed=env.rules.seed, deterministic=number == 0).info
             worth = info["final_score"] if with_budget else -info["final_macs_share"]
             if worth > best:
                 best = worth

@@ -6,7 +6,6 @@ anything, and then play the best. Every trial is an evaluation and counts as one
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +13,11 @@ import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from rlprune.agents.controllers.base import RULES
-from rlprune.agents.controllers.fixed import BoundRule
+from rlprune.agents.controllers.base import RoundRule
 from rlprune.envs.episode.budget import Counts
 from rlprune.errors import UserError, unknown_name
 from rlprune.seeding import numpy_generator
 
-OnTrial = Callable[[int, int, float], None]
 Vector = NDArray[np.float64]
 STARTS = {"uniform": 2.0, "error": 0.5}
 """Where a cross-entropy search may start, and how widely it then looks around."""
@@ -35,16 +32,14 @@ class Trial:
     reward: float
 
 
-class Search(BoundRule):
+class Search(RoundRule):
     """A controller that looks for the best schedule of a round before it plays it.
 
     Attributes:
         trials: Schedules tried in the current round, in order.
-        on_trial: Told of every trial: how many are done, how many there will be, the best reward.
         draw: Which of its random streams it draws from.
     """
 
-    on_trial: OnTrial | None = None
     draw: int = 0
 
     def bind(self, env: gymnasium.Env[Any, Any]) -> None:
@@ -52,13 +47,13 @@ class Search(BoundRule):
         super().bind(env)
         self.trials: list[Trial] = []
 
-    def count(self) -> int:
-        """The best schedule's count for the current group; the search runs at the first group of a round."""
-        if self.env.visit == 0:
-            self.trials = []
-            stream: tuple[str | int, ...] = ("search", type(self).__name__, self.env.round)
-            self.look(numpy_generator(self.env.settings.seed, *stream, *([self.draw] if self.draw else [])))
-        return int(self.best.counts[self.env.visit])
+    def plan(self) -> dict[str, int]:
+        """The best schedule found."""
+        self.trials = []
+        stream: tuple[str | int, ...] = ("search", type(self).__name__, self.env.round)
+        self.look(numpy_generator(self.env.rules.seed, *stream, *([self.draw] if self.draw else [])))
+        names = (group.name for group in self.env.prunable)
+        return dict(zip(names, self.best.counts.tolist(), strict=True))
 
     @property
     def best(self) -> Trial:
@@ -69,17 +64,18 @@ class Search(BoundRule):
         """Fill `trials`."""
         raise NotImplementedError
 
+    cheap: Any = None  # a cheaper recovery for trials than the one that is played
+
     def attempt(self, proposal: Vector, total: int) -> Trial:
         """Try proposed rates (n,), repaired to the budget."""
         counts = self.env.budget.repair(proposal)
-        score, terms = self.env.preview(counts)
+        score, terms = self.env.preview(counts, self.cheap)
         self.trials.append(Trial(counts, score.value, float(sum(terms.values()))))
         if self.on_trial is not None:
             self.on_trial(len(self.trials), total, self.best.reward)
         return self.trials[-1]
 
 
-@RULES.register("random")
 @dataclass
 class RandomSearch(Search):
     """The best of many random schedules inside the budget (EagleEye: Li et al. 2020).
@@ -103,7 +99,6 @@ class RandomSearch(Search):
             self.attempt(generator.uniform(0.0, self.env.rate_cap, size), self.episodes)
 
 
-@RULES.register("cem")
 @dataclass
 class CrossEntropySearch(Search):
     """Cross-entropy search over schedules (Rubinstein 1999): sample, keep the best, fit, sample again.

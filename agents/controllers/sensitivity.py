@@ -4,22 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import gymnasium
 import numpy as np
 from numpy.typing import NDArray
 
-from rlprune.agents.controllers.base import RULES
-from rlprune.agents.controllers.fixed import BoundRule
+from rlprune.agents.controllers.base import RoundRule
 from rlprune.envs.episode.budget import Counts
 from rlprune.errors import UserError
 from rlprune.scoring.sensitivity import RATES, Sensitivity, read_scan, scan
 
 
-@RULES.register("sensitivity")
 @dataclass
-class SensitivityRule(BoundRule):
+class SensitivityRule(RoundRule):
     """Scans every group alone, then cuts all of them at one drop (the rule that PFEC's tables were made by).
 
     Li et al. 2016, section 3.2, choose rates by stage from such a scan, by eye; one level for all groups is ours. With
@@ -40,18 +36,12 @@ class SensitivityRule(BoundRule):
         if self.limit is not None and self.limit < 1:
             raise UserError(f"limit is {self.limit}; it must be at least 1")
 
-    def bind(self, env: gymnasium.Env[Any, Any]) -> None:
-        """Use this environment."""
-        super().bind(env)
-        self._counts: Counts = np.zeros(0, dtype=np.int64)
+    def plan(self) -> dict[str, int]:
+        """Every group's count at this round's level."""
+        names = (group.name for group in self.env.prunable)
+        return dict(zip(names, self._level().tolist(), strict=True))
 
-    def count(self) -> int:
-        """The group's count at this round's level; the scan runs at the first group of a round."""
-        if self.env.visit == 0:
-            self._counts = self._plan_round()
-        return int(self._counts[self.env.visit])
-
-    def _plan_round(self) -> Counts:
+    def _level(self) -> Counts:
         env = self.env
         found = self._scanned([group.name for group in env.prunable])
         curves = [monotone(found, group.name, group.size) for group in env.prunable]
@@ -74,12 +64,12 @@ class SensitivityRule(BoundRule):
         return scan(
             env.problem,
             network=env.network,
-            criterion=env.settings.criterion,
+            criterion=env.rules.criterion,
             recovery=self.recovery,
             rates=RATES,
             groups=groups,
             limit=self.limit,
-            seed=env.settings.seed,
+            seed=env.rules.seed,
         )
 
     def _rounded(self, curves: list[NDArray[np.float64]], level: float) -> Counts:

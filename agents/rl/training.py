@@ -217,8 +217,8 @@ def _seen(env: gymnasium.Env[Any, Any]) -> dict[str, Any]:
     inner: Any = env.unwrapped
     envs: list[Any] = getattr(inner, "envs", [inner])
     drawn = getattr(inner, "tolerances", None)
-    tolerances = sorted(set(drawn or [e.settings.tolerance for e in envs]))
-    return {"tolerances": tolerances, "errors": envs[0].settings.sees_errors}
+    tolerances = sorted(set(drawn or [e.rules.tolerance for e in envs]))
+    return {"tolerances": tolerances, "errors": envs[0].rules.sees_errors}
 
 
 def evaluate(
@@ -290,7 +290,7 @@ def longest_episode(settings: AgentSettings) -> int:
     """Steps of the longest one-round episode of the environment; ten times that for one that plays rounds."""
     env = gymnasium.make(f"rlprune:{settings.env}", **settings.env_kwargs).unwrapped
     envs: list[Any] = getattr(env, "envs", [env])
-    return max(len(e.scope.names) * (1 if e.settings.one_shot else 10) for e in envs)
+    return max(len(e.scope.names) * (1 if e.rules.one_shot else 10) for e in envs)
 
 
 def _logger(folder: Path, step: int) -> Logger:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rlprune.agents.runs.pruning import PruneSettings
 from rlprune.artifact import fingerprint, load_pruned
 from rlprune.channels import PruningPlan
+from rlprune.drops import score_drop
 from rlprune.errors import UserError
 from rlprune.network import Network
 from rlprune.problem import PruningProblem
 from rlprune.record import RunFolder
+from rlprune.spec import ProblemSpec
 
 
 def rebuild(folder: Path) -> tuple[PruningProblem, Network]:
@@ -26,7 +28,21 @@ def rebuild(folder: Path) -> tuple[PruningProblem, Network]:
         raise UserError(
             f"the run in {folder} is {record['status']}; finish it with `rlprune prune --out {folder} --resume`"
         )
-    problem = PruneSettings.from_json(record["settings"]).problem.build()
+    source = record.get("settings", {}).get("problem")
+    if source is None:
+        raise UserError(
+            f"the run in {folder} pruned a live network, which its record cannot build; load {run.model_file} into it"
+        )
+    problem = ProblemSpec.from_json(source).build()
+    return problem, saved_network(run, record, problem)
+
+
+def saved_network(run: RunFolder, record: Mapping[str, Any], problem: PruningProblem) -> Network:
+    """The pruned network of a finished run of this problem.
+
+    Raises:
+        UserError: If its files are missing or damaged or do not fit together.
+    """
     network = problem.base().remove(PruningPlan.from_json(record["plan"]), problem.groups)
     planned = {name: tensor.shape for name, tensor in network.model.state_dict().items()}
     network.model = load_pruned(run.model_file, problem.base().model).to(problem.device).eval()
@@ -39,11 +55,11 @@ def rebuild(folder: Path) -> tuple[PruningProblem, Network]:
             )
     if fingerprint(saved) != record["sha256"]:
         raise UserError(f"{run.model_file} is not the network of {run.record_file}: checksums differ")
-    return problem, network
+    return network
 
 
 def replay(folder: Path) -> dict[str, Any]:
-    """Rebuild a run's network and compare its scores and cost with the record.
+    """Rebuild a run's network and compare its scores and cost with the record, and its drop with the tolerance.
 
     Returns:
         `checks`: dicts with `name`, `recorded`, `replayed`.
@@ -53,10 +69,11 @@ def replay(folder: Path) -> dict[str, Any]:
     """
     problem, network = rebuild(folder)
     record = RunFolder(folder).read()
+    control = problem.evaluator.score(network.model, "control").value
     replayed = {
         "macs": problem.macs(network),
         "parameters": problem.parameters(network),
-        "control_score": problem.evaluator.score(network.model, "control").value,
+        "control_score": control,
         "test_score": problem.evaluator.score(network.model, "test").value,
     }
     for name, value in replayed.items():
@@ -64,6 +81,11 @@ def replay(folder: Path) -> dict[str, Any]:
             raise UserError(
                 f"the record in {folder} does not hold: {name} is {value}, recorded {record['pruned'][name]}"
             )
+    drop = score_drop(problem.baseline.value, control)
+    if drop > record["tolerance"]:
+        raise UserError(
+            f"the record in {folder} does not hold: the drop is {drop}, its tolerance {record['tolerance']}"
+        )
     return {
         "checks": [{"name": name, "recorded": record["pruned"][name], "replayed": v} for name, v in replayed.items()]
     }

@@ -8,85 +8,101 @@ Whatever the actions, the budget is then met to within one filter, and no action
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from bisect import bisect_left
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rlprune.cost import BilinearCost
+from rlprune.cost import BilinearCost as BilinearCost
+from rlprune.envs.episode.cursor import Column, Cursor, columns_of
+from rlprune.envs.episode.window import Counts as Counts
+from rlprune.envs.episode.window import Window, place_among
 from rlprune.errors import UserError
 
-Counts = NDArray[np.int64]
 
+class Walk:
+    """The windows of a round in the order of the visits, each worked out from the one before.
 
-def choices(size: int, most: int, round_to: int = 1) -> Counts:
-    """The counts (K,) that may go from a group of `size` filters: 0, and what leaves a multiple of `round_to`.
-
-    >>> choices(10, 7, round_to=4).tolist()
-    [0, 2, 6]
-    """
-    first = size % round_to
-    steps = np.arange(first, max(0, most) + 1, round_to, dtype=np.int64)
-    return steps if first == 0 else np.concatenate([np.zeros(1, dtype=np.int64), steps])
-
-
-@dataclass(frozen=True, eq=False)
-class Window:
-    """The counts that are feasible for one group, and the centred map from [-1, 1] onto them.
-
-    The map is monotone and linear on either side of 0, where the uniform rate sits; -1 and 1 are the window's ends and
-    every count owns one interval of actions. `centre` is the uniform rate's place among `choices`, a fraction.
+    Attributes:
+        group: The current group.
+        counts: What was taken so far (n,).
+        done: The cost as if what was taken so far were gone.
+        most: The cost if this and all later groups give their maximum too; None without a target.
     """
 
-    size: int
-    choices: Counts
-    centre: float
+    def __init__(self, budget: Budget) -> None:
+        self.budget, self.group = budget, 0
+        cost, columns, sizes = budget.cost, budget.columns, budget.sizes
+        self.counts: Counts = np.zeros_like(sizes)
+        self.done = Cursor(cost, columns, budget.before)
+        self.most = Cursor(cost, columns, budget.before + budget.most)
+        # With the rate r for all groups to come the cost is done.total - slope r + curve r^2.
+        self._da: list[int] = (cost.A @ sizes).tolist()
+        self._db: list[int] = (cost.B @ sizes).tolist()
+        self._slope = self._curve = 0
+        self._weight = cost.weight.tolist()
+        self._count_in(enumerate(self._weight), 1)
 
-    @property
-    def lo(self) -> int:
-        """The least count."""
-        return int(self.choices[0])
+    def _count_in(self, rows: Iterable[tuple[int, int]], sign: int) -> None:
+        """Add what some rows (number, weight) contribute to slope and curve, or take it away."""
+        a, b, da, db = self.done.a, self.done.b, self._da, self._db
+        for row, weight in rows:
+            self._slope += sign * weight * (a[row] * db[row] + b[row] * da[row])
+            self._curve += sign * weight * da[row] * db[row]
 
-    @property
-    def hi(self) -> int:
-        """The greatest count."""
-        return int(self.choices[-1])
+    def take(self, count: int) -> None:
+        """Take `count` filters from the current group and go on to the next."""
+        budget, group = self.budget, self.group
+        size, rows = int(budget.sizes[group]), [(row, weight) for row, weight, _, _ in budget.columns[group]]
+        self._count_in(rows, -1)
+        self.done.move(group, count)
+        for row, _, da, db in budget.columns[group]:
+            self._da[row] -= da * size
+            self._db[row] -= db * size
+        self._count_in(rows, 1)
+        self.most.move(group, count - int(budget.most[group]))
+        self.counts[group] = count
+        self.group += 1
 
-    @property
-    def rates(self) -> tuple[float, float]:
-        """The least and the greatest rate."""
-        return self.lo / self.size, self.hi / self.size
+    def window(self) -> Window:
+        """The window of the current group."""
+        budget, group = self.budget, self.group
+        size, options = int(budget.sizes[group]), budget.choices[group]
+        rate = budget.default_rate
+        if budget.target is not None:
+            last = self._first_met(self.done, options, 0)
+            first = min(last, self._first_met(self.most, options, int(options[-1]))) if budget.must_meet else 0
+            rate = self.uniform_rate() if budget.must_meet else min(rate, self.uniform_rate())
+            options = options[first : last + 1]
+        return Window(size, options, place_among(options, rate * size))
 
-    @property
+    def _first_met(self, cursor: Cursor, options: Counts, taken: int) -> int:
+        """The first option with which the target is met, or the last; the cursor has `taken` of the group gone."""
+        target, (slope, curve) = self.budget.target, cursor.along(self.group)
+        assert target is not None
+        over = cursor.total - target
+
+        def met(count: np.int64) -> bool:
+            more = int(count) - taken
+            return over + more * (curve * more - slope) <= 0
+
+        return min(bisect_left(options, True, key=met), len(options) - 1)
+
     def uniform_rate(self) -> float:
-        """The rate that action 0 stands for, before rounding."""
-        return float(np.interp(self.centre, np.arange(len(self.choices)), self.choices)) / self.size
-
-    def count(self, action: float) -> int:
-        """The number of filters that `action` in [-1, 1] removes."""
-        last = len(self.choices) - 1
-        action = min(1.0, max(-1.0, action))
-        reach = self.centre + 0.5 if action < 0 else last + 0.5 - self.centre
-        place = int(np.floor(self.centre + action * reach + 0.5))
-        return int(self.choices[min(last, max(0, place))])
-
-    def action(self, count: int) -> float:
-        """The action in the middle of `count`'s interval; raises UserError if the count is not feasible."""
-        place = int(np.searchsorted(self.choices, count))
-        if place == len(self.choices) or self.choices[place] != count:
-            raise UserError(
-                f"removing {count} of {self.size} filters is not feasible here; "
-                f"the window allows {self.lo} to {self.hi}: use window.nearest(count)"
-            )
-        off = place - self.centre
-        return off / (self.centre + 0.5 if off < 0 else len(self.choices) - 0.5 - self.centre)
-
-    def nearest(self, count: float) -> int:
-        """The feasible count nearest to `count`; of two equally near ones the greater."""
-        distance = np.abs(self.choices - count)
-        return int(self.choices[len(distance) - 1 - int(np.argmin(distance[::-1]))])
+        """The rate that spends what is left when applied to this and all later groups, capped at their maxima."""
+        budget = self.budget
+        assert budget.target is not None
+        over = self.done.total - budget.target
+        if over <= 0:
+            return 0.0
+        root = self._slope * self._slope - 4 * self._curve * over
+        rate = 2.0 * over / (self._slope + root**0.5) if root >= 0 and self._slope > 0 else float("inf")
+        if rate <= budget.caps[self.group]:
+            return rate
+        return budget.capped_rate((budget.before + self.counts).astype(np.float64), self.group)
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,6 +117,7 @@ class Budget:
         target: MACs to end at, or None for no budget.
         must_meet: whether the target has to be met in this round (else it is only not overshot).
         default_rate: the uniform rate that action 0 stands for where no budget says it.
+        columns: `columns_of(cost)`; worked out where it is not given.
     """
 
     cost: BilinearCost
@@ -110,76 +127,77 @@ class Budget:
     target: int | None
     must_meet: bool = True
     default_rate: float = 0.25
+    columns: tuple[Column, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.columns:
+            object.__setattr__(self, "columns", columns_of(self.cost))
 
     @cached_property
     def most(self) -> Counts:
         """The greatest count (n,) of every group."""
         return np.array([int(c[-1]) for c in self.choices], dtype=np.int64)
 
+    @cached_property
+    def caps(self) -> list[float]:
+        """For every group the least of its own and all later groups' greatest rates."""
+        least: list[float] = np.minimum.accumulate((self.most / self.sizes)[::-1])[::-1].tolist()
+        return least
+
     @property
     def least_cost(self) -> int:
         """The MACs that are left if every group gives its maximum."""
         return self.cost(self.before + self.most)
 
-    def check(self, whole: int) -> None:
+    def check(self, whole: int, what: str = "budget") -> None:
         """Raise UserError if the target cannot be met; `whole` is the unpruned network's MACs."""
         if self.target is not None and self.must_meet and self.least_cost > self.target:
             floor = np.ceil(1000 * self.least_cost / whole) / 1000
             raise UserError(
-                f"budget {self.target / whole:.3f} cannot be met: with the groups and max_rate given "
-                f"at least {floor:.3f} of the MACs stay; raise the budget or max_rate"
+                f"{what} {self.target / whole:.3f} cannot be met: with the groups and max_rate given "
+                f"at least {floor:.3f} of the MACs stay; raise the {what} or max_rate"
             )
 
     def window(self, group: int, counts: Counts) -> Window:
         """The window of group number `group`, when the groups before it lost `counts[:group]` in this round."""
-        size, options = int(self.sizes[group]), self.choices[group]
-        if self.target is None:
-            return Window(size, options, self._place(options, self.default_rate * size))
-        done = self.before.copy()
-        done[:group] += counts[:group]
-        own = int(self.before[group])
-        met = self.cost.along(group, done, own + options) <= self.target
-        last = int(np.argmax(met)) if met.any() else len(options) - 1
-        first = 0
-        if self.must_meet:
-            rest = done.copy()
-            rest[group + 1 :] += self.most[group + 1 :]
-            met = self.cost.along(group, rest, own + options) <= self.target
-            first = min(last, int(np.argmax(met)) if met.any() else len(options) - 1)
-        rate = self.uniform_rate(group, counts)
-        if not self.must_meet:
-            rate = min(rate, self.default_rate)
-        options = options[first : last + 1]
-        return Window(size, options, self._place(options, rate * size))
+        return self._walked(group, counts).window()
 
     def uniform_rate(self, group: int, counts: Counts) -> float:
         """The rate that spends what is left when applied to this and all later groups, capped at their maxima."""
+        return self._walked(group, counts).uniform_rate()
+
+    def _walked(self, group: int, counts: Counts) -> Walk:
+        walk = Walk(self)
+        for count in counts[:group]:
+            walk.take(int(count))
+        return walk
+
+    def fill(self, choose: Callable[[int, Window], int]) -> Counts:
+        """Counts (n,) of a whole round: for one group after the other `choose(group, its window)`."""
+        walk = Walk(self)
+        while walk.group < len(self.sizes):
+            walk.take(choose(walk.group, walk.window()))
+        return walk.counts
+
+    def capped_rate(self, fixed: NDArray[np.float64], group: int) -> float:
+        """The rate that meets the target, by bisection, where some groups from `group` on can give less than it.
+
+        Args:
+            fixed: What is gone from all groups (n,).
+            group: The first that is still to give.
+        """
         assert self.target is not None
-        target = self.target
-        fixed = self.before.astype(np.float64)
-        fixed[:group] += counts[:group]
-        sizes, most = self.sizes.astype(np.float64), self.most.astype(np.float64)
+        target, sizes, most = self.target, self.sizes.astype(np.float64), self.most.astype(np.float64)
         sizes[:group] = most[:group] = 0.0
-        caps = most[group:] / sizes[group:]
-        rate = self.cost.rate_along(fixed, sizes, target)
-        if rate <= float(caps.min()):
-            return rate
 
         def left(rate: float) -> float:
             return float(self.cost.many(fixed + np.minimum(rate * sizes, most))) - target
 
-        low, high = float(caps.min()), float(caps.max())
+        low, high = self.caps[group], float((most[group:] / sizes[group:]).max())
         while high - low > 1e-6 and left(high) < 0.0:  # the cost falls monotonically with the rate
             rate = (low + high) / 2
             low, high = (rate, high) if left(rate) > 0.0 else (low, rate)
         return high
-
-    def fill(self, choose: Callable[[int, Counts, Window], int]) -> Counts:
-        """Counts (n,) of a whole round: for one group after the other `choose(group, counts so far, its window)`."""
-        counts = np.zeros(len(self.sizes), dtype=np.int64)
-        for group in range(len(counts)):
-            counts[group] = choose(group, counts, self.window(group, counts))
-        return counts
 
     def repair(self, proposal: NDArray[np.float64]) -> Counts:
         """Counts (n,) for proposed rates (n,), scaled by one multiplier so that the budget is met (all groups at once).
@@ -222,9 +240,4 @@ class Budget:
 
     def _round(self, rates: NDArray[np.float64]) -> Counts:
         wanted = zip(self.choices, rates * self.sizes, strict=True)
-        return np.array([int(o[int(self._place(o, count) + 0.5)]) for o, count in wanted], dtype=np.int64)
-
-    @staticmethod
-    def _place(options: Counts, count: float) -> float:
-        """Where the fractional `count` lies among the options, in [0, len - 1]."""
-        return float(np.interp(count, options, np.arange(len(options))))
+        return np.array([int(o[int(place_among(o, count) + 0.5)]) for o, count in wanted], dtype=np.int64)

@@ -6,17 +6,16 @@ The error curves come from Gram matrices (`rlprune.criteria.errors`), so all of 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rlprune.envs.episode.budget import Budget, Counts
+from rlprune.envs.episode.budget import Budget
 
 Curves = Mapping[str, NDArray[np.float64]]
 PRICES = np.geomspace(1e-3, 1e3, 256)
 """Errors that a group may cost for its share of the MACs; what lies between two is interpolated."""
-STRIDE = 16  # rows of the table that are looked at first: every 16th, then those between two
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,11 +26,14 @@ class Damage:
         curves: For each group the error (size + 1,) after its 0, 1, 2 ... lowest filters are gone.
         known: Whether a group's curve was measured. Where it was not, the mean of the others, by rate, stands in.
         table: Counts (prices + 2, m), rising: none at all, then the best at every price, then all that may go.
+        a, b: The widths of the budget's T tensors at these counts (T, prices + 2).
     """
 
     curves: tuple[NDArray[np.float64], ...]
     known: tuple[bool, ...]
     table: NDArray[np.float64]
+    a: NDArray[np.float64]
+    b: NDArray[np.float64]
 
     @classmethod
     def of(cls, names: Sequence[str], curves: Curves, budget: Budget, shares: NDArray[np.float64]) -> Damage | None:
@@ -58,42 +60,61 @@ class Damage:
         for place, (curve, options) in enumerate(zip(whole, budget.choices, strict=True)):
             worth = options / budget.sizes[place] * shares[place]
             table[1:-1, place] = options[np.argmin(curve[options] - PRICES[:, None] * worth, axis=1)]
-        return cls(whole, tuple(curve is not None for curve in measured), table)
+        gone, cost = budget.before + table, budget.cost
+        a, b = cost.a[:, None] - cost.A @ gone.T, cost.b[:, None] - cost.B @ gone.T
+        return cls(whole, tuple(curve is not None for curve in measured), table, a, b)
 
-    def advised(self, budget: Budget, place: int, counts: Counts) -> float:
-        """The count, a fraction, of group number `place` with which the errors of it and all later groups sum to least.
 
-        What is left of the budget is spent on them, or without a budget what the uniform schedule would spend. The
-        least sum is that of the counts at which all groups ask the same price, so only the price is looked for.
+@dataclass(eq=False)
+class Ranking:
+    """The score of every filter, by group, and, once somebody asked, what the lowest cost their readers."""
 
-        Args:
-            budget: The round's.
-            place: Of the current group.
-            counts: What the groups before it lost in this round (m,).
-        """
-        done, target = counts[:place], self._target(budget)
+    scores: dict[str, NDArray[np.float64]]
+    curves: dict[str, NDArray[np.float64]] | None = None
+    damages: dict[tuple[tuple[str, ...], bytes], Damage | None] = field(default_factory=dict)
 
-        def left(rows: NDArray[np.int64]) -> NDArray[np.float64]:
-            """What is still to be saved at rows of the table; falls along them."""
-            planned = self.table[rows]
-            planned[:, :place] = done
-            return budget.cost.many(budget.before + planned) - target
+    def damage(self, names: Sequence[str], budget: Budget, shares: NDArray[np.float64]) -> Damage | None:
+        """The damage of a round of this ranking's network, which differs by what may go; kept for later episodes."""
+        key = (tuple(names), budget.most.tobytes())
+        if key not in self.damages:
+            assert self.curves is not None
+            self.damages[key] = Damage.of(names, self.curves, budget, shares)
+        return self.damages[key]
 
-        last = len(self.table) - 1
-        rows = np.append(np.arange(0, last, STRIDE), last)
-        first = min(int(rows[max(0, int(np.searchsorted(-left(rows), 0.0)) - 1)]), last - 1)
-        rows = np.arange(first, min(first + STRIDE, last) + 1)
-        rest = left(rows)
-        inside = min(max(1, int(np.searchsorted(-rest, 0.0))), len(rows) - 1)
-        low, high, over, under = int(rows[inside - 1]), int(rows[inside]), rest[inside - 1], rest[inside]
-        part = 1.0 if over <= under else min(1.0, max(0.0, float(over / (over - under))))
-        return float(self.table[low, place] + part * (self.table[high, place] - self.table[low, place]))
 
-    @staticmethod
-    def _target(budget: Budget) -> float:
-        uniform = np.minimum(budget.default_rate * budget.sizes, budget.most)
-        if budget.target is None:
-            return float(budget.cost.many(budget.before + uniform))
-        if budget.must_meet:
-            return float(budget.target)
-        return max(float(budget.target), float(budget.cost.many(budget.before + uniform)))
+class Advice:
+    """The counts of a round, group after group, with which the errors of this and all later groups sum to least.
+
+    What is left of the budget is spent on them, or without a budget what the uniform schedule would spend. The least
+    sum is that of the counts at which all groups ask the same price, so only the price is looked for.
+    """
+
+    def __init__(self, damage: Damage, budget: Budget) -> None:
+        self._table, self._budget, self._place = damage.table, budget, 0
+        self._a, self._b = damage.a.copy(), damage.b.copy()  # where what was taken replaces what was planned
+        cost, target = budget.cost, float(budget.target or 0)
+        if budget.target is None or not budget.must_meet:
+            uniform = np.minimum(budget.default_rate * budget.sizes, budget.most)
+            target = max(target, float(cost.many(budget.before + uniform)))
+        self._left = cost.weight @ (self._a * self._b) + (cost.constant - target)
+
+    def count(self) -> float:
+        """The count, a fraction, for the current group."""
+        left, table, place = self._left, self._table, self._place  # what is still to be saved falls along the rows
+        inside = min(max(1, int(np.searchsorted(-left, 0.0))), len(left) - 1)
+        over, under = float(left[inside - 1]), float(left[inside])
+        part = 1.0 if over <= under else min(1.0, max(0.0, over / (over - under)))
+        return float(table[inside - 1, place] + part * (table[inside, place] - table[inside - 1, place]))
+
+    def take(self, count: int) -> None:
+        """The current group lost `count` filters; go on to the next."""
+        back = self._table[:, self._place] - count
+        for row, weight, da, db in self._budget.columns[self._place]:
+            a, b = self._a[row], self._b[row]
+            before = a * b
+            if da:
+                a += da * back
+            if db:
+                b += db * back
+            self._left += weight * (a * b - before)
+        self._place += 1

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from rlprune.drops import score_drop
 from rlprune.registry import Registry
-from rlprune.tasks import score_drop
 
 Terms = dict[str, float]
 
@@ -18,7 +18,7 @@ class Outcome:
     """What a round came to.
 
     Attributes:
-        baseline: Score of the unpruned network on the control split, in [0, 1].
+        baseline: Score of the unpruned network on the control split.
         score: Score after this round and its recovery.
         tolerance: The drop (baseline - score) that is allowed.
         kept: Whether the round's network stays (False: it was rolled back).

@@ -3,15 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from rlprune.channels import ChannelGroups, PruningPlan
-from rlprune.cost import BilinearCost
-from rlprune.envs.episode.budget import Budget, Counts, Window, choices
+from rlprune.envs.episode.budget import BilinearCost, Budget, Counts, Walk
+from rlprune.envs.episode.cursor import Column, Cursor, columns_of
+from rlprune.envs.episode.damage import Advice, Damage
+from rlprune.envs.episode.window import Window, choices
 from rlprune.envs.observations import group_features, score_mass
+
+GROUNDS = 4  # that are kept: the unpruned network's is asked for in every episode
+
+
+@dataclass(frozen=True, eq=False)
+class Ground:
+    """What a round's m groups can give.
+
+    Attributes:
+        visited: Their numbers in the scope.
+        names: Their names.
+        budget: What they may lose, without a target.
+    """
+
+    visited: list[int]
+    names: list[str]
+    budget: Budget
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +50,7 @@ class Scope:
     sizes: Counts
     macs: BilinearCost
     parameters: BilinearCost
+    _grounds: dict[tuple[float, bytes], Ground] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, groups: ChannelGroups, skip: tuple[str, ...] = ()) -> Scope:
@@ -38,19 +59,46 @@ class Scope:
         sizes = np.array([groups[name].size for name in names], dtype=np.int64)
         return cls(groups, names, sizes, BilinearCost.of_macs(groups, names), BilinearCost.of_parameters(groups, names))
 
+    @cached_property
+    def macs_columns(self) -> tuple[Column, ...]:
+        """What every group touches of the MACs."""
+        return columns_of(self.macs)
+
+    @cached_property
+    def parameter_columns(self) -> tuple[Column, ...]:
+        """What every group touches of the parameters."""
+        return columns_of(self.parameters)
+
     def removed(self, plan: PruningPlan) -> Counts:
         """Counts (n,) that a plan removes."""
         return np.array([plan.count(name) for name in self.names], dtype=np.int64)
 
-    def options(self, cap: float, removed: Counts) -> dict[int, Counts]:
-        """By group number, the counts that a group can give at rates up to `cap`; only groups that can give some."""
-        found = {}
+    def ground(self, cap: float, removed: Counts) -> Ground:
+        """What the groups can give at rates up to `cap` after counts (n,) were removed; only those that can give."""
+        key = (cap, removed.tobytes())
+        if key not in self._grounds:
+            if len(self._grounds) == GROUNDS:
+                del self._grounds[next(iter(self._grounds))]
+            self._grounds[key] = self._survey(cap, removed)
+        return self._grounds[key]
+
+    def _survey(self, cap: float, removed: Counts) -> Ground:
+        options: dict[int, Counts] = {}
         for number, name in enumerate(self.names):
             group = replace(self.groups[name], size=int(self.sizes[number] - removed[number]))
             most = group.allowed(int(cap * group.size + 1e-9))
             if most > 0:
-                found[number] = choices(group.size, most, group.round_to)
-        return found
+                options[number] = choices(group.size, most, group.round_to)
+        visited, macs = list(options), self.macs
+        if len(visited) < len(self.names):
+            fixed = removed.copy()
+            fixed[visited] = 0
+            a, b = macs.a - macs.A @ fixed, macs.b - macs.B @ fixed
+            macs = replace(macs, a=a, b=b, A=macs.A[:, visited], B=macs.B[:, visited])
+        before, columns = removed[visited], tuple(self.macs_columns[number] for number in visited)
+        sizes, counts = self.sizes[visited] - before, tuple(options.values())
+        budget = Budget(macs, before, sizes, counts, None, default_rate=cap / 2, columns=columns)
+        return Ground(visited, [self.names[number] for number in visited], budget)
 
 
 class Round:
@@ -58,37 +106,54 @@ class Round:
 
     Attributes:
         visited: Numbers of the m groups of this round, in the order of the visits.
+        names: Their names.
         removed: Counts (n,) gone from all groups before this round.
-        counts: Counts (m,) that this round takes; 0 for groups not visited yet.
-        visit: How many groups were visited.
         rates: The executed rates so far.
         departures: How far each was from the uniform rate at the time.
         lost: The sum over the visited groups of the share of the group's score that goes.
         macs_before, parameters_before: Cost before this round.
-        macs, parameters: Cost now, as if what was taken so far were gone.
         budget: The round's budget over its m groups.
+        walk: Where the round stands in it.
         window: The window of the current group.
         shares: The fraction (m,) of the present MACs that would go with each whole group.
         trained: Whether the network was trained in this round.
     """
 
     def __init__(self, scope: Scope, removed: Counts, cap: float, target: int | None, must_meet: bool) -> None:
-        options = scope.options(cap, removed)
-        self.scope = scope
-        self.removed = removed
-        self.visited = list(options)
-        self._options = tuple(options.values())
-        self._cap = cap
-        self.counts: Counts = np.zeros(len(self.visited), dtype=np.int64)
-        self.visit = 0
+        ground = scope.ground(cap, removed)
+        self.scope, self.removed = scope, removed
+        self.visited, self.names = ground.visited, ground.names
+        self.budget = replace(ground.budget, target=target, must_meet=must_meet)
         self.rates: list[float] = []
         self.departures: list[float] = []
         self.lost = 0.0
         self.trained = False
-        self.macs = self.macs_before = scope.macs(removed)
-        self.parameters = self.parameters_before = scope.parameters(removed)
-        self.budget = self.budget_for(target, must_meet)
-        self.names = [scope.names[number] for number in self.visited]
+        if not self.visited:
+            return
+        self.walk = Walk(self.budget)
+        self._parameters = Cursor(scope.parameters, scope.parameter_columns, removed)
+        self.macs_before, self.parameters_before = self.macs, self.parameters
+        self._advice: Advice | None = None
+
+    @property
+    def counts(self) -> Counts:
+        """Counts (m,) that this round takes; 0 for groups not visited yet."""
+        return self.walk.counts
+
+    @property
+    def visit(self) -> int:
+        """How many groups were visited."""
+        return self.walk.group
+
+    @property
+    def macs(self) -> int:
+        """Cost now, as if what was taken so far were gone."""
+        return self.walk.done.total
+
+    @property
+    def parameters(self) -> int:
+        """The same in parameters."""
+        return self._parameters.total
 
     @property
     def done(self) -> bool:
@@ -105,32 +170,16 @@ class Round:
         """The current group."""
         return self.names[self.place]
 
-    @property
-    def executed(self) -> Counts:
-        """Counts (n,) gone from the unpruned network, this round's included."""
+    def executed(self, counts: Counts | None = None) -> Counts:
+        """Counts (n,) gone from the unpruned network, with `counts` (m,) or else what was taken in this round."""
         executed: Counts = self.removed.copy()
-        executed[self.visited] += self.counts
+        executed[self.visited] += self.counts if counts is None else counts
         return executed
 
     @property
     def potential(self) -> float:
         """Minus the mean share of the groups' scores lost so far in this round: known at once, telling of the drop."""
         return -self.lost / max(1, len(self.visited))
-
-    def budget_for(self, target: int | None, must_meet: bool) -> Budget:
-        """A budget over this round's groups."""
-        fixed, macs = self.removed.copy(), self.scope.macs
-        fixed[self.visited] = 0
-        cost = replace(
-            macs,
-            a=macs.a - macs.A @ fixed,
-            b=macs.b - macs.B @ fixed,
-            A=macs.A[:, self.visited],
-            B=macs.B[:, self.visited],
-        )
-        before = self.removed[self.visited]
-        sizes = self.scope.sizes[self.visited] - before
-        return Budget(cost, before, sizes, self._options, target, must_meet, default_rate=self._cap / 2)
 
     def rank(self, groups: ChannelGroups, scores: Mapping[str, NDArray[np.float64]]) -> None:
         """Take in the criterion's scores of the filters of the current network, whose groups are `groups`."""
@@ -141,33 +190,56 @@ class Round:
         self.features = group_features(
             groups, self.names, scope.sizes[self.visited], self.shares, parameter_share, scores
         )
-        self.look()
+        self._look()
 
     def rank_as(self, other: Round) -> None:
         """Take over the ranking of another round of the same groups in the same network."""
         self.mass, self.features, self.shares = other.mass, other.features, other.shares
-        self.look()
+        self._look()
 
-    def look(self) -> None:
-        """Work out the current group's window."""
-        self.window: Window = self.budget.window(self.place, self.counts)
+    def _look(self) -> None:
+        """Work out the current group's window; what was advised is of another ranking."""
+        self.window, self._advice = self.walk.window(), None
 
     def take(self, count: int) -> float:
         """Take `count` filters from the current group and go on to the next; returns the rate."""
-        rate = count / self.window.size
-        self.counts[self.place] = count
+        rate, place = count / self.window.size, self.visit
         self.rates.append(rate)
         self.departures.append(rate - self.window.uniform_rate)
-        self.lost += float(self.mass[self.place][count])
-        self.visit += 1
-        self.macs, self.parameters = self.scope.macs(self.executed), self.scope.parameters(self.executed)
-        if not self.done:
-            self.look()
+        self.lost += float(self.mass[place][count])
+        self.walk.take(count)
+        self._parameters.move(self.visited[place], count)
+        if not self.done:  # what is seen at the end is the last group, before it gave
+            self.window = self.walk.window()
+            if self._advice is not None:
+                self._advice.take(count)
         return rate
+
+    def advised(self, damage: Damage) -> float:
+        """The count, a fraction, that `damage` of this ranking advises for the current group."""
+        if self._advice is None:
+            self._advice = Advice(damage, self.budget)
+            for count in self.counts[: self.place]:
+                self._advice.take(int(count))
+        return self._advice.count()
 
     def uniform_counts(self, target: int) -> Counts:
         """The counts (m,) of the uniform schedule that ends at `target` MACs, or as near above as it can."""
-        return self.budget_for(target, must_meet=True).fill(lambda group, counts, window: window.count(0.0))
+        return replace(self.budget, target=target, must_meet=True).fill(lambda group, window: window.count(0.0))
+
+    def feasible(self, counts: Mapping[str, int]) -> dict[str, int]:
+        """What stepping through the round with `counts` by group executes, those visited already as they were."""
+
+        def choose(group: int, window: Window) -> int:
+            if group < self.visit:
+                return int(self.counts[group])
+            return window.nearest(counts.get(self.names[group], 0))
+
+        return dict(zip(self.names, self.budget.fill(choose).tolist(), strict=True))
+
+    def counted(self, counts: Mapping[str, int]) -> Counts:
+        """Counts (m,) in the order of the visits."""
+        return np.array([counts.get(name, 0) for name in self.names], dtype=np.int64)
 
     def named(self, counts: Counts) -> dict[str, int]:
         """Counts by group, without zeros."""

@@ -1,42 +1,73 @@
-"""Network states as tensors and plain values, so that an episode can stop and go on."""
+"""An episode as tensors and plain values, so that it can stop and go on."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from rlprune.channels import PruningPlan
+from rlprune.envs.episode.state import EpisodeState
 from rlprune.envs.episode.transitions import NetworkState
-from rlprune.envs.rules import EnvSettings
 from rlprune.errors import UserError
-from rlprune.problem import PruningProblem
 from rlprune.tasks import Score
 
 
-def pack(state: NetworkState, score: Score) -> dict[str, Any]:
+def state_dict(episode: EpisodeState) -> dict[str, Any]:
+    """Everything that an environment made with the same arguments needs to go on from here, bit-equal.
+
+    Raises UserError in the middle of a round.
+    """
+    current, keeper = episode.current, episode.keeper
+    if episode.stopped is None and (current.visit or current.trained):
+        raise UserError("the state can be saved only at the start of a round, before anything is visited or trained")
+    same = keeper.accepted is episode.state
+    return {
+        "rules": episode.rules.to_json(),
+        "base": episode.base.key,
+        "goal": {"budget": episode.budget, "tolerance": keeper.allowed},
+        "aim": episode.goal,
+        "stopped": episode.stopped,
+        "round": episode.round,
+        "idle": episode.idle,
+        "cap": episode.cap,
+        "failed": list(episode.failed),
+        "history": list(episode.history),
+        "current": _pack(episode.state, episode.score),
+        "accepted": None if same else _pack(keeper.accepted, keeper.score),
+    }
+
+
+def load_state_dict(episode: EpisodeState, state: Mapping[str, Any]) -> None:
+    """Go on from `state_dict`'s result; raises UserError if it is not of these rules and this network."""
+    for name, value in episode.rules.to_json().items():
+        if state["rules"].get(name) != value:
+            raise UserError(
+                f"the saved episode had {name} {state['rules'].get(name)!r}, this environment has {value!r}; "
+                "make it as it was"
+            )
+    if state["base"] != episode.base.key:
+        raise UserError("the saved episode pruned another network or data set; make the environment as it was")
+    current = _unpack(episode, state["current"])
+    accepted = current if state["accepted"] is None else _unpack(episode, state["accepted"])
+    episode.restart(replace(episode.rules, **state["goal"]))
+    episode.round, episode.idle, episode.cap = int(state["round"]), int(state["idle"]), float(state["cap"])
+    episode.history, episode.failed = list(state["history"]), list(state["failed"])
+    episode.resume(current, accepted, state["aim"], state["stopped"])
+
+
+def _pack(state: NetworkState, score: Score) -> dict[str, Any]:
     """A state and its score. The weights are copies."""
     weights = {name: tensor.detach().cpu().clone() for name, tensor in state.network.model.state_dict().items()}
     return {"plan": state.plan.to_json(), "key": state.key, "weights": weights, "score": score.to_json()}
 
 
-def unpack(saved: Mapping[str, Any], base: NetworkState, problem: PruningProblem) -> tuple[NetworkState, Score]:
-    """The state and score that `pack` was given; the unpruned state itself where it was that."""
+def _unpack(episode: EpisodeState, saved: Mapping[str, Any]) -> tuple[NetworkState, Score]:
+    """The state and score that `_pack` was given; the unpruned state itself where it was that."""
     score = Score(**saved["score"])
-    if saved["key"] == base.key:
-        return base, score
-    plan = PruningPlan.from_json(saved["plan"])
+    if saved["key"] == episode.base.key:
+        return episode.base, score
+    problem, plan = episode.transitions.problem, PruningPlan.from_json(saved["plan"])
     network = problem.base().remove(plan, problem.groups)
     network.model.load_state_dict(saved["weights"])
     return NetworkState(saved["key"], plan, lambda: network), score
-
-
-def check(state: Mapping[str, Any], settings: EnvSettings, base: NetworkState) -> None:
-    """Raise UserError unless a saved episode is one of these rules and this network."""
-    rules, saved = settings.to_json(), state["rules"]
-    for name, value in rules.items():
-        if saved.get(name) != value:
-            raise UserError(
-                f"the saved episode had {name} {saved.get(name)!r}, this environment has {value!r}; make it as it was"
-            )
-    if state["base"] != base.key:
-        raise UserError("the saved episode pruned another network or data set; make the environment as it was")

@@ -1,10 +1,10 @@
-"""The state machine of an episode: rounds, the tolerance, rolling back, and the books."""
+"""The state machine of an episode: rounds, the tolerance, rolling back, and what is removed."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,40 +12,21 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rlprune.criteria import plan_from_counts
-from rlprune.envs.episode import saving
-from rlprune.envs.episode.budget import Counts
-from rlprune.envs.episode.damage import Curves, Damage
+from rlprune.envs.episode.damage import Damage, Ranking
 from rlprune.envs.episode.rewards import Outcome, Terms, make_reward
 from rlprune.envs.episode.rounds import Round, Scope
-from rlprune.envs.episode.transitions import NetworkState, Transitions
-from rlprune.envs.observations import Progress
-from rlprune.envs.rules import EnvSettings
+from rlprune.envs.episode.tolerance import Tolerance
+from rlprune.envs.episode.transitions import NetworkState, Repairs, Transitions, combine
+from rlprune.envs.episode.window import Counts
+from rlprune.envs.rules import Rules
 from rlprune.errors import UserError
-from rlprune.network import Network
-from rlprune.recovery import TrainSettings, train
 from rlprune.seeding import derive
-from rlprune.tasks import Score, score_drop
+from rlprune.tasks import Score
+from rlprune.training.settings import TrainSettings
 
 Penalty = Callable[[nn.Module], Tensor]
 TRUNCATED = "rounds"
 PATIENCE = 3  # rounds that may train in a row without removing anything
-
-
-@dataclass(eq=False)
-class Ranking:
-    """The score of every filter, by group, and, once somebody asked, what the lowest cost their readers."""
-
-    scores: dict[str, NDArray[np.float64]]
-    curves: Curves | None = None
-    damages: dict[tuple[tuple[str, ...], bytes], Damage | None] = field(default_factory=dict)
-
-    def damage(self, current: Round) -> Damage | None:
-        """The damage of a round of this ranking's network, which differs by what may go; kept for later episodes."""
-        key = (tuple(current.names), current.budget.most.tobytes())
-        if key not in self.damages:
-            assert self.curves is not None
-            self.damages[key] = Damage.of(current.names, self.curves, current.budget, current.shares)
-        return self.damages[key]
 
 
 class EpisodeState:
@@ -54,99 +35,160 @@ class EpisodeState:
     Attributes:
         scope: The groups that rounds may visit.
         state: The network at the start of the current round.
-        accepted: The last network whose drop was inside the tolerance.
-        score, accepted_score: Their control scores.
+        score: Its control score.
+        keeper: The tolerance, and the last network inside it.
         ranking: The ranking of the current network's filters.
         current: The current round.
         round: How many rounds are done.
         history: A record of every round done.
-        tolerance, budget: This episode's goal.
+        budget: This episode's goal, a fraction of the MACs, or None.
+        goal: The share of the MACs at which this round alone ends, or None.
         cap: The largest rate allowed now.
         stopped: Why the episode has ended ("tolerance", "budget", "nothing left", "nothing removed", "one round", or
             "rounds" where it was truncated), or None while it goes on.
+        idle: How many rounds in a row removed nothing.
+        failed: What was removed in vain, as keys, since a network was accepted.
     """
 
-    def __init__(self, transitions: Transitions, settings: EnvSettings) -> None:
-        self.transitions = transitions
-        self.settings = settings
-        self.scope = Scope.of(transitions.problem.groups, settings.skip)
+    current: Round
+
+    def __init__(self, transitions: Transitions, rules: Rules) -> None:
+        self.transitions, self.rules = transitions, rules
+        self.scope = Scope.of(transitions.problem.groups, rules.skip)
         nothing = np.zeros_like(self.scope.sizes)
         self.base_macs = self.scope.macs(nothing)
-        self.base = transitions.base()
+        self.base = self.state = transitions.base()
         self._first: Round | None = None  # the first round that was ranked on the unpruned network, and its ranking
         self._base_ranking = Ranking({})
-        self._reward = make_reward(settings.reward)
-        if not self.scope.options(settings.max_rate, nothing):
-            others = f" that is not {' or '.join(settings.skip)}" if settings.skip else ""
+        self._reward = make_reward(rules.reward)
+        self._measured: list[NetworkState] = []
+        if not self.scope.ground(rules.max_rate, nothing).visited:
+            others = f" that is not {' or '.join(rules.skip)}" if rules.skip else ""
             raise UserError(
-                f"max_rate {settings.max_rate} removes no filter from any group{others}; "
+                f"max_rate {rules.max_rate} removes no filter from any group{others}; "
                 f"the widest has {max(self.scope.sizes, default=0)} filters: raise max_rate or skip less"
             )
-        self.restart(settings)
-
-    @property
-    def baseline(self) -> Score:
-        """The unpruned network's control score."""
-        return self.transitions.problem.baseline
-
-    @property
-    def scores(self) -> dict[str, NDArray[np.float64]]:
-        """The score of every filter of the current network, by group."""
-        return self.ranking.scores
+        self.restart(rules)
 
     @property
     def damage(self) -> Damage | None:
         """What this round's groups cost their readers, worked out when first asked for; None if it cannot be known."""
         if self.ranking.curves is None:
-            self.ranking.curves = self.transitions.error_curves(self.state, self.scope.names, self.scores)
-        return self.ranking.damage(self.current)
+            self.ranking.curves = self.transitions.error_curves(self.state, self.scope.names, self.ranking.scores)
+        return self.ranking.damage(self.current.names, self.current.budget, self.current.shares)
 
     @property
     def drop(self) -> float:
         """Baseline minus the current score."""
-        return score_drop(self.baseline.value, self.score.value)
+        return self.keeper.drop(self.score)
 
     @property
-    def network(self) -> Network:
-        """The network at the start of the current round."""
-        return self.state.network
+    def target(self) -> int | None:
+        """The MACs at which the episode ends, or None."""
+        return None if self.budget is None else int(self.budget * self.base_macs)
 
     @property
     def rounds_left(self) -> float | None:
         """Rounds still expected: what the limit leaves, or the budget at the pace so far; None if nobody can know."""
-        left = None if self.settings.rounds is None else float(self.settings.rounds - self.round)
+        left = None if self.rules.rounds is None else float(self.rules.rounds - self.round)
         now = self.current.macs
-        if self._target and self.round and now < self.base_macs:
+        if self.target and self.round and now < self.base_macs:
             pace = math.log(self.base_macs / now) / self.round
-            still = max(0.0, math.log(now / self._target)) / pace
+            still = max(0.0, math.log(now / self.target)) / pace
             left = still if left is None else min(left, still)
         return left
 
-    def restart(self, rules: EnvSettings) -> None:
+    def restart(self, rules: Rules) -> None:
         """Go back to the unpruned network, with the budget and tolerance of `rules`."""
-        self.tolerance = rules.tolerance
-        self.budget = rules.budget
-        self._target = None if rules.budget is None else int(rules.budget * self.base_macs)
-        self.state = self.accepted = self.base
-        self.score = self.accepted_score = self.baseline
-        self.round = 0
+        baseline = self.transitions.problem.baseline
+        self.keeper = Tolerance(baseline, rules.tolerance, self.base)
+        self.budget: float | None = rules.budget
+        self.goal: float | None = None
+        self.state, self.score = self.base, baseline
+        self.round = self.idle = 0
         self.history: list[dict[str, Any]] = []
-        self._drops: list[float] = []
+        self.failed: list[str] = []
         self.cap = rules.max_rate
         self.stopped: str | None = None
-        self._idle = 0
         self._begin_round()
+
+    def resume(
+        self,
+        current: tuple[NetworkState, Score],
+        accepted: tuple[NetworkState, Score],
+        goal: float | None,
+        stopped: str | None,
+    ) -> None:
+        """Stand at the start of a round with these networks and scores, as `saving` found them."""
+        self.state, self.score = current
+        self.keeper.accept(*accepted)
+        self.goal, self.stopped = goal, stopped
+        if stopped is None:
+            self._begin_round()
+
+    def set_goal(self, tolerance: float | None, budget: float | None, max_rate: float | None) -> None:
+        """Change what is given, before a round's first visit; an episode of many rounds that was over goes on."""
+        self.at_start("the goal can change")
+        if self.rules.one_shot and self.stopped is not None:
+            raise UserError("this episode had its one round; call reset(options=...) with another goal")
+        tolerance = self.keeper.allowed if tolerance is None else tolerance
+        budget, cap = self.budget if budget is None else budget, self.cap if max_rate is None else max_rate
+        replace(self.rules, tolerance=tolerance, budget=budget, max_rate=cap)  # checks them
+        before = self.keeper.allowed, self.budget, self.cap
+        try:
+            self.keeper.allowed, self.budget, self.cap = tolerance, budget, cap
+            self._rebuild()
+        except UserError:
+            self.keeper.allowed, self.budget, self.cap = before
+            raise
+
+    def aim(self, share: float | None) -> None:
+        """End this round, and it alone, at `share` of the unpruned MACs; None takes that back."""
+        self.at_start("a round can be given an aim")
+        if share is not None and not 0.0 < share <= 1.0:
+            raise UserError(f"aim is {share}; it must lie in (0, 1], the fraction of the unpruned MACs to end at")
+        if self.stopped is not None:
+            raise UserError("this episode is over; call set_goal() to go on, or reset()")
+        before, self.goal = self.goal, share
+        try:
+            self._rebuild()
+        except UserError:
+            self.goal = before
+            raise
+
+    def at_start(self, what: str) -> None:
+        """Raise UserError in the middle of a round; `what` is what can be done at its start."""
+        if self.stopped is None and self.current.visit:
+            raise UserError(f"{self.current.visit} groups of this round are visited; {what} only before the first")
+
+    def _rebuild(self) -> None:
+        """The current round anew, by other rules; where there was none any more, the next one."""
+        if self.stopped is None:
+            trained = self.current.trained
+            self.current = self._next_round()
+            self.current.trained = trained
+            self.current.rank(self.state.network.groups, self.ranking.scores)
+        elif self._begin_round():
+            self.stopped, self.idle, self.failed = None, 0, []
+        else:
+            self.stopped = "nothing left"
+
+    def _next_round(self) -> Round:
+        target, must_meet = self.target, self.rules.one_shot
+        if self.goal is not None:
+            target, must_meet = int(self.goal * self.base_macs), True
+        upcoming = Round(self.scope, self.scope.removed(self.state.plan), self.cap, target, must_meet)
+        if upcoming.visited:
+            upcoming.budget.check(self.base_macs, "budget" if self.goal is None else "aim")
+        return upcoming
 
     def _begin_round(self) -> bool:
         """Set up a round; False, and nothing is changed, if no group can give a filter."""
-        removed = self.scope.removed(self.state.plan)
-        upcoming = Round(self.scope, removed, self.cap, self._target, must_meet=self.settings.one_shot)
-        if not upcoming.visited:
-            return False
-        upcoming.budget.check(self.base_macs)
-        self.current = upcoming
-        self.rank()
-        return True
+        upcoming = self._next_round()
+        if upcoming.visited:
+            self.current = upcoming
+            self.rank()
+        return bool(upcoming.visited)
 
     def rank(self) -> None:
         """Rank the filters of the current network."""
@@ -157,21 +199,24 @@ class EpisodeState:
                 self.current.rank_as(first)
                 return
         else:
-            seed = derive(self.settings.seed, "ranking")
-            scores = self.transitions.problem.scores(self.settings.criterion, self.network, seed=seed)
-            self.ranking = Ranking(scores)
-        self.current.rank(self.state.network.groups, self.scores)
+            seed = derive(self.rules.seed, "ranking")
+            self.ranking = Ranking(self.transitions.scores(self.rules.criterion, self.state, seed))
+        self.current.rank(self.state.network.groups, self.ranking.scores)
         if at_base and first is None:
             self._first, self._base_ranking = self.current, self.ranking
+        if not at_base:
+            self._measured.append(self.state)
+        for state in [state for state in self._measured if state not in (self.state, self.keeper.accepted)]:
+            self.transitions.leave(state)
+            self._measured.remove(state)
 
     def rank_by(self, scores: Mapping[str, NDArray[np.float64]]) -> None:
         """Rank the filters of the current network by given scores, for this round."""
-        if self.current.visit:
-            raise UserError(f"{self.current.visit} groups of this round are visited; rank only before the first")
+        self.at_start("rank")
         if self.current is self._first:
             self._first = None  # that ranking was kept for the next episode, and is not the criterion's any more
-        self.ranking = Ranking({**self.scores, **scores})
-        self.current.rank(self.state.network.groups, self.scores)
+        self.ranking = Ranking({**self.ranking.scores, **scores})
+        self.current.rank(self.state.network.groups, self.ranking.scores)
 
     def train(
         self,
@@ -181,85 +226,85 @@ class EpisodeState:
         on_step: Callable[[float], None] | None = None,
     ) -> None:
         """Train a copy of the current network, go on with it, and score and rank it."""
-        if self.current.visit:
-            raise UserError(f"{self.current.visit} groups of this round are visited; train only before the first")
-        network, problem = self.network.copy(), self.transitions.problem
-        train(
-            network.model,
-            problem.task,
-            problem.data.train,
-            settings,
-            seed=derive(self.settings.seed, tag, self.round),
-            penalties=penalties,
-            on_step=on_step,
-            device=str(problem.device),
-            ledger=problem.ledger,
-        )
-        self.state = NetworkState.of(network, problem.data.fingerprint)
-        self.score = self.transitions.score(self.state)
+        self.at_start("train")
+        seed = derive(self.rules.seed, tag, self.round)
+        self.go_on_with(self.transitions.trained(self.state, settings, penalties, seed, on_step))
+
+    def go_on_with(self, state: NetworkState) -> None:
+        """Put another network of the same widths in the place of the current one, and score and rank it."""
+        self.at_start("change the network")
+        self.state, self.score = state, self.transitions.score(state)
         self.current.trained = True
         self.rank()
 
     def end_round(self) -> Terms:
         """Prune, recover, score; then roll back or go on. Sets `stopped` and returns the reward's terms."""
-        current, rules = self.current, self.settings
+        current, keeper = self.current, self.keeper
         idle = not current.counts.any()
         after = self.state if idle else self.next(current.named(current.counts))
         if not idle:
             self.score = self.transitions.score(after)
-        within = self.drop <= self.tolerance
-        terms = self._reward.terms(self._outcome(after, self.score, current.executed))
+        within = keeper.inside(self.score)
+        terms = self._reward.terms(self._outcome(after, self.score, current.executed()))
         self.round += 1
-        self._idle = self._idle + 1 if idle else 0
-        self._drops.append(self.drop)
+        self.idle = self.idle + 1 if idle else 0
         self._record(terms, within)
-        if within and (not idle or self.score.value >= self.accepted_score.value):
-            self.accepted, self.accepted_score = after, self.score
-        self.state = after
-        if rules.one_shot:
-            self.stopped = "one round"
-        elif not within:
-            self.cap /= 2
-            self.state, self.score = self.accepted, self.accepted_score
-            self.stopped = "tolerance" if rules.on_violation == "stop" else None
-        elif self._target is not None and current.macs <= self._target:
-            self.stopped = "budget"
-        elif self._idle > (PATIENCE if current.trained else 0):
-            self.stopped = "nothing removed"
+        removal = combine(self.state.key, current.named(current.counts), self.transitions.recovery.key)
+        if within and (not idle or self.score.value >= keeper.score.value):
+            keeper.accept(after, self.score)
+            self.failed = []
+        self.state, self.goal = after, None
+        self.stopped = self._verdict(within, removal)
         if self.stopped is None and not self._begin_round():
             self.stopped = "nothing left"
-        if self.stopped is None and rules.rounds is not None and self.round >= rules.rounds:
+        if self.stopped is None and self.rules.rounds is not None and self.round >= self.rules.rounds:
             self.stopped = TRUNCATED
         return terms
 
-    def next(self, removed: Mapping[str, int]) -> NetworkState:
-        """The state after the `removed` lowest filters by group went from the current network."""
-        plan = plan_from_counts(self.state.network.groups, self.scores, removed)
-        return self.transitions.after(self.state, plan, derive(self.settings.seed, "recovery", self.round))
+    def _verdict(self, within: bool, removal: str) -> str | None:
+        """Why the episode ends with this round, or None; rolls back where the tolerance was left."""
+        rules = self.rules
+        if rules.one_shot:
+            return "one round"
+        if not within:
+            self.state, self.score = self.keeper.accepted, self.keeper.score
+            if rules.on_violation == "stop" or removal in self.failed:
+                return "tolerance"
+            if rules.on_violation == "retry":
+                self.cap /= 2
+                return None
+            self.failed.append(removal)
+        elif self.target is not None and self.current.macs <= self.target:
+            return "budget"
+        return "nothing removed" if self.idle > (PATIENCE if self.current.trained else 0) else None
 
-    def preview(self, counts: Counts) -> tuple[Score, Terms]:
+    def next(self, removed: Mapping[str, int], recovery: Repairs | None = None) -> NetworkState:
+        """The state after the `removed` lowest filters by group went from the current network."""
+        plan = plan_from_counts(self.state.network.groups, self.ranking.scores, removed)
+        return self.transitions.after(self.state, plan, derive(self.rules.seed, "recovery", self.round), recovery)
+
+    def preview(self, counts: Counts, recovery: Repairs | None) -> tuple[Score, Terms]:
         """The score and the reward's terms that this round would have if its groups lost `counts`."""
-        after = self.next(self.current.named(counts)) if counts.any() else self.state
+        after = self.next(self.current.named(counts), recovery) if counts.any() else self.state
         score = self.transitions.score(after) if counts.any() else self.score
-        executed = self.current.removed.copy()
-        executed[self.current.visited] += counts
-        return score, self._reward.terms(self._outcome(after, score, executed))
+        return score, self._reward.terms(self._outcome(after, score, self.current.executed(counts)))
 
     def _outcome(self, after: NetworkState, score: Score, executed: Counts) -> Outcome:
+        keeper, current = self.keeper, self.current
         outcome = Outcome(
-            baseline=self.baseline.value,
+            baseline=keeper.baseline.value,
             score=score.value,
-            tolerance=self.tolerance,
-            kept=self.settings.one_shot or score_drop(self.baseline.value, score.value) <= self.tolerance,
+            tolerance=keeper.allowed,
+            kept=self.rules.one_shot or keeper.inside(score),
             base_macs=self.base_macs,
-            macs_before=self.current.macs_before,
+            macs_before=current.macs_before,
             macs=self.scope.macs(executed),
-            parameters_before=self.current.parameters_before,
+            parameters_before=current.parameters_before,
             parameters=self.scope.parameters(executed),
         )
         if "uniform" in self._reward.needs:
-            target = self._target if self._target is not None else outcome.macs
-            uniform = self.next(self.current.named(self.current.uniform_counts(target)))
+            target = self.target if self.target is not None else outcome.macs
+            uniform = self.next(current.named(current.uniform_counts(target)))
             outcome = replace(outcome, uniform_score=self.transitions.score(uniform).value)
         if "latency" in self._reward.needs:
             before, now = self.transitions.latency(self.state), self.transitions.latency(after)
@@ -282,102 +327,9 @@ class EpisodeState:
             }
         )
 
-    def info(self, name: str, rate: float, terms: Terms) -> dict[str, Any]:
-        """What is told at every step; at the end of a round of the network that was made, rolled back or not."""
-        if self.history and self.current.visit in (0, len(self.current.visited)):
-            told = {key: self.history[-1][key] for key in ("macs", "parameters", "score", "drop")}
-        else:
-            told = {
-                "macs": self.current.macs,
-                "parameters": self.current.parameters,
-                "score": self.score.value,
-                "drop": self.drop,
-            }
-        return {"group": name, "rate": rate, "round": self.round, **told, "reward_terms": dict(terms)}
-
-    def final_info(self) -> dict[str, Any]:
-        """The plan of the network that is handed back (with `one_shot`: of the one that was made) and how it fared."""
-        state, score = (self.state, self.score) if self.settings.one_shot else (self.accepted, self.accepted_score)
-        removed = self.scope.removed(state.plan)
-        macs, drop = self.scope.macs(removed), score_drop(self.baseline.value, score.value)
-        met = bool(removed.any()) if self._target is None else macs <= self._target
-        return {
-            "stopped": self.stopped,
-            "plan": state.plan.to_json(),
-            "is_success": bool(met and drop <= self.tolerance),
-            "final_score": score.value,
-            "final_drop": drop,
-            "final_macs": macs,
-            "final_macs_share": macs / self.base_macs,
-            "final_parameters": self.scope.parameters(removed),
-        }
-
-    def progress(self) -> Progress:
-        """What the observation needs beside the group."""
-        current, share = self.current, 1.0 / self.base_macs
-        damage, place = self.damage if self.settings.sees_errors else None, current.place
-        now, begin = current.macs, current.macs_before
-        most = current.budget.most.copy()
-        most[: current.visit] = current.counts[: current.visit]
-        return Progress(
-            window=current.window,
-            mass=current.mass[place],
-            removed=1.0 - now * share,
-            removed_round=(begin - now) * share,
-            reachable=(now - current.budget.cost(current.budget.before + most)) * share,
-            to_remove=0.0 if self._target is None else max(0.0, (now - self._target) * share),
-            rates=current.rates,
-            departures=current.departures,
-            drops=self._drops,
-            score=self.score.value,
-            baseline=self.baseline.value,
-            tolerance=self.tolerance if self.settings.shown_tolerance is None else self.settings.shown_tolerance,
-            round=self.round,
-            rounds=self.settings.rounds,
-            cap=self.cap,
-            budget=self.budget,
-            curve=None if damage is None or not damage.known[place] else damage.curves[place],
-            advised=0.0 if damage is None else damage.advised(current.budget, place, current.counts),
-        )
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything that an environment made with the same arguments needs to go on from here, bit-equal.
-
-        Tensors and plain values only. Raises UserError in the middle of a round.
-        """
-        if self.stopped is None and (self.current.visit or self.current.trained):
-            raise UserError(
-                "the state can be saved only at the start of a round, before anything is visited or trained"
-            )
-        same = self.accepted is self.state
-        return {
-            "rules": self.settings.to_json(),
-            "base": self.base.key,
-            "goal": {"budget": self.budget, "tolerance": self.tolerance},
-            "stopped": self.stopped,
-            "round": self.round,
-            "idle": self._idle,
-            "cap": self.cap,
-            "drops": list(self._drops),
-            "history": list(self.history),
-            "current": saving.pack(self.state, self.score),
-            "accepted": None if same else saving.pack(self.accepted, self.accepted_score),
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state_dict`'s result.
-
-        Raises:
-            UserError: If the state is of another environment.
-        """
-        saving.check(state, self.settings, self.base)
-        self.restart(replace(self.settings, **state["goal"]))
-        self.round, self.cap = int(state["round"]), float(state["cap"])
-        self._drops, self.history = list(state["drops"]), list(state["history"])
-        self.state, self.score = saving.unpack(state["current"], self.base, self.transitions.problem)
-        self.accepted, self.accepted_score = self.state, self.score
-        if state["accepted"] is not None:
-            self.accepted, self.accepted_score = saving.unpack(state["accepted"], self.base, self.transitions.problem)
-        self.stopped, self._idle = state["stopped"], int(state["idle"])
-        if self.stopped is None:
-            self._begin_round()
+    def close(self) -> None:
+        """Free what was measured on the networks of this episode, and let go of files."""
+        for state in self._measured:
+            self.transitions.leave(state)
+        self._measured.clear()
+        self.transitions.close()

@@ -11,19 +11,24 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from rlprune.artifact import fingerprint
 from rlprune.channels import PruningPlan
+from rlprune.cost import measure_latency
 from rlprune.criteria.errors import error_curves
 from rlprune.envs.episode.cache import ScoreStore
+from rlprune.errors import UserError
 from rlprune.network import Network
 from rlprune.problem import PruningProblem
-from rlprune.recovery import Recovery
+from rlprune.recovery import make_recovery
 from rlprune.tasks import Score
+from rlprune.training.loop import train
+from rlprune.training.settings import TrainSettings
 
 
 def combine(*parts: Any) -> str:
@@ -66,42 +71,98 @@ def _built() -> Network:
     raise AssertionError("the network is built already")
 
 
+class Repairs(Protocol):
+    """What repairs a network after a removal, as `rlprune.recovery.Recovery` does."""
+
+    @property
+    def key(self) -> str:
+        """What it does now, as text: equal keys mean equal repairs. Read at every removal."""
+        ...
+
+    def apply(self, before: Network, after: Network, plan: PruningPlan, problem: PruningProblem, seed: int) -> None:
+        """Repair `after.model` in place; everything else stays as it is."""
+        ...
+
+
+def repairing(recovery: str | Repairs, settings: TrainSettings | None = None) -> Repairs:
+    """The recovery of that name, or the one given; raises UserError for what is neither."""
+    if isinstance(recovery, str):
+        return make_recovery(recovery, settings or TrainSettings())
+    if not (hasattr(recovery, "apply") and hasattr(recovery, "key")):
+        raise UserError(
+            f"recovery is a {type(recovery).__name__}; give a name, as in 'lsq+bn', or an object with apply and key"
+        )
+    return recovery
+
+
 @dataclass(eq=False)
 class Transitions:
-    """Removes, recovers and scores.
+    """Removes, recovers, trains and scores.
 
     Attributes:
         problem: What is pruned.
         recovery: What repairs a network after a removal.
-        recovery_key: Everything that determines what `recovery` does, as text.
         store: Where scores are looked up and kept.
+        owned: Whether the problem was made for environments, so that what was measured on it goes when one closes.
     """
 
     problem: PruningProblem
-    recovery: Recovery
-    recovery_key: str
+    recovery: Repairs
     store: ScoreStore
+    owned: bool = False
 
     def base(self) -> NetworkState:
         """The unpruned network."""
-        return NetworkState.of(self.problem.base(), self.problem.data.fingerprint)
+        return self.state_of(self.problem.base())
 
-    def after(self, state: NetworkState, plan: PruningPlan, seed: int) -> NetworkState:
-        """The state after `plan` (numbered as `state`'s network is) and the recovery."""
+    def after(self, state: NetworkState, plan: PruningPlan, seed: int, recovery: Repairs | None = None) -> NetworkState:
+        """The state after `plan` (numbered as `state`'s network is) and the recovery, or another one."""
+        recovery = recovery or self.recovery
 
         def build() -> Network:
             before = state.network
             after = before.remove(plan, self.problem.groups)
-            self.recovery.apply(before, after, plan, self.problem, seed)
+            recovery.apply(before, after, plan, self.problem, seed)
             return after
 
-        key = combine(state.key, plan.to_json(), self.recovery_key, seed)
+        key = combine(state.key, plan.to_json(), recovery.key, seed)
         whole = state.plan.then(plan, self.problem.groups)
         return NetworkState(key, whole, build, state.key, plan.counts)
 
+    def trained(
+        self,
+        state: NetworkState,
+        settings: TrainSettings,
+        penalties: Sequence[Callable[[nn.Module], Tensor]],
+        seed: int,
+        on_step: Callable[[float], None] | None,
+    ) -> NetworkState:
+        """A copy of the state's network, trained; see `rlprune.recovery.train`."""
+        network, problem = state.network.copy(), self.problem
+        train(
+            network.model,
+            problem.task,
+            problem.data.train,
+            settings,
+            seed=seed,
+            penalties=penalties,
+            on_step=on_step,
+            device=str(problem.device),
+            ledger=problem.ledger,
+        )
+        return self.state_of(network)
+
+    def state_of(self, network: Network) -> NetworkState:
+        """The state of a network at hand."""
+        return NetworkState.of(network, self.problem.data.fingerprint)
+
+    def scores(self, criterion: str, state: NetworkState, seed: int) -> dict[str, NDArray[np.float64]]:
+        """The importance of every filter, by group."""
+        return self.problem.scores(criterion, state.network, seed=seed)
+
     def score(self, state: NetworkState) -> Score:
         """The state's score on the control split."""
-        found = self.store.get(state.key)
+        found = self.store.get(state.key, self.problem.baseline)
         if found is None:
             found = self.problem.evaluator.score(state.network.model, "control")
             self.store.put(state.key, found, state.parent, state.removed)
@@ -109,7 +170,7 @@ class Transitions:
 
     def error_curves(
         self, state: NetworkState, names: Sequence[str], scores: Mapping[str, NDArray[np.float64]]
-    ) -> Mapping[str, NDArray[np.float64]]:
+    ) -> dict[str, NDArray[np.float64]]:
         """What groups cost their readers; see `rlprune.criteria.errors`. None is given for groups it cannot be had of.
 
         Collects Gram matrices unless the recovery has done so.
@@ -120,6 +181,14 @@ class Transitions:
 
     def latency(self, state: NetworkState) -> float:
         """Median seconds of a forward pass of one example, measured now."""
-        from rlprune.cost import measure_latency
-
         return float(measure_latency(state.network.model, *self.problem.example_inputs).median_s)
+
+    def leave(self, state: NetworkState) -> None:
+        """Free what was measured on a network that is not gone back to."""
+        self.problem.forget(state.network)
+
+    def close(self) -> None:
+        """Let go of the store's files, and of what was measured on a problem that is nobody else's."""
+        self.store.close()
+        if self.owned:
+            self.problem.forget()

@@ -141,8 +141,9 @@ class ChannelGroups(Sequence[ChannelGroup]):
         masks: dict[tuple[str, int], npt.NDArray[np.bool_]] = {}
         for name, units in plan.removed.items():
             for slot in self[name].slots:
+                units_gone = slot.index[np.asarray(units, dtype=np.int64)]
                 size = self.shapes[slot.tensor][slot.dim]
-                masks.setdefault((slot.tensor, slot.dim), np.ones(size, dtype=bool))[slot.index[np.asarray(units, dtype=np.int64)]] = False
+                masks.setdefault((slot.tensor, slot.dim), np.ones(size, dtype=bool))[units_gone] = False
         return masks
 
     def after(self, plan: PruningPlan) -> ChannelGroups:

@@ -49,7 +49,7 @@ class Calibrated(Protocol):
 
 def calibration_calls(problem: Calibrated, images: int | None = None) -> Iterator[tuple[Any, ...]]:
     """A network's arguments for the first calibration images, a tuple a batch."""
-    split = problem.data.calibration
+    split = problem.data.split("calibration")
     split = split if images is None else split.first(images)
     return (problem.task.inputs(batch) for batch in split.batches(BATCH, device=problem.device))
 
@@ -72,9 +72,11 @@ class Measured:
         """Memory held."""
         return sum(size for size, _ in self._kept.values())
 
-    def clear(self) -> None:
-        """Forget everything."""
-        self._kept.clear()
+    def forget(self, network: Network | None = None) -> None:
+        """Forget what was measured on a network, or on any."""
+        weights = "" if network is None else fingerprint(network.model.state_dict())
+        for key in [key for key in self._kept if weights in key]:
+            del self._kept[key]
 
     def grams(self, network: Network, problem: Calibrated) -> GramStore:
         """The Gram matrices of what the layers of `network` read."""
@@ -96,7 +98,7 @@ class Measured:
     def _get(
         self, kind: str, network: Network, problem: Calibrated, make: Callable[[], T], size: Callable[[T], int]
     ) -> T:
-        weights, images = fingerprint(network.model.state_dict()), problem.data.calibration.fingerprint()
+        weights, images = fingerprint(network.model.state_dict()), problem.data.split("calibration").fingerprint()
         key = f"{kind}/{weights}/{images}/{problem.device}"
         if key not in self._kept:
             found = make()

@@ -173,6 +173,11 @@ class Recovery:
         """As `make_recovery` reads it."""
         return "+".join(self.names)
 
+    @property
+    def key(self) -> str:
+        """What it does now, as text: equal keys mean equal repairs."""
+        return f"{self.name} {self.settings}"
+
     def __repr__(self) -> str:
         return f"Recovery({self.name!r})"
 

@@ -78,17 +78,6 @@ class Score:
         return cls(**{f.name: content[f.name] for f in fields(cls) if f.repr and f.name in content})
 
 
-def score_drop(baseline: float, score: float) -> float:
-    """Baseline minus score, negative for a gain, without the last digits of floating point.
-
-    Scores are counts over counts, and a drop of exactly the tolerance keeps it:
-
-    >>> score_drop(0.9196, 0.8996) <= 0.02, 0.9196 - 0.8996 <= 0.02
-    (True, False)
-    """
-    return round(baseline - score, 9)
-
-
 def wilson(proportion: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Wilson's score interval for a proportion of n independent trials (Wilson 1927, eq. 1).
 

@@ -230,9 +230,9 @@ def test_training_while_pruning_is_taken_off_the_shared_budget(tmp_path):
 
 def test_an_agent_plays_by_the_rules_of_everybody(tmp_path):
     sb3 = pytest.importorskip("rlprune.agents.rl.sb3")
-    from rlprune.envs import EnvSettings, FilterPruningEnv
+    from rlprune.envs import FilterPruningEnv, Rules
 
-    env = FilterPruningEnv.from_problem(ProblemSpec().build(), EnvSettings(budget=0.25, max_rate=0.9, one_shot=True))
+    env = FilterPruningEnv.from_problem(ProblemSpec().build(), Rules(budget=0.25, max_rate=0.9, one_shot=True))
     hyperparameters = {"policy": "MlpPolicy", "n_steps": 8, "batch_size": 8}
     agent, path = sb3.make_agent("ppo", env, hyperparameters, seed=0), tmp_path / "agent.zip"
     card = {"algorithm": "ppo", "hyperparameters": hyperparameters, "levels": None}

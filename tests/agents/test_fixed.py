@@ -16,8 +16,8 @@ from rlprune.agents.controllers.fixed import PFEC_TABLES, Polynomial, removed_at
 from rlprune.agents.controllers.sensitivity import monotone
 from rlprune.channels import trace_channels
 from rlprune.cost import CostModel
-from rlprune.envs import EnvSettings, FilterPruningEnv
-from rlprune.envs.env import shared_problem
+from rlprune.envs import FilterPruningEnv, Rules
+from rlprune.envs.arguments import shared_problem
 from rlprune.errors import UserError
 from rlprune.models import create_model
 from rlprune.problem import PruningProblem
@@ -31,7 +31,7 @@ def problem() -> PruningProblem:
 
 
 def env_of(problem: PruningProblem, **rules: Any) -> FilterPruningEnv:
-    return FilterPruningEnv.from_problem(problem, EnvSettings(**{"max_rate": 0.95, "tolerance": 1.0, **rules}))
+    return FilterPruningEnv.from_problem(problem, Rules(**{"max_rate": 0.95, "tolerance": 1.0, **rules}))
 
 
 @pytest.mark.parametrize(

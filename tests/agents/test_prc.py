@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from rlprune.agents import run_episode
 from rlprune.agents.controllers.prc import PRC, largest_harmless, pressure
-from rlprune.envs import EnvSettings, FilterPruningEnv
+from rlprune.envs import FilterPruningEnv, Rules
 from rlprune.spec import ProblemSpec
 from rlprune.tasks import Score
 
@@ -49,7 +49,7 @@ def test_constants_must_be_finite_and_not_negative(option):
 
 def pressed_too_hard(delta: float, on_violation: str):
     """A game whose first removal leaves the tolerance; the environment, and why it ended."""
-    settings = EnvSettings(tolerance=0.002, max_rate=0.9, on_violation=on_violation)
+    settings = Rules(tolerance=0.002, max_rate=0.9, on_violation=on_violation)
     env = FilterPruningEnv.from_problem(ProblemSpec().build(), settings, recovery="none")
     controller = PRC(alpha=0.9, delta=delta, afp_epochs=0.0, probe_recovery="none", patience=2)
     return env, run_episode(env, controller).info["stopped"]
@@ -57,7 +57,7 @@ def pressed_too_hard(delta: float, on_violation: str):
 
 def at_the_edge(score: float, **options: float):
     """A controller whose network scores `score`: from 0.5 down that is beyond the tolerance's edge."""
-    settings = EnvSettings(tolerance=0.1, max_rate=0.9)
+    settings = Rules(tolerance=0.1, max_rate=0.9)
     env = FilterPruningEnv.from_problem(ProblemSpec().build(), settings, recovery="none")
     env.reset()
     controller = PRC(afp_epochs=0.0, probe_recovery="none", **options)

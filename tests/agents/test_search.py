@@ -9,8 +9,8 @@ import pytest
 
 from rlprune.agents import make_controller, run_episode
 from rlprune.agents.controllers.search import CrossEntropySearch, RandomSearch, Search
-from rlprune.envs import EnvSettings, FilterPruningEnv
-from rlprune.envs.env import shared_problem
+from rlprune.envs import FilterPruningEnv, Rules
+from rlprune.envs.arguments import shared_problem
 from rlprune.envs.toy import ToyPruningEnv
 from rlprune.errors import UserError
 from rlprune.problem import PruningProblem
@@ -23,7 +23,7 @@ def problem() -> PruningProblem:
 
 
 def one_shot(problem: PruningProblem, **rules: Any) -> FilterPruningEnv:
-    settings = EnvSettings(**{"one_shot": True, "reward": "accuracy", "budget": 0.5, "max_rate": 0.9, **rules})
+    settings = Rules(**{"one_shot": True, "reward": "accuracy", "budget": 0.5, "max_rate": 0.9, **rules})
     return FilterPruningEnv.from_problem(problem, settings)
 
 
@@ -45,7 +45,7 @@ def test_a_search_plays_the_best_it_tried_and_costs_what_it_says(problem: Prunin
 
 
 def test_a_search_runs_in_every_round_of_an_iterative_episode(problem: PruningProblem) -> None:
-    env = FilterPruningEnv.from_problem(problem, EnvSettings(tolerance=0.05, max_rate=0.3, rounds=2))
+    env = FilterPruningEnv.from_problem(problem, Rules(tolerance=0.05, max_rate=0.3, rounds=2))
     info = run_episode(env, RandomSearch(episodes=4)).info
     assert info["final_drop"] <= 0.05
 

@@ -18,7 +18,7 @@ from statistics import median
 import numpy as np
 import torch
 
-from rlprune.envs import EnvSettings, FilterPruningEnv, ScoreTable, TablePruningEnv
+from rlprune.envs import FilterPruningEnv, Rules, ScoreTable, TablePruningEnv
 from rlprune.envs.toy import ToyPruningEnv
 from rlprune.measuring.store import BATCH, BN_IMAGES
 from rlprune.recovery import recalibrate_bn
@@ -50,7 +50,7 @@ def table_of(env: FilterPruningEnv, schedules: int = 500) -> TablePruningEnv:
     values = generator.uniform(0, 1, schedules)
     groups = env.problem.groups
     curves = {name: np.linspace(0.0, 1.0, groups[name].size + 1) ** 2 for name in env.scope.names}
-    table = ScoreTable(groups, env.scope.names, env.scores, curves, env.baseline, env.settings, counts, values)
+    table = ScoreTable(groups, env.scope.names, env.scores, curves, env.baseline, env.rules, counts, values)
     with tempfile.TemporaryDirectory() as scratch:
         table.save(Path(scratch) / "table.json")
         return TablePruningEnv(str(Path(scratch) / "table.json"))
@@ -86,7 +86,7 @@ def main() -> None:
         control_size=2000,
     )
     problem = spec.build()
-    rules = EnvSettings(one_shot=True, budget=0.5, max_rate=0.9, reward="accuracy", skip=("residual",))
+    rules = Rules(one_shot=True, budget=0.5, max_rate=0.9, reward="accuracy", skip=("residual",))
     env = FilterPruningEnv.from_problem(problem, rules)
     print(f"table, {len(env.scope.names)} groups:         {steps_a_second(table_of(env)):8.0f} steps/s (target 3000)")
     episode(env, 0.0)  # collects the Gram matrices

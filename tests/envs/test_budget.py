@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlprune.channels import trace_channels
-from rlprune.cost import BilinearCost, CostModel
-from rlprune.envs.episode.budget import Budget, Window, choices
+from rlprune.cost import CostModel
+from rlprune.envs.episode.budget import BilinearCost, Budget
+from rlprune.envs.episode.window import Window, choices
 from rlprune.errors import UserError
 from rlprune.models import create_model
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import multiprocessing
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from rlprune.envs import EnvSettings, FilterPruningEnv
-from rlprune.envs.env import shared_problem
+from rlprune.envs import FilterPruningEnv, Rules
+from rlprune.envs.arguments import shared_problem
 from rlprune.envs.episode.cache import ScoreCache
 from rlprune.errors import UserError
 from rlprune.problem import PruningProblem
+from rlprune.recovery import make_recovery
 from rlprune.spec import ProblemSpec
 from rlprune.tasks import Score
 
@@ -54,9 +57,13 @@ def problem() -> PruningProblem:
     return shared_problem(ProblemSpec(control_size=200, calibration_size=128))
 
 
-def play(problem: PruningProblem, cache: Path | None, **rules: Any) -> tuple[list[float], int]:
-    settings = EnvSettings(**{"one_shot": True, "budget": 0.5, "reward": "accuracy", "max_rate": 0.9, **rules})
-    env = FilterPruningEnv.from_problem(problem, settings, cache=None if cache is None else str(cache))
+def play(
+    problem: PruningProblem, cache: Path | None, recovery: Any = "lsq+bn-delta", **rules: Any
+) -> tuple[list[float], int]:
+    settings = Rules(**{"one_shot": True, "budget": 0.5, "reward": "accuracy", "max_rate": 0.9, **rules})
+    env = FilterPruningEnv.from_problem(
+        problem, settings, recovery=recovery, cache=None if cache is None else str(cache)
+    )
     before, scores = problem.ledger.evaluations, []
     for episode in range(3):
         env.reset()
@@ -84,8 +91,40 @@ def test_what_could_differ_has_another_key(problem: PruningProblem, tmp_path: Pa
     assert play(problem, path, **settings)[1] > 0
 
 
-def test_a_recovery_without_a_name_cannot_be_cached(problem: PruningProblem, tmp_path: Path) -> None:
-    from rlprune.recovery import make_recovery
+def test_a_recovery_at_hand_is_known_by_its_key(problem: PruningProblem, tmp_path: Path) -> None:
+    path = tmp_path / "scores.sqlite"
+    assert play(problem, path)[1] == 3
+    assert play(problem, path, recovery=make_recovery("lsq+bn-delta"))[1] == 0
+    assert play(problem, path, recovery=make_recovery("none"))[1] > 0
+    with pytest.raises(UserError, match="an object with apply and key"):
+        play(problem, path, recovery=3)
 
-    with pytest.raises(UserError, match="by name"):
-        FilterPruningEnv.from_problem(problem, recovery=make_recovery("bn"), cache=str(tmp_path / "scores.sqlite"))
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"value": NaN, "n": 200}',
+        '{"value": 7.5, "n": 200, "metric": "accuracy", "loss": null, "details": {}}',
+        "not JSON",
+        "[1]",
+    ],
+)
+def test_a_row_that_no_evaluation_wrote_is_not_believed(problem: PruningProblem, tmp_path: Path, text: str) -> None:
+    path = tmp_path / "scores.sqlite"
+    first, _ = play(problem, path)
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("UPDATE scores SET score = ?", (text,))
+    assert play(problem, path) == (first, 3)
+    assert play(problem, path) == (first, 0), "and what was damaged is written anew"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 7.5, -0.1])
+def test_a_score_that_cannot_be_is_not_believed(problem: PruningProblem, tmp_path: Path, value: float) -> None:
+    path = tmp_path / "scores.sqlite"
+    first, _ = play(problem, path)
+    with closing(ScoreCache(path)) as cache:
+        with closing(sqlite3.connect(path)) as connection:
+            keys = [key for (key,) in connection.execute("SELECT key FROM scores")]
+        for key in keys:
+            cache.put(key, Score(value, 200))
+    assert play(problem, path) == (first, 3)

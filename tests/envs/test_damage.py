@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from rlprune.agents import make_controller, run_episode
-from rlprune.cost import BilinearCost
-from rlprune.envs.episode.budget import Budget
-from rlprune.envs.episode.damage import Damage
+from rlprune.envs.episode.budget import BilinearCost, Budget
+from rlprune.envs.episode.damage import Advice, Damage
+from rlprune.envs.episode.window import Window
 from rlprune.envs.observations import FEATURES
 from rlprune.envs.toy import ToyPruningEnv
 
@@ -35,11 +35,14 @@ def budget(share: float | None) -> Budget:
 
 
 def play(damage: Damage, rules: Budget) -> list[int]:
-    counts = np.zeros(3, dtype=np.int64)
-    for place in range(3):
-        window = rules.window(place, counts)
-        counts[place] = window.nearest(round(damage.advised(rules, place, counts)))
-    return counts.tolist()
+    advice = Advice(damage, rules)
+
+    def choose(place: int, window: Window) -> int:
+        count = window.nearest(round(advice.count()))
+        advice.take(count)
+        return count
+
+    return rules.fill(choose).tolist()
 
 
 def total(counts: Any, curves: Any) -> float:
@@ -56,9 +59,7 @@ def test_the_advice_is_the_least_sum_of_errors(share: float) -> None:
     counts = play(damage, rules)
     assert rules.cost(np.array(counts)) <= (rules.target or 0)
     assert total(counts, damage.curves) <= 1.02 * least
-    uniform = np.zeros(3, dtype=np.int64)
-    for place in range(3):
-        uniform[place] = rules.window(place, uniform).count(0.0)
+    uniform = rules.fill(lambda place, window: window.count(0.0))
     assert total(counts, damage.curves) < 0.95 * total(uniform, damage.curves)
 
 

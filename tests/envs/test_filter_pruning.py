@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from rlprune.envs import EnvSettings, FilterPruningEnv
-from rlprune.envs.env import shared_problem
-from rlprune.envs.episode.state import EpisodeState
+from rlprune.envs import FilterPruningEnv, Rules
+from rlprune.envs.arguments import shared_problem
 from rlprune.envs.episode.transitions import Transitions
 from rlprune.errors import UserError
 from rlprune.problem import PruningProblem
@@ -29,7 +28,7 @@ def problem() -> PruningProblem:
 
 
 def make(problem: PruningProblem, **rules: Any) -> FilterPruningEnv:
-    return FilterPruningEnv.from_problem(problem, EnvSettings(**rules))
+    return FilterPruningEnv.from_problem(problem, Rules(**rules))
 
 
 def one_shot(problem: PruningProblem, **rules: Any) -> FilterPruningEnv:
@@ -72,10 +71,10 @@ def test_a_drop_of_exactly_the_tolerance_keeps_it(
     problem: PruningProblem, allowed: float, accepted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In floating point 0.9196 - 0.8996 is more than 0.02."""
+    monkeypatch.setitem(problem.__dict__, "baseline", Score(0.9196, 5000))
+    monkeypatch.setattr(Transitions, "score", lambda *_: Score(0.8996, 5000))
     env = make(problem, tolerance=allowed, max_rate=0.4)
     env.reset()
-    monkeypatch.setattr(EpisodeState, "baseline", Score(0.9196, 5000))
-    monkeypatch.setattr(Transitions, "score", lambda *_: Score(0.8996, 5000))
     while not env.history:
         env.step(np.array([1.0], dtype=np.float32))
     assert env.history[0]["drop"] == 0.02 and env.history[0]["accepted"] == accepted
@@ -138,7 +137,7 @@ def test_reset_restores_the_base_network_bit_for_bit_and_the_problem_is_untouche
 
 
 def test_an_episode_goes_on_bit_equal_from_every_round(problem: PruningProblem) -> None:
-    from rlprune.recovery import TrainSettings
+    from rlprune.training.settings import TrainSettings
 
     rules = {"tolerance": 0.05, "max_rate": 0.3, "rounds": 4}
     actions = np.random.default_rng(0).uniform(-1, 0, 100).astype(np.float32)
@@ -175,7 +174,7 @@ def test_an_episode_goes_on_bit_equal_from_every_round(problem: PruningProblem) 
 
 
 def test_training_leaves_the_accepted_network_alone_and_is_accounted_for(problem: PruningProblem) -> None:
-    from rlprune.recovery import TrainSettings
+    from rlprune.training.settings import TrainSettings
 
     env = make(problem)
     env.reset()
@@ -247,7 +246,10 @@ def test_a_goal_can_be_set_for_one_episode(problem: PruningProblem) -> None:
 @pytest.mark.parametrize(
     ("rules", "message"),
     [
-        ({"tolerance": 1.5}, "tolerance is 1.5"),
+        ({"tolerance": -0.1}, "tolerance is -0.1"),
+        ({"tolerance": math.inf}, "tolerance is inf"),
+        ({"skip": ["residul"]}, "did you mean 'residual'"),
+        ({"skip": "residual"}, "give a list"),
         ({"tolerance": math.nan}, "tolerance is nan"),
         ({"max_rate": -0.1}, "max_rate is -0.1"),
         ({"max_rate": 0.001}, "removes no filter"),

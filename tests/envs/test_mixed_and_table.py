@@ -12,8 +12,8 @@ from gymnasium.utils.env_checker import check_env as gymnasium_check
 from stable_baselines3.common.env_checker import check_env as sb3_check
 
 from rlprune.agents import make_controller, run_episode
-from rlprune.envs import EnvSettings, FilterPruningEnv, MixedPruningEnv, ScoreCache, ScoreTable, TablePruningEnv
-from rlprune.envs.env import shared_problem
+from rlprune.envs import FilterPruningEnv, MixedPruningEnv, Rules, ScoreCache, ScoreTable, TablePruningEnv
+from rlprune.envs.arguments import shared_problem
 from rlprune.envs.registration import MIXED, TABLE
 from rlprune.errors import UserError
 from rlprune.spec import ProblemSpec
@@ -68,7 +68,7 @@ def play(env: FilterPruningEnv, seed: int) -> tuple[list[Any], dict[str, Any]]:
 
 def test_a_table_serves_what_was_recorded_and_guesses_between(tmp_path: Path) -> None:
     problem = shared_problem(ProblemSpec(**SMALL))
-    settings = EnvSettings(one_shot=True, reward="accuracy", budget=0.5, max_rate=0.9)
+    settings = Rules(one_shot=True, reward="accuracy", budget=0.5, max_rate=0.9)
     cache = ScoreCache(tmp_path / "scores.sqlite")
     env = FilterPruningEnv.from_problem(problem, settings, cache=str(cache.path))
     recorded = [play(env, seed) for seed in range(12)]
@@ -86,6 +86,6 @@ def test_a_table_serves_what_was_recorded_and_guesses_between(tmp_path: Path) ->
 
     with pytest.raises(UserError, match="holds no score"):
         ScoreTable.record(
-            FilterPruningEnv.from_problem(problem, EnvSettings(criterion="l2", one_shot=True), cache=str(cache.path)),
+            FilterPruningEnv.from_problem(problem, Rules(criterion="l2", one_shot=True), cache=str(cache.path)),
             ScoreCache(tmp_path / "empty.sqlite"),
         )

@@ -13,7 +13,7 @@ from rlprune.agents import make_controller
 from rlprune.agents.controllers.slimming import ScaleL1
 from rlprune.channels import PruningPlan
 from rlprune.cost import CostModel
-from rlprune.envs import EnvSettings, FilterPruningEnv
+from rlprune.envs import FilterPruningEnv, Rules
 from rlprune.errors import UserError
 from rlprune.problem import PruningProblem
 
@@ -53,7 +53,7 @@ def test_without_a_norm_it_says_so(problem: Any) -> None:
     bare = nn.Sequential(
         nn.Conv2d(1, 6, 5, stride=3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 10)
     )
-    env = FilterPruningEnv.from_problem(PruningProblem(bare, problem.data), EnvSettings(criterion="bn_scale"))
+    env = FilterPruningEnv.from_problem(PruningProblem(bare, problem.data), Rules(criterion="bn_scale"))
     rule: Any = make_controller("slimming")
     rule.bind(env)
     with pytest.raises(UserError, match="needs batch norms"):

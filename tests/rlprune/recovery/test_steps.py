@@ -59,7 +59,7 @@ def loss_after(problem, spec, **settings):
 
 
 def test_every_step_helps(problem):
-    problem.measured.clear()
+    problem.measured.forget()
     as_is = loss_after(problem, "none")
     lsq, bn, both = (loss_after(problem, spec) for spec in ("lsq", "bn", "lsq+bn"))
     trained = loss_after(problem, "lsq+bn+finetune", epochs=4, lr=0.005, augment=False)
@@ -69,7 +69,7 @@ def test_every_step_helps(problem):
 
 
 def test_gram_matrices_are_collected_once_for_equal_networks_and_anew_for_trained_ones(problem):
-    problem.measured.clear()
+    problem.measured.forget()
     first = problem.measured.grams(problem.base(), problem)
     assert problem.measured.grams(problem.base(), problem) is first
     other = problem.base()
@@ -90,7 +90,7 @@ def test_what_is_kept_is_bounded(problem):
 
 
 def test_criterion_and_recovery_share_gram_matrices(problem, monkeypatch):
-    problem.measured.clear()
+    problem.measured.forget()
     problem.scores("reconstruction", problem.base())
     monkeypatch.setattr(GramStore, "collect", None)
     loss_after(problem, "lsq")
@@ -107,7 +107,7 @@ def test_what_was_measured_goes_with_its_problem(problem):
 def test_recovery_is_deterministic(problem):
     states = []
     for _ in range(2):
-        problem.measured.clear()
+        problem.measured.forget()
         before, after, plan = pruned(problem)
         make_recovery("lsq+bn+finetune", TrainSettings(epochs=0.3)).apply(before, after, plan, problem, seed=3)
         states.append(after.model.state_dict())

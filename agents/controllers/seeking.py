@@ -1,0 +1,154 @@
+"""The seeker: how far any schedule goes inside a tolerance, with training, at one budget of epochs.
+
+It brackets the share of the MACs between one that is inside the tolerance after training and one that is not. A step is
+a factor on the MACs, taken from the last accepted network; it grows after a success and shrinks after a setback, and it
+never goes past what training has been seen not to heal.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rlprune.agents.controllers.law import Aim, Standing
+
+SMALLEST = 0.02  # a removal of less than two per cent of the MACs is not worth a cycle
+GIVE_UP = 3  # setbacks in a row
+TRIALS = 6  # cheap scores for a step
+
+
+def cycles(epochs: float) -> float:
+    """How many training cycles a budget is cut into: few long ones heal better than many short ones.
+
+    >>> [round(cycles(epochs), 2) for epochs in (6, 12, 30, 60, 200)]
+    [1.25, 1.25, 3.0, 6.0, 10.0]
+    """
+    return min(10.0, max(1.25, epochs / 10.0))
+
+
+def cycle_length(now: Standing) -> float:
+    """Epochs of the next cycle: a third of what is left, since easy rounds end early, and all of it towards the end."""
+    length = max(now.epochs / cycles(now.epochs), now.left / 3.0)
+    return now.left if now.left < 1.5 * length else length
+
+
+def enough(now: Standing) -> float:
+    """The drop at which a round has cost nothing, and its training may end: as before, or a quarter of the tolerance."""
+    return max(now.drop, 0.25 * now.tolerance)
+
+
+@dataclass
+class Healing:
+    """What training heals: the share of an immediate drop that is left after a cycle, learnt from a run's own rounds.
+
+    Drops of a few images are mostly noise: rounds count by the size of their drop, against one that is worth as much as
+    a drop of `weight` and says what was expected before anything was seen.
+
+    Attributes:
+        expected: The share expected at first.
+        weight: In the score's own units; the tolerance is a good one.
+        harm, left: Sums over the rounds: immediate drops, and what was left of them. Older rounds count less.
+    """
+
+    expected: float = 0.15
+    weight: float = 0.01
+    harm: float = 0.0
+    left: float = 0.0
+
+    @property
+    def predicted(self) -> float:
+        """The share expected now, in [0.03, 2]."""
+        whole = self.harm + self.weight
+        share = (self.left + self.expected * self.weight) / whole if whole > 0 else self.expected
+        return min(2.0, max(0.03, share))
+
+    def learn(self, harm: float, left: float) -> float | None:
+        """Take in a round: the immediate drop and what was left of it. Returns the share, None where it tells nothing."""
+        self.harm = 0.7 * self.harm + max(harm, 0.0)
+        self.left = 0.7 * self.left + max(left, 0.0)
+        return left / harm if harm > 1e-9 else None
+
+
+def furthest(now: Standing, allowed: float, floor: float, trials: int = TRIALS) -> tuple[float, str] | None:
+    """The least share whose immediate drop is `allowed`, by bisection over the logarithm of the share.
+
+    Args:
+        now: Where the run stands; its `harm` is asked `trials` times at most.
+        allowed: Immediate drop that training is trusted to heal.
+        floor: Least share that may be tried.
+
+    Returns:
+        The share and what bound it (`tolerance`, or `window` where the floor itself is harmless); None if not even the
+        smallest removal is allowed.
+    """
+    low, high = floor, now.share
+    found: float | None = None
+    for trial in range(trials):
+        middle = low if trial == 0 else (low * high) ** 0.5
+        harm = now.harm(middle)
+        if harm is None or harm > allowed:
+            low = middle
+        else:
+            high = found = middle
+        if found == floor or math.log(high / low) < SMALLEST / 2:
+            break
+    if found is None:
+        return None
+    return found, "window" if found == floor else "tolerance"
+
+
+@dataclass
+class Seeker:
+    """Brackets the least share of the MACs that a tolerance allows; the law of every schedule that has none of its own.
+
+    Attributes:
+        step: Logarithm of the factor by which the next removal shrinks the MACs.
+        largest: Its bound.
+    """
+
+    step: float = 0.7
+    largest: float = math.log(3.0)
+
+    def __post_init__(self) -> None:
+        self._step, self._failed = self.step, 0
+        self.healing = Healing()
+
+    def aim(self, now: Standing) -> Aim | None:
+        """As far as step, floor, target and the healing seen so far allow."""
+        trained = now.epochs > 0
+        if self._failed >= GIVE_UP or (trained and now.left < 0.05) or now.met:
+            return None
+        epochs = cycle_length(now)
+        floor = max(now.least, now.share * math.exp(-self._step), now.target or 0.0)
+        if now.share * math.exp(-SMALLEST) < floor:
+            return None
+        why = "window" if floor > now.least else "floor"
+        if floor == now.target:
+            why = "target"
+        healing = self.healing.predicted if trained else 1.0
+        found = furthest(now, now.slack / healing, floor)
+        share, bound = found if found is not None else (now.share * math.exp(-SMALLEST), "tolerance")
+        return Aim(share, epochs, why if bound == "window" else bound, enough(now), healing)
+
+    def learn(self, aim: Aim, now: Standing, line: Mapping[str, Any]) -> float | None:
+        """Grow or shrink the step; returns the healing seen."""
+        taken = math.log(now.share / max(line["share"], 1e-9))
+        if line["accepted"]:
+            self._failed = 0
+            self._step = min(self.largest, max(self._step, taken) * 1.25)
+        else:
+            self._failed += 1
+            self._step = max(SMALLEST, taken / 2)
+        self.healing.weight = now.tolerance
+        return self.healing.learn(line["harm"], line["drop"] - now.drop)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it has learnt."""
+        return {"step": self._step, "failed": self._failed, "healing": asdict(self.healing)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        self._step, self._failed = state["step"], state["failed"]
+        self.healing = Healing(**state["healing"])

@@ -1,0 +1,101 @@
+"""The record of a run in plain values: scores with intervals, cost, latency, widths."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlprune.agents.runs.engine import Outcome
+from rlprune.agents.runs.recipe import Recipe
+from rlprune.cost import measure_latency
+from rlprune.drops import score_drop
+from rlprune.network import Network
+from rlprune.problem import PruningProblem
+from rlprune.record import versions
+
+LATENCY_S = 0.2  # to measure each network for
+
+
+def describe(problem: PruningProblem, network: Network) -> dict[str, Any]:
+    """Scores with 95 % intervals on control and, where there is one, on test; and cost."""
+    found = problem.evaluator.score(network.model, "control").figures("control")
+    if problem.data.test is not None:
+        found = {**problem.evaluator.score(network.model, "test").figures("test"), **found}
+    return {**found, "macs": problem.macs(network), "parameters": problem.parameters(network)}
+
+
+def latency(problem: PruningProblem, network: Network) -> dict[str, Any]:
+    """Median and interquartile range of one forward pass on one example, before and after, in seconds."""
+    measured = {
+        key: measure_latency(model, *problem.example_inputs, min_run_time=LATENCY_S)
+        for key, model in (("baseline", problem.model), ("pruned", network.model))
+    }
+    times = {key: {"median_s": value.median_s, "iqr_s": value.iqr_s} for key, value in measured.items()}
+    return {"batch": 1, "threads": torch.get_num_threads(), **times}
+
+
+def opening(problem: PruningProblem, recipe: Recipe, command: str) -> dict[str, Any]:
+    """The record of a run that begins."""
+    source = problem.source
+    name = str(source["model"]) if source is not None else type(problem.model).__name__
+    return {
+        "status": "running",
+        "model": name,
+        "method": recipe.method,
+        "seed": problem.seed,
+        "tolerance": recipe.tolerance,
+        "settings": {**recipe.to_json(), "problem": source},
+        "data": problem.data.to_json(),
+        "command": command,
+        "versions": versions(),
+        "rounds": [],
+    }
+
+
+def closing(
+    problem: PruningProblem, outcome: Outcome, baseline: Mapping[str, Any] | None = None, timed: bool = True
+) -> dict[str, Any]:
+    """What a run's record says once it is over; scores the test split, once.
+
+    Args:
+        problem: Whose books they are.
+        outcome: What came of it.
+        baseline: `describe` of the unpruned network, where it is known.
+        timed: Measure latencies.
+    """
+    network = outcome.network
+    cost = problem.ledger.state_dict()
+    baseline = dict(baseline or describe(problem, problem.base()))
+    pruned = describe(problem, network)
+    prunable = [group.name for group in problem.groups.prunable]
+    return {
+        "status": "finished",
+        "stopped": outcome.stopped,
+        "rounds": outcome.rounds,
+        "finish": outcome.finish,
+        "samples": outcome.tried,
+        "epochs": outcome.epochs,
+        "baseline": baseline,
+        "pruned": pruned,
+        "drop": score_drop(baseline["control_score"], pruned["control_score"]),
+        "plan": network.plan.to_json(),
+        "widths": [
+            {"name": name, "before": problem.groups[name].size, "after": network.groups[name].size} for name in prunable
+        ],
+        "cost": cost,
+        "time": {"pruning_s": outcome.seconds},
+        **({"latency": latency(problem, network)} if timed else {}),
+    }
+
+
+def default_name(problem: PruningProblem, recipe: Recipe) -> str:
+    """What a run's folder is called."""
+    source = problem.source or {"model": type(problem.model).__name__, "data": "live"}
+    model, data = str(source["model"]), str(source["data"])
+    who = Path(recipe.controller.partition(":")[2]).stem if ":" in recipe.controller else recipe.method
+    words = [Path(model.partition(":")[2] or model).stem, Path(data).stem, who, f"t{recipe.tolerance:g}"]
+    words += [f"b{recipe.budget:g}"] if recipe.budget is not None else []
+    return "-".join([*words, f"s{problem.seed}"]).replace(":", "-")

@@ -1,0 +1,291 @@
+"""The one engine: plays a recipe on a problem, round by round, and hands back the best network inside the tolerance.
+
+`rlprune.prune`, every command and every cell of a comparison play through it. It knows nothing of files: a sink, where
+one is given, keeps its state and its record.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from rlprune.agents.controllers.base import Rule, State
+from rlprune.agents.controllers.law import Aim
+from rlprune.agents.runs.healing import Cycle, Heal, drop_of, fit_cycle, images, record_of
+from rlprune.agents.runs.playing import cheap_repairs, controller_of, law_of, make_game, shown_to, standing
+from rlprune.agents.runs.recipe import Recipe
+from rlprune.agents.runs.states import pack_network, unpack_network
+from rlprune.agents.runs.watching import Nowhere, Patience, Silent, Sink, Watcher
+from rlprune.errors import UserError
+from rlprune.network import Network
+from rlprune.problem import PruningProblem
+from rlprune.seeding import derive
+
+
+@dataclass
+class Outcome:
+    """What a run came to.
+
+    Attributes:
+        network: The smallest network inside the tolerance that was found (published: as the paper's rules say).
+        rounds: The record of every round.
+        stopped: Why it ended.
+        finish: What training at the end came to.
+        tried: Of `samples`, every episode.
+        epochs: Training that was spent.
+        seconds: Time that it took, over all processes that worked on it.
+    """
+
+    network: Network
+    rounds: list[dict[str, Any]]
+    stopped: str
+    finish: list[dict[str, Any]] = field(default_factory=list)
+    tried: list[dict[str, Any]] = field(default_factory=list)
+    epochs: float = 0.0
+    seconds: float = 0.0
+
+
+def play(
+    problem: PruningProblem,
+    recipe: Recipe,
+    *,
+    watcher: Watcher | None = None,
+    sink: Sink | None = None,
+) -> Outcome:
+    """Play a recipe.
+
+    Args:
+        problem: What is pruned; its books and measurements are used, so give a `fresh()` one.
+        recipe: How. `epochs` must be a number, unless the recipe is published (see `playing.settle`).
+        watcher: Told of every round and of the work inside.
+        sink: Keeps the state, and knows the one to go on from.
+
+    Raises:
+        UserError: If no network inside the tolerance is found, saying what was tried and what would help.
+        KeyboardInterrupt: If it was interrupted; with a sink, the run can go on.
+    """
+    with Patience(recipe.minutes, watcher or Silent()) as patience:
+        return _Play(problem, recipe, watcher or Silent(), sink or Nowhere(), patience).go()
+
+
+class _Play:
+    """One run in progress: attempts (one, unless everything goes in one round), rounds, and a finish."""
+
+    def __init__(
+        self, problem: PruningProblem, recipe: Recipe, watcher: Watcher, sink: Sink, patience: Patience
+    ) -> None:
+        self.problem, self.recipe, self.watcher, self.sink, self.patience = problem, recipe, watcher, sink, patience
+        self.heal = Heal(cheap_repairs(recipe, watcher), watcher.work, lambda: patience.late)
+        self.attempt, self.past = 0, list[dict[str, Any]]()
+        self.budget, self.trained_before = recipe.budget, 0
+        self.inside: Network | None = None  # the last inside the tolerance, where the end is what is checked
+        self.finishes: list[dict[str, Any]] = []
+        self.before, self.started = 0.0, time.monotonic()
+
+    # The run ----------------------------------------------------------------------------------------------------
+
+    def go(self) -> Outcome:
+        """Attempts until a network inside the tolerance is found."""
+        state = self.sink.load()
+        if state is not None:
+            self.attempt, self.past, self.budget = state["attempt"], state["past"], state["budget"]
+            self.trained_before, self.before = state["trained_before"], state["seconds"]
+            self.finishes = list(state["finishes"])
+        while True:
+            stopped = self._episode(state)
+            network = self._finished(self.env.accepted if self.recipe.once is False else self.env.network)
+            if network is not None:
+                tried = getattr(self.controller, "tried", [])
+                seconds = self.before + time.monotonic() - self.started
+                return Outcome(network, self.rounds, stopped, self.finishes, tried, self._epochs_spent(), seconds)
+            if not (self.recipe.published and self.recipe.once) or self.attempt + 1 >= self.recipe.attempts:
+                self._fail()
+            share = self.problem.macs(self.env.network) / self.problem.cost.macs()
+            self.past, self.budget, state = self.rounds, share**0.5, None
+            self.attempt += 1
+            self.trained_before = self.problem.ledger.images_trained
+
+    @property
+    def rounds(self) -> list[dict[str, Any]]:
+        """The record of every round of every attempt."""
+        start = len(self.past)
+        own = [{**line, "round": start + line["round"], "attempt": self.attempt} for line in self.env.history]
+        return [*self.past, *(own if self.recipe.once else self.env.history)]
+
+    def _episode(self, state: Mapping[str, Any] | None) -> str:
+        """Rounds until the law, the environment, the clock or the user ends them; returns why."""
+        problem, recipe = self.problem, self.recipe
+        self.controller = controller_of(recipe, self.watcher)
+        self.law = law_of(recipe, self.controller)
+        self.env = make_game(problem, recipe, self.budget, self.heal, shown_to(self.controller, recipe.tolerance))
+        self.env.watch = self.watcher.work
+        if isinstance(self.controller, Rule):
+            self.controller.bind(self.env)
+        self.observation, _ = self.env.reset(seed=problem.seed)
+        self.hidden: State = None
+        done, stopped = False, "finished"
+        if state is not None:
+            done, stopped = self._restore(state)
+        self.sink.save({} if state is None else state, self.rounds)
+        try:
+            while not done:
+                if self.patience.asked:
+                    raise KeyboardInterrupt
+                rounds = len(self.env.history)
+                done, stopped = self._round()
+                self.sink.save(self._state(done, stopped), self.rounds)
+                if len(self.env.history) > rounds:
+                    self.watcher.round(self.rounds[-1], problem.cost.macs(), self.env.rounds_left)
+        except KeyboardInterrupt:
+            if self.patience.asked < 2 or not self.env.accepted.plan:
+                raise
+            return "interrupted"
+        return stopped
+
+    def _round(self) -> tuple[bool, str]:
+        """One round; whether it was the last, and why."""
+        if self.patience.late:
+            return True, "time is up"
+        aim = None
+        if self.law is not None:
+            now = standing(self.env, self.controller, self.recipe, self._epochs_spent(), self.heal.cheap)
+            aim = self.law.aim(now)
+            if aim is None:
+                return True, "budget" if now.target is not None and now.share <= now.target else "nothing more inside"
+            self.env.aim(aim.share)
+            self.observation = self.env.observation
+        number = len(self.env.history)
+        self.heal.last, self.heal.cycle = None, self._cycle(aim, number)
+        while True:
+            action, self.hidden = self.controller.predict(self.observation, self.hidden, None, True)
+            self.observation, _, terminated, truncated, info = self.env.step(action)
+            if len(self.env.history) > number:
+                break
+        line = self.env.history[-1]
+        line |= record_of(self.heal.last)
+        line["epochs_left"] = self._epochs_left()
+        if self.law is not None and aim is not None:
+            line |= {"share": line["macs"] / self.problem.cost.macs(), "slack": now.slack, "bound_by": aim.bound_by}
+            line.setdefault("harm", line["drop"])
+            seen = self.law.learn(aim, now, {**line, "harm": line["harm"] - now.drop})
+            line |= {"healing_predicted": aim.healing, "healing": seen}
+        if self.recipe.check == "end" and self.recipe.published and self._inside(self.env.network):
+            self.inside = self.env.network
+        return terminated or truncated, str(info.get("stopped", ""))
+
+    def _cycle(self, aim: Aim | None, number: int) -> Cycle | None:
+        """The training after a removal."""
+        recipe, file = self.recipe, self.sink.cycle_file(f"cycle-{self.attempt}-{number}")
+        if not self.problem.trains:
+            return None
+        if aim is not None:
+            last = aim.epochs >= self._epochs_left() - 1e-9  # nothing else is left to do with them
+            settings = replace(recipe.repair, epochs=aim.epochs)
+            return Cycle(settings, None if last else aim.enough, recipe.tolerance, file)
+        if recipe.once or recipe.check == "end" or recipe.repair.epochs <= 0:
+            return None
+        settings = replace(recipe.repair, schedule="restarts")
+        return Cycle(settings, recipe.repair_to * recipe.tolerance, None, file)
+
+    # The end ----------------------------------------------------------------------------------------------------
+
+    def _finished(self, network: Network) -> Network | None:
+        """The network to hand back: with the controller's last touch and the finish, if those keep it inside."""
+        if not network.plan:
+            return None
+        drop = drop_of(self.problem, network.model)
+        if isinstance(self.controller, Rule):
+            touched = self.controller.finish(network)
+            if touched is not network and (after := drop_of(self.problem, touched.model)) <= drop:
+                network, drop = touched, after
+        epochs = self._finish_epochs()
+        if epochs > 0 and self.problem.trains and not self.patience.late:
+            network, drop = self._finish(network, drop, epochs)
+        if drop <= self.recipe.tolerance:
+            return network
+        return self.inside
+
+    def _finish(self, network: Network, drop: float, epochs: float) -> tuple[Network, float]:
+        done = self._epochs_spent() - self.trained_before / images(self.problem)
+        marks = tuple(max(mark - done, 0.0) for mark in self.recipe.finish.milestones)
+        marks = marks if self.recipe.epochs else self.recipe.finish.milestones
+        settings = replace(self.recipe.finish, epochs=epochs, milestones=marks)
+        trained = network.copy()
+        what = f"training at the end, {epochs:.3g} epochs"
+        report = fit_cycle(
+            self.problem,
+            trained.model,
+            Cycle(settings, file=self.sink.cycle_file(f"finish-{self.attempt}")),
+            drop,
+            derive(self.problem.seed, "finish", self.attempt),
+            lambda done: self.watcher.work(what, done, 1.0),
+            lambda: self.patience.late,
+        )
+        after = drop - report.gained
+        self.finishes.append(
+            {
+                "epochs": report.epochs,
+                "drop_before": drop,
+                "drop": after,
+                "kept": report.gained > 0,
+                "losses": list(report.losses),
+            }
+        )
+        return (trained, after) if report.gained >= 0 else (network, drop)
+
+    def _finish_epochs(self) -> float:
+        if not self.recipe.published:
+            return self._epochs_left() if self._epochs_left() >= 0.5 else 0.0
+        return self.recipe.finish.epochs if self.recipe.epochs is None else self._epochs_left()
+
+    def _fail(self) -> None:
+        drops = [line["drop"] for line in self.rounds if any(line["removed"].values())]
+        drops += [line["drop"] for line in self.finishes]
+        if drops:
+            why, remedy = f"the mildest removal tried dropped {min(drops):.4f}", "allow more --epochs"
+        else:
+            why = f"{self.recipe.method} tried no removal"
+            remedy = f"loosen the limits that `rlprune methods {self.recipe.method}` lists"
+        raise UserError(f"tolerance {self.recipe.tolerance} cannot be met; {why}: raise --tolerance, or {remedy}")
+
+    # Books ------------------------------------------------------------------------------------------------------
+
+    def _inside(self, network: Network) -> bool:
+        return bool(network.plan) and self.env.drop <= self.recipe.tolerance
+
+    def _epochs_spent(self) -> float:
+        return self.problem.ledger.images_trained / images(self.problem)
+
+    def _epochs_left(self) -> float:
+        if self.recipe.epochs is None:
+            return 0.0
+        return max(0.0, self.recipe.epochs - self._epochs_spent() + self.trained_before / images(self.problem))
+
+    def _state(self, done: bool, stopped: str) -> dict[str, Any]:
+        return {
+            "attempt": self.attempt,
+            "past": self.past,
+            "budget": self.budget,
+            "trained_before": self.trained_before,
+            "finishes": self.finishes,
+            "env": self.env.state_dict(),
+            "controller": self.controller.state_dict() if isinstance(self.controller, Rule) else {},
+            "law": {} if self.law is None else self.law.state_dict(),
+            "ledger": self.problem.ledger.state_dict(),
+            "inside": pack_network(self.inside),
+            "seconds": self.before + time.monotonic() - self.started,
+            "done": done,
+            "stopped": stopped,
+        }
+
+    def _restore(self, state: Mapping[str, Any]) -> tuple[bool, str]:
+        self.observation = self.env.load_state_dict(state["env"])
+        if isinstance(self.controller, Rule):
+            self.controller.load_state_dict(state["controller"])
+        if self.law is not None:
+            self.law.load_state_dict(state["law"])
+        self.problem.ledger.load_state_dict(state["ledger"])
+        self.inside = unpack_network(state["inside"], self.problem)
+        return bool(state["done"]), str(state["stopped"])

@@ -1,0 +1,190 @@
+"""What follows a removal: the cheap repairs, then training, as the law or the recipe says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from rlprune.channels import PruningPlan
+from rlprune.drops import score_drop
+from rlprune.network import Network
+from rlprune.problem import PruningProblem
+from rlprune.recovery import Recovery
+from rlprune.seeding import derive
+from rlprune.training.loop import train
+from rlprune.training.report import TrainReport
+from rlprune.training.settings import TrainSettings
+
+OnWork = Callable[[str, float, float], None]
+
+
+@dataclass(frozen=True)
+class Cycle:
+    """One training after a removal.
+
+    Attributes:
+        settings: How, and for how many epochs.
+        enough: Train only while the drop is above this, and no longer; None trains the cycle to its end.
+        floor: Drop that must be reached; a cycle that cannot any more is cut short. None never cuts.
+        file: Where its state is kept, so that it can go on after a stop; None keeps none.
+    """
+
+    settings: TrainSettings
+    enough: float | None = None
+    floor: float | None = None
+    file: Path | None = None
+
+
+@dataclass
+class Healed:
+    """How a removal fared.
+
+    Attributes:
+        before: Drop after the cheap repairs.
+        after: Drop after the training; the same without one.
+        epochs: Epochs that were trained.
+        cut_short: Whether the training was given up.
+    """
+
+    before: float
+    after: float
+    epochs: float = 0.0
+    cut_short: bool = False
+
+
+class Heal:
+    """A recovery that trains after the cheap repairs; the best epoch on control is what comes out.
+
+    Args:
+        cheap: Repairs that need no training (or train by themselves, as `finetune`).
+        on_work: Told what goes on.
+        stopped: Asked after every epoch whether time is up.
+    """
+
+    def __init__(self, cheap: Recovery, on_work: OnWork, stopped: Callable[[], bool]) -> None:
+        self.cheap, self.on_work, self.stopped = cheap, on_work, stopped
+        self.cycle: Cycle | None = None
+        self.last: Healed | None = None
+
+    @property
+    def key(self) -> str:
+        """What it does now, as text."""
+        plan = None if self.cycle is None else {**asdict(self.cycle), "file": None}
+        return f"{self.cheap.key} then {plan}"
+
+    def apply(self, before: Network, after: Network, plan: PruningPlan, problem: PruningProblem, seed: int) -> None:
+        """Repair `after.model` in place; `last` says how it went."""
+        self.cheap.apply(before, after, plan, problem, seed)
+        harm = drop_of(problem, after.model)
+        self.last = Healed(harm, harm)
+        cycle = self.cycle
+        if cycle is None or cycle.settings.epochs <= 0 or (cycle.enough is not None and harm <= cycle.enough):
+            return
+        what = f"training, {cycle.settings.epochs:.3g} epochs"
+        report = fit_cycle(
+            problem,
+            after.model,
+            cycle,
+            harm,
+            derive(seed, "heal"),
+            lambda done: self.on_work(what, done, 1.0),
+            self.stopped,
+        )
+        self.last = Healed(harm, harm - report.gained, report.epochs, report.cut_short)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a cycle came to: the drop it took back, the epochs it took, whether it was cut short, losses an epoch."""
+
+    gained: float
+    epochs: float
+    cut_short: bool
+    losses: tuple[float, ...] = ()
+
+
+def drop_of(problem: PruningProblem, model: nn.Module) -> float:
+    """A network's drop on the control split."""
+    return score_drop(problem.baseline.value, problem.evaluator.score(model, "control").value)
+
+
+def fit_cycle(
+    problem: PruningProblem,
+    model: nn.Module,
+    cycle: Cycle,
+    harm: float,
+    seed: int,
+    on_step: Callable[[float], None] | None,
+    stopped: Callable[[], bool],
+) -> Trained:
+    """Train a network in place; it comes out as its best epoch on control, or as it was.
+
+    The ledger is charged the same whether or not the training was interrupted.
+    """
+    if problem.fit is not None:
+        return _own_fit(problem, model, cycle, harm)
+    settings, spent = cycle.settings, problem.ledger.state_dict()
+    distils = settings.distillation > 0 and problem.task.distillable
+    report = train(
+        model,
+        problem.task,
+        problem.data.split("train"),
+        settings if distils else replace(settings, distillation=0.0),
+        seed=seed,
+        teacher=problem.model if distils else None,
+        monitor=lambda network: -drop_of(problem, network),
+        start=-harm,
+        enough=float("inf") if cycle.enough is None else -cycle.enough,
+        hopeless=lambda so_far: stopped() or _hopeless(so_far, cycle),
+        checkpoint=cycle.file,
+        on_step=on_step,
+        device=problem.device,
+    )
+    looks, control = len(report.scores), len(problem.data.control) if problem.data.control is not None else 0
+    spent["evaluations"] += looks
+    spent["images_evaluated"] += looks * control
+    spent["images_trained"] += report.images
+    problem.ledger.load_state_dict(spent)
+    best = max([-harm, *report.scores])
+    return Trained(harm + best, report.images / images(problem), report.stopped_early, tuple(report.losses))
+
+
+def images(problem: PruningProblem) -> int:
+    """Training images of an epoch; 1 where only the user's own training knows."""
+    return max(1, len(problem.data.train)) if problem.data.train is not None else 1
+
+
+def _own_fit(problem: PruningProblem, model: nn.Module, cycle: Cycle, harm: float) -> Trained:
+    assert problem.fit is not None
+    state = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    epochs = max(1, round(cycle.settings.epochs))
+    modes = [(module, module.training) for module in model.modules()]
+    problem.fit(model, epochs)
+    model.to(problem.device)
+    for module, training in modes:
+        module.training = training
+    problem.ledger.images_trained += epochs * images(problem)
+    drop = drop_of(problem, model)
+    if drop > harm:
+        model.load_state_dict(state)
+    return Trained(max(harm - drop, 0.0), float(epochs), False)
+
+
+def _hopeless(report: TrainReport, cycle: Cycle) -> bool:
+    """Whether the curve cannot reach the floor any more: what the last third of the epochs gained, three times, is short."""
+    if cycle.floor is None or len(report.scores) < 4:
+        return False
+    done, whole = len(report.scores), cycle.settings.epochs
+    if done < 0.6 * whole or done >= whole:
+        return False
+    best, earlier = max(report.scores), max(report.scores[: max(1, (2 * done) // 3)])
+    return best + 3.0 * max(best - earlier, 0.0) < -2.0 * cycle.floor
+
+
+def record_of(healed: Healed | None) -> Mapping[str, Any]:
+    """What a round's record says of it."""
+    return {} if healed is None else {"harm": healed.before, "epochs": healed.epochs, "cut_short": healed.cut_short}

@@ -1,0 +1,192 @@
+"""The road for everybody's model: `rlprune.prune`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from rlprune.agents.runs.describing import closing, opening
+from rlprune.agents.runs.engine import play
+from rlprune.agents.runs.folder import FolderSink, begin
+from rlprune.agents.runs.playing import settle
+from rlprune.agents.runs.recipe import Recipe
+from rlprune.agents.runs.recipes import get_recipe
+from rlprune.agents.runs.replaying import saved_network
+from rlprune.agents.runs.result import Result
+from rlprune.agents.runs.watching import Silent, Watcher
+from rlprune.errors import UserError
+from rlprune.network import Network
+from rlprune.problem import Evaluate, Fit, PruningProblem
+from rlprune.record import RunFolder
+from rlprune.report.live import LiveRun
+from rlprune.tasks import Task
+
+
+def prune(
+    model: nn.Module,
+    *,
+    control: Any = None,
+    train: Any = None,
+    calibration: Any = None,
+    test: Any = None,
+    task: str | Task = "classification",
+    tolerance: float = 0.01,
+    budget: float | None = None,
+    recipe: str | Recipe = "prc",
+    epochs: float | None = None,
+    evaluate: Evaluate | None = None,
+    fit: Fit | None = None,
+    example_inputs: tuple[Any, ...] | Mapping[str, Any] | None = None,
+    batch: Callable[[Any], Any] | None = None,
+    keep: Sequence[str] = (),
+    round_to: int = 1,
+    min_channels: int = 2,
+    seed: int = 0,
+    device: str | torch.device | None = None,
+    out: str | Path | None = None,
+    progress: bool = True,
+    **changes: Any,
+) -> Result:
+    """Prune a network to the smallest one whose control score dropped by no more than the tolerance.
+
+    A loader is any re-iterable of batches, taken as it comes: a `DataLoader`, a list of batches, or a pair of tensors
+    (inputs, targets). Batches are `(inputs, targets)`; inputs may be a tensor, a tuple, or a dict of keywords. Nothing is
+    normalised. The roles must not share an example, and a model that was trained on images has seen them: control are
+    others. That is your word.
+
+    Args:
+        model: Any module, on any device. It is copied, never touched.
+        control: Where the tolerance is kept.
+        train: For training between and after removals; None uses only what needs no training.
+        calibration: What recoveries look at that measure activations; None takes it out of `train`.
+        test: Looked at once, at the end, if given.
+        task: A name (`classification`, `segmentation`, `detection`) or a `Task`.
+        tolerance: Largest drop of the control score, in its own units.
+        budget: Fraction of the MACs to end at; None goes as far as the tolerance allows.
+        recipe: A name of `rlprune.agents.list_recipes()`, a YAML file, or a `Recipe`.
+        epochs: Training budget of the whole run; None chooses by the size of the job.
+        evaluate: Your own `evaluate(model) -> float` in place of task and control: higher is better, any range.
+        fit: Your own `fit(model, epochs)` in place of the training loop; it changes the model it is given.
+        example_inputs: What the model is called with, where there is no loader to take it from.
+        batch: Turns whatever a loader yields into `(inputs, targets)`.
+        keep: Patterns of layer or group names that must not be pruned.
+        round_to: Widths stay multiples of this.
+        min_channels: Smallest width a group may reach.
+        seed: Of everything random.
+        device: Where to compute; None stays where the model is.
+        out: Run folder to write; None writes nothing.
+        progress: Show how it gets on.
+        changes: Other values of the recipe, as `Recipe.change` takes them: `lr=0.02`, `criterion="l2"`, `alpha=0.2` ...
+
+    Returns:
+        The pruned network and all about it.
+
+    Raises:
+        UserError: For anything that can be mended; says which argument does it.
+
+    Example:
+        >>> import rlprune, torch
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(288, 2))
+        >>> data = (torch.randn(64, 1, 8, 8), torch.zeros(64, dtype=torch.long))
+        >>> result = rlprune.prune(net, control=data, train=data, tolerance=1.0, epochs=1, progress=False)
+        >>> result.macs < rlprune.count_macs(net, data[0][:1])
+        True
+    """
+    chosen = get_recipe(recipe)
+    given = {name: value for name, value in (("budget", budget), ("epochs", epochs)) if value is not None}
+    chosen = chosen.change(**{"tolerance": tolerance, **given, **changes})
+    problem = PruningProblem(
+        model,
+        control=control,
+        train=train,
+        calibration=calibration,
+        test=test,
+        task=task,
+        evaluate=evaluate,
+        fit=fit,
+        example_inputs=example_inputs,
+        batch=batch,
+        keep=keep,
+        round_to=round_to,
+        min_channels=min_channels,
+        seed=seed,
+        device=device,
+    )
+    with LiveRun(chosen.tolerance, quiet=not progress) as live:
+        return prune_problem(problem, chosen, folder=None if out is None else RunFolder(out), watcher=live)
+
+
+def prune_problem(
+    problem: PruningProblem,
+    recipe: Recipe,
+    *,
+    folder: RunFolder | None = None,
+    command: str = "",
+    resume: bool = False,
+    watcher: Watcher | None = None,
+    timed: bool = True,
+) -> Result:
+    """Play a recipe on a problem, and write the run folder if there is one.
+
+    Args:
+        problem: What is pruned; its books are left alone.
+        recipe: How.
+        folder: Where to write. A folder that holds a run already is an error unless `resume` is set.
+        command: The command line, for the record.
+        resume: Go on with the run in `folder` from its last whole round; start it if it had not begun.
+        watcher: Told of every round.
+        timed: Measure latencies.
+
+    Raises:
+        UserError: For anything the user can mend, such as a tolerance that no removal meets.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("pruning is one process's work; torchrun is for `rlprune train`: start prune without it")
+    recipe, watcher = settle(recipe, problem), watcher or Silent()
+    own = problem.fresh()
+    sink = None
+    if folder is not None:
+        finished = begin(folder, recipe, problem, resume)
+        if finished is not None:
+            return result_of(problem, saved_network(folder, finished, problem), finished)
+        sink = FolderSink(folder, opening(problem, recipe, command), own)
+    try:
+        outcome = play(own, recipe, watcher=watcher, sink=sink)
+    except UserError:
+        if sink is not None:
+            sink.record["status"] = "nothing removed"
+            sink.folder.write(sink.record)
+        raise
+    watcher.work("scoring the result")
+    found = closing(own, outcome, timed=timed)
+    if found["drop"] > recipe.tolerance:  # measured anew, whatever the state of the run says
+        raise UserError(
+            f"the network that the run ends with dropped {found['drop']:.4f} when it was scored anew, more than the "
+            f"tolerance of {recipe.tolerance}: its state was damaged; start it again with another --out"
+        )
+    if sink is None:
+        return result_of(problem, outcome.network, {**opening(problem, recipe, command), **found})
+    return result_of(problem, outcome.network, sink.finish(outcome.network, found, watcher))
+
+
+def result_of(problem: PruningProblem, network: Network, record: Mapping[str, Any]) -> Result:
+    """A result from a network and its record."""
+    before, after = record["baseline"], record["pruned"]
+    return Result(
+        model=network.model.eval(),
+        plan=network.plan,
+        groups=network.groups,
+        baseline=before["control_score"],
+        score=after["control_score"],
+        drop=record["drop"],
+        macs=after["macs"],
+        parameters=after["parameters"],
+        history=record["rounds"],
+        record=record,
+        _problem=problem,
+    )

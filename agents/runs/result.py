@@ -1,0 +1,65 @@
+"""What a pruning gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from rlprune.artifact import save_pruned
+from rlprune.channels import ChannelGroups, PruningPlan
+from rlprune.problem import PruningProblem
+from rlprune.report.content import run_content
+from rlprune.report.html import write_report
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """A pruned network, and how it came about.
+
+    Attributes:
+        model: The smaller network, an ordinary `torch.nn.Module` in eval mode.
+        plan: What was removed: group name -> channels, numbered as in the unpruned network.
+        groups: The channel groups of `model`.
+        baseline: Control score of the unpruned network.
+        score: Control score of `model`.
+        drop: Baseline minus score; at most the tolerance.
+        macs, parameters: Cost of `model`: multiply–accumulates of one example, and parameters.
+        history: A line for every round: rates, cost, drop, and why it went no further.
+        record: All of it in plain values, with scores on the test split where there is one, and the unpruned network's.
+    """
+
+    model: nn.Module
+    plan: PruningPlan
+    groups: ChannelGroups
+    baseline: float
+    score: float
+    drop: float
+    macs: int
+    parameters: int
+    history: list[dict[str, Any]]
+    record: Mapping[str, Any]
+    _problem: PruningProblem = field(repr=False)
+
+    def __repr__(self) -> str:
+        before = self.record["baseline"]
+        return (
+            f"Result(macs={self.macs:,} of {before['macs']:,}, parameters={self.parameters:,} of "
+            f"{before['parameters']:,}, score={self.score:.4f}, drop={self.drop:.4f})"
+        )
+
+    def save(self, path: str | Path) -> str:
+        """Write `model.pt`, which torch alone loads into the unpruned network (README); returns its checksum."""
+        return save_pruned(Path(path), self._problem.model, self.model, self._meta())
+
+    def report(self, path: str | Path) -> Path:
+        """Write one self-contained HTML file."""
+        write_report({**run_content(self.record, Path(path).stem), "sensitivity": None}, Path(path))
+        return Path(path)
+
+    def _meta(self) -> dict[str, Any]:
+        classes = list(self._problem.data.classes)
+        return {"model": self.record["model"], "classes": classes, "plan": self.plan.to_json()}

@@ -1,0 +1,98 @@
+"""Who is told how a run gets on, and who keeps what it needs to go on."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+
+class Watcher(Protocol):
+    """Told how a run is getting on."""
+
+    def round(self, line: Mapping[str, Any], base_macs: int, rounds_left: float | None) -> None:
+        """A round has ended."""
+
+    def work(self, what: str, done: float = 0.0, total: float = 1.0, detail: str = "") -> None:
+        """Something inside a round has got this far."""
+
+
+class Silent:
+    """A watcher that shows nothing."""
+
+    def round(self, line: Mapping[str, Any], base_macs: int, rounds_left: float | None) -> None:
+        """Show nothing."""
+
+    def work(self, what: str, done: float = 0.0, total: float = 1.0, detail: str = "") -> None:
+        """Show nothing."""
+
+
+class Sink(Protocol):
+    """Keeps a run's state and record as it goes, as a run folder does."""
+
+    def load(self) -> Mapping[str, Any] | None:
+        """The state of the last whole round, or None."""
+        ...
+
+    def save(self, state: Mapping[str, Any], rounds: list[dict[str, Any]]) -> None:
+        """Keep the state after a round, and the record of all rounds so far."""
+        ...
+
+    def cycle_file(self, name: str) -> Path | None:
+        """Where a training of this name keeps its own state."""
+        ...
+
+
+class Nowhere:
+    """A sink that keeps nothing."""
+
+    def load(self) -> Mapping[str, Any] | None:
+        """Nothing."""
+        return None
+
+    def save(self, state: Mapping[str, Any], rounds: list[dict[str, Any]]) -> None:
+        """Keep nothing."""
+
+    def cycle_file(self, name: str) -> Path | None:
+        """Nowhere."""
+        return None
+
+
+class Patience:
+    """How long a run may still take: until its time is up, or somebody presses Ctrl-C.
+
+    Once asks it to end with the round, so that `--resume` loses nothing; twice hands back the best network there is.
+
+    Args:
+        minutes: From now on; None for no limit.
+        watcher: Told of the first Ctrl-C.
+    """
+
+    def __init__(self, minutes: float | None, watcher: Watcher) -> None:
+        self.deadline = None if minutes is None else time.monotonic() + 60.0 * minutes
+        self.watcher, self.asked = watcher, 0
+        self._before: Any = None
+
+    def __enter__(self) -> Patience:
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._pressed)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _pressed(self, number: int, frame: FrameType | None) -> None:
+        self.asked += 1
+        if self.asked > 1:
+            raise KeyboardInterrupt
+        self.watcher.work("ending with this round; Ctrl-C again hands back the best network now")
+
+    @property
+    def late(self) -> bool:
+        """Whether the time is up."""
+        return self.deadline is not None and time.monotonic() >= self.deadline
