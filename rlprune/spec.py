@@ -130,6 +130,7 @@ class ProblemSpec:
             size=self.size,
             channels=self.channels,
             normalise=normalise,
+            task=self.task,
         )
 
     def to_json(self) -> dict[str, Any]:

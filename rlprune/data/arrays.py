@@ -19,7 +19,7 @@ HOLD_LIMIT = 512 * 2**20  # bytes of float32 images kept normalised per split
 
 
 class ArraySource:
-    """Classification images as one tensor, normalised when they are asked for.
+    """Images, or examples of another rank, as one tensor, normalised when they are asked for.
 
     Args:
         name: Name of the pool.
@@ -27,6 +27,7 @@ class ArraySource:
         labels: (N,) int64.
         normalisation: None for images that are normalised already.
         mirror: Whether a mirror image is as good as the image.
+        moves: Whether a moved image is as good as the image.
     """
 
     def __init__(
@@ -37,12 +38,13 @@ class ArraySource:
         normalisation: Normalisation | None,
         *,
         mirror: bool = False,
+        moves: bool = True,
     ) -> None:
         self.name = name
         self.images = images
         self.labels = labels
         self.normalisation = normalisation
-        self.mirror = mirror
+        self.mirror, self.moves = mirror, moves
         self._copies: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def __len__(self) -> int:
@@ -51,7 +53,7 @@ class ArraySource:
     def stream(self, chunks: Sequence[np.ndarray], augment: int | None, device: torch.device) -> Iterator[Batch]:
         """Batches of normalised images and labels; augmentation shifts by up to an eighth of the side."""
         images, labels = self._on(device)
-        generator = torch_generator(augment) if augment is not None else None
+        generator = torch_generator(augment) if augment is not None and self.moves else None
         for chunk in chunks:
             contiguous = len(chunk) > 0 and chunk[-1] - chunk[0] == len(chunk) - 1 and bool(np.all(np.diff(chunk) == 1))
             if contiguous:
@@ -85,22 +87,30 @@ class ArraySource:
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """One pool of images as arrays: (N, C, H, W) uint8 or float32, and (N,) labels."""
+    """One pool as arrays: (N, C, ...) uint8 or float32; labels (N,) int64, or targets of any shape, float32."""
 
     images: np.ndarray
     labels: np.ndarray
 
 
-def splits_from_arrays(name: str, train: Images, test: Images | None, classes: tuple[str, ...], cut: Cut) -> DataSplits:
+def splits_from_arrays(
+    name: str, train: Images, test: Images | None, classes: tuple[str, ...], cut: Cut, task: str = "classification"
+) -> DataSplits:
     """Cut arrays into roles, choose the normalisation on the train role, and wrap them up."""
     arrays = {"train": train} if test is None else {"train": train, "test": test}
+    labelled, shape = train.labels.dtype == np.int64, tuple(map(int, train.images.shape[1:]))
 
     def source(key: str, normalisation: Normalisation) -> Source:
-        images, labels = torch.from_numpy(np.ascontiguousarray(arrays[key].images)), arrays[key].labels.astype(np.int64)
-        return ArraySource(key, images, torch.from_numpy(labels), normalisation, mirror=images.shape[1] == 3)
+        images, labels = (
+            torch.from_numpy(np.ascontiguousarray(arrays[key].images)),
+            torch.from_numpy(arrays[key].labels),
+        )
+        # Boxes, maps and signals would have to move with the image: such examples are not changed
+        return ArraySource(key, images, labels, normalisation, mirror=shape[0] == 3, moves=labelled and len(shape) == 3)
 
-    pools = {key: Pool(key, len(a.labels), a.labels, hash_arrays(a.images, a.labels)) for key, a in arrays.items()}
+    pools = {
+        key: Pool(key, len(one.labels), one.labels if labelled else None, hash_arrays(one.images, one.labels))
+        for key, one in arrays.items()
+    }
     scale = 255.0 if train.images.dtype == np.uint8 else 1.0
-    shape = tuple(map(int, train.images.shape[1:]))
-    sample = train.images.__getitem__
-    return assemble(name, "classification", classes, shape, pools, cut, source, sample, scale=scale)
+    return assemble(name, task, classes, shape, pools, cut, source, train.images.__getitem__, scale=scale)

@@ -156,7 +156,9 @@ def assemble(
     normalisation = None
     if sample is not None:
         train = positions["train"][1]
-        normalisation = choose_normalisation(cut.normalise, input_shape[0], scale, lambda: sample(train))
+        normalisation = choose_normalisation(
+            cut.normalise, input_shape[0], scale, lambda: sample(train), images=len(input_shape) == 3
+        )
     elif cut.normalise is not None:
         raise UserError(f"normalise={cut.normalise} does not apply to {task} data: detectors normalise by themselves")
     sources = {key: source(key, normalisation) for key in pools}

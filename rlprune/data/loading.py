@@ -51,6 +51,7 @@ def load_data(
     size: int | None = None,
     channels: int | None = None,
     normalise: str | None = None,
+    task: str | None = None,
 ) -> DataSplits:
     """Load data and cut it into disjoint roles.
 
@@ -67,6 +68,7 @@ def load_data(
         normalise: `imagenet`, `none` (images in [0, 1], or arrays of floating point as they are), or `MEAN:STD`, each
             one number or one a channel with commas between; None takes ImageNet's constants for colour images, and
             what is measured on the train role for others. A folder's `dataset.yml` may say all three.
+        task: What an `.npz` file's targets are for, where that is not classification: they may have any shape then.
 
     Raises:
         UserError: There is no such data, it cannot be read, or it has too few images for all roles.
@@ -84,7 +86,7 @@ def load_data(
     path, side = _path_and_size(spec, Path() if root is None else Path(root))
     cut = replace(cut, size=side or size)
     if path.suffix == ".npz":
-        return load_npz(path, cut)
+        return load_npz(path, cut, task or "classification")
     if not path.exists():
         raise UserError(f"no such data: {path}; {_FORMS}")
     if not path.is_dir():

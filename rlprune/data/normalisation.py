@@ -45,7 +45,7 @@ class Normalisation:
 
 
 def choose_normalisation(
-    rule: str | None, channels: int, scale: float, sample: Callable[[], np.ndarray]
+    rule: str | None, channels: int, scale: float, sample: Callable[[], np.ndarray], *, images: bool = True
 ) -> Normalisation:
     """The normalisation for a training set.
 
@@ -56,6 +56,7 @@ def choose_normalisation(
             training images, to four decimals.
         channels: Of the images.
         scale: 255 for uint8, else 1.
+        images: Whether they are images, whose three channels are colours.
         sample: Gives (N, channels, ...) images, uint8 or floating point: of the train role, nothing else.
 
     Raises:
@@ -67,14 +68,14 @@ def choose_normalisation(
         raise UserError(
             f"normalise is 'imagenet' and the images have {channels} channels; it is for colour images: give MEAN:STD"
         )
-    if rule == "imagenet" or (rule is None and channels == 3):
+    if rule == "imagenet" or (rule is None and channels == 3 and images):
         words = "imagenet" if rule else "colour: ImageNet's constants"
         return Normalisation(IMAGENET_MEAN, IMAGENET_STD, scale, words)
     if rule is not None:
         return Normalisation(*read_constants(rule, channels), scale, "given")
-    images, mean, std = sample(), [], []
+    measured, mean, std = sample(), [], []
     for channel in range(channels):
-        values = images[:, channel].astype(np.float32) / scale
+        values = measured[:, channel].astype(np.float32) / scale
         mean.append(round(float(values.mean(dtype=np.float64)), 4))
         std.append(max(round(float(values.std(dtype=np.float64)), 4), 1e-4))
     return Normalisation(tuple(mean), tuple(std), scale, "mean and standard deviation of the train role")

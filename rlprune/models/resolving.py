@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import difflib
-import hashlib
-import importlib
-import importlib.util
 import inspect
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from rlprune.errors import UserError, unknown_name
+from rlprune.importing import user_module
 from rlprune.models.catalogue import MODELS
 from rlprune.options import parse_options
 
@@ -40,9 +36,7 @@ def resolve_model(spec: str, *, num_classes: int, in_channels: int) -> nn.Module
     """
     head, colon, tail = spec.rpartition(":")
     if spec.endswith(".py"):
-        raise UserError(
-            f"{spec} is a file; say what of it is the model: {_listing(spec, _module_from_file(Path(spec)))}"
-        )
+        raise UserError(f"{spec} is a file; say what of it is the model: {_listing(spec, user_module(spec))}")
     if not colon:
         return _call(MODELS.get(spec), spec, num_classes=num_classes, in_channels=in_channels)
     if head in MODELS.names():
@@ -52,7 +46,7 @@ def resolve_model(spec: str, *, num_classes: int, in_channels: int) -> nn.Module
         return _HOMES[home](name, num_classes, in_channels)
     if not head or not tail.isidentifier():
         raise UserError(f"model {spec!r} is not understood; give {_FORMS}")
-    module = _module_from_file(Path(head)) if head.endswith(".py") else _module_by_name(head)
+    module = user_module(head)
     found = getattr(module, tail, None)
     if isinstance(found, nn.Module):
         return copy.deepcopy(found)
@@ -66,7 +60,7 @@ def brings_weights(spec: str) -> bool:
     head, colon, tail = spec.rpartition(":")
     if spec.startswith("hf:") or not colon or head.partition(":")[0] in _HOMES or head in MODELS.names():
         return spec.startswith("hf:")
-    module = _module_from_file(Path(head)) if head.endswith(".py") else _module_by_name(head)
+    module = user_module(head)
     return isinstance(getattr(module, tail, None), nn.Module)
 
 
@@ -152,55 +146,6 @@ _HOMES: dict[str, Callable[[str, int, int], nn.Module]] = {
     "timm": _timm,
     "hf": _hugging_face,
 }
-
-
-def _module_by_name(name: str) -> ModuleType:
-    with _importable(Path.cwd()):
-        try:
-            return importlib.import_module(name)
-        except Exception as error:
-            raise _import_error(name, error) from None
-
-
-def _module_from_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise UserError(f"no such file: {path}; give {_FORMS}")
-    path = path.resolve()
-    content = str(path).encode() + path.read_bytes()
-    name = f"rlprune_model_{hashlib.sha256(content).hexdigest()[:12]}"
-    if name in sys.modules:
-        return sys.modules[name]
-    location = importlib.util.spec_from_file_location(name, path)
-    if location is None or location.loader is None:
-        raise UserError(f"{path} cannot be imported as Python")
-    module = importlib.util.module_from_spec(location)
-    sys.modules[name] = module  # classes defined there can be copied and pickled only if their module can be found
-    with _importable(path.parent):
-        try:
-            location.loader.exec_module(module)
-        except Exception as error:
-            del sys.modules[name]
-            raise _import_error(str(path), error) from None
-    return module
-
-
-@contextlib.contextmanager
-def _importable(folder: Path) -> Iterator[None]:
-    """Let imports inside find modules of `folder`, as `python file.py` would."""
-    entry = str(folder)
-    added = entry not in sys.path
-    if added:
-        sys.path.insert(0, entry)
-    try:
-        yield
-    finally:
-        if added and entry in sys.path:
-            sys.path.remove(entry)
-
-
-def _import_error(what: str, error: Exception) -> UserError:
-    reason = (str(error).splitlines() or [""])[0][:160]
-    return UserError(f"cannot import {what} ({type(error).__name__}: {reason}); see that it runs by itself")
 
 
 def _call(function: Callable[..., Any], spec: str, *, num_classes: int, in_channels: int) -> nn.Module:
