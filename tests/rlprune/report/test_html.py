@@ -9,6 +9,7 @@ import pytest
 
 from rlprune.errors import UserError
 from rlprune.report.content import comparison_content, load_content, run_content
+from rlprune.report.figures import draw_figures
 from rlprune.report.html import render, write_report
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
@@ -93,10 +94,11 @@ const press = (name) => document.querySelectorAll("#table th button")[heads().in
 found.sections = [...document.querySelectorAll("section")].map((node) => node.id);
 found.charts = document.querySelectorAll("svg.chart").length;
 found.marks = document.querySelectorAll("#scores svg.chart path[transform]").length;
-press("test");
-found.descending = cells(heads().indexOf("test") + 1);
-press("test");
-found.ascending = cells(heads().indexOf("test") + 1);
+const split = heads().includes("test") ? "test" : "control";
+press(split);
+found.descending = cells(heads().indexOf(split) + 1);
+press(split);
+found.ascending = cells(heads().indexOf(split) + 1);
 const toggle = document.querySelector("#scores [data-controller]");
 if (toggle) toggle.click();
 found.marksAfterHiding = document.querySelectorAll("#scores svg.chart path[transform]").length;
@@ -157,6 +159,21 @@ def test_a_run_works_in_a_browser(record, tmp_path):
     assert console == []
     assert found["sections"] == ["scores", "drops", "widths", "sensitivity", "rewards", "cells", "commands"]
     assert found["nonsense"] == [] and found["overflow"] <= 0
+
+
+def test_a_run_without_a_test_split_and_of_another_metric_has_a_report(record, tmp_path):
+    for side in ("baseline", "pruned"):
+        record[side] = {key: value for key, value in record[side].items() if not key.startswith("test_")}
+        record[side] |= {"metric": "psnr", "percent": False, "control_interval": None}
+    record["rounds"][0] |= {"slack": 0.4, "healing_predicted": 0.15, "bound_by": "tolerance", "epochs_left": 3.0}
+    content = run_content(record) | {"sensitivity": None}
+    assert content["cells"][0]["front"] == {"prune_control": True}
+    assert set(draw_figures(content)) == {"scores", "drops", "widths", "rewards"}
+    assert content["cells"][0]["rounds"][0]["bound_by"] == "tolerance"
+    if BROWSER is None:
+        return
+    found, console = browse(render(content), tmp_path, 1280)
+    assert console == [] and found["nonsense"] == [] and found["overflow"] <= 0
 
 
 def test_a_scan_in_the_run_folder_is_in_the_report(record, tmp_path):
