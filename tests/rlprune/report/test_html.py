@@ -108,6 +108,9 @@ for (const select of document.querySelectorAll("select")) {
 const text = document.body.innerHTML.replace(/<script[^]*?<\\/script>/g, "");
 found.nonsense = ["NaN", "undefined", "Infinity"].filter((word) => text.includes(word));
 found.overflow = document.documentElement.scrollWidth - document.documentElement.clientWidth;
+const wide = document.querySelector("#cells .scroll");
+found.table = wide.scrollWidth - wide.clientWidth;
+found.unnamed = [...document.querySelectorAll("svg.chart")].filter((chart) => !chart.querySelector(".title")).length;
 found.broken = window.broken;
 document.getElementById("probe").textContent = JSON.stringify(found);
 </script>
@@ -129,7 +132,7 @@ def browse(page, tmp_path, width, dark=False):
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on this machine")
-@pytest.mark.parametrize(("width", "dark"), [(1200, False), (500, True)])
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (500, True)])
 def test_a_comparison_works_in_a_browser(comparison, tmp_path, width, dark):
     comparison["cells"][0]["controller"] = "</script><script>window.broken=1</script>"
     found, console = browse(render(comparison_content(comparison)), tmp_path, width, dark)
@@ -142,7 +145,8 @@ def test_a_comparison_works_in_a_browser(comparison, tmp_path, width, dark):
     assert falling == sorted(rising, reverse=True) and rising == sorted(falling)
     assert found["descending"][-1] == found["ascending"][-1] == "–"  # the failed cell stays at the end
     assert found["nonsense"] == []
-    assert found["overflow"] <= 0
+    assert found["overflow"] <= 0 and found["unnamed"] == 0
+    assert found["table"] <= 0 or width < 1280, "every column is seen without scrolling"
     assert "broken" not in found
 
 
