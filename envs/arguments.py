@@ -43,7 +43,7 @@ def read_arguments(problem: PruningProblem | None, given: Mapping[str, Any]) -> 
                 f"{name} is a {type(given[name]).__name__}; environments take names and numbers, so that they can be "
                 "written down: give a name, or make a rlprune.PruningProblem of what is at hand and give it as problem="
             )
-    if problem is not None and not hasattr(problem, "groups"):
+    if not isinstance(problem, PruningProblem | None):
         raise UserError(f"problem is a {type(problem).__name__}; give a rlprune.PruningProblem")
     rules = Rules(**{name: value for name, value in given.items() if name in RULES}).check()
     if problem is None:

@@ -6,6 +6,7 @@ logarithms, shares are fractions of the whole, score profiles are fractions with
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -167,7 +168,7 @@ def score_mass(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     return mass
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False, slots=True)
 class Progress:
     """Where an episode stands; everything the observation needs beside the group.
 
@@ -205,20 +206,20 @@ class Progress:
     advised: float = 0.0
 
 
-def progress_features(progress: Progress) -> NDArray[np.float32]:
-    """The part of the observation (len(PROGRESS_FEATURES),) that changes from step to step."""
+def progress_features(progress: Progress) -> tuple[float, ...]:
+    """The part of the observation (len(PROGRESS_FEATURES),) that changes from step to step, before it is clipped."""
     p, window = progress, progress.window
     lo, hi = window.rates
     uniform = window.uniform_rate
     scale = max(p.tolerance, 1e-3)
     drop = p.drops[-1] if p.drops else 0.0
     before = p.drops[-2] if len(p.drops) > 1 else 0.0
-    values = (
+    return (
         lo,
         hi,
         uniform,
         p.mass[window.lo],
-        np.interp(uniform * window.size, np.arange(len(p.mass)), p.mass),
+        between(p.mass, uniform * window.size),
         p.mass[window.hi],
         p.removed,
         p.removed_round,
@@ -240,26 +241,37 @@ def progress_features(progress: Progress) -> NDArray[np.float32]:
         p.budget if p.budget is not None else 0.0,
         *_errors(p),
     )
-    return np.clip(np.array(values, dtype=np.float64), -1.0, 1.0).astype(np.float32)
 
 
 def _errors(p: Progress) -> tuple[float, ...]:
     """The last eight of `PROGRESS_FEATURES`."""
     if p.curve is None:
         return (0.0,) * 8
-    window, places = p.window, np.arange(len(p.curve))
+    window = p.window
     uniform = window.uniform_rate * window.size
     advised = min(max(p.advised, window.lo), window.hi)
-    errors = np.interp([window.lo, uniform, window.hi, advised], places, p.curve)
-    levels = 1.0 + np.log10(np.maximum(errors, LEAST_ERROR)) * (-2.0 / np.log10(LEAST_ERROR))
+    levels = [
+        1.0 + math.log10(max(between(p.curve, count), LEAST_ERROR)) * (-2.0 / math.log10(LEAST_ERROR))
+        for count in (window.lo, uniform, window.hi, advised)
+    ]
     departure = (advised - uniform) / window.size
     action = window.action(window.nearest(advised))
-    return (1.0, *levels.tolist(), advised / window.size, departure, action)
+    return (1.0, *levels, advised / window.size, departure, action)
+
+
+def between(curve: NDArray[np.float64], count: float) -> float:
+    """The value of a curve, given at 0, 1, 2 ..., at a count that may be a fraction."""
+    below = int(count)
+    value = float(curve[below])
+    return value if below == count else value + (count - below) * (float(curve[below + 1]) - value)
 
 
 def observation(group: NDArray[np.float32], progress: Progress) -> NDArray[np.float32]:
     """The whole observation (len(FEATURES),) from a group's row and the progress."""
-    return np.concatenate([group, progress_features(progress)])
+    whole = np.empty(len(FEATURES), dtype=np.float32)
+    whole[: len(group)] = group
+    whole[len(group) :] = np.minimum(np.maximum(np.array(progress_features(progress)), -1.0), 1.0)
+    return whole
 
 
 def _log2(x: float, full: float) -> float:

@@ -10,8 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-import torch
-
 from rlprune.errors import UserError
 
 
@@ -58,9 +56,9 @@ def write_json(path: Path, content: Any) -> None:
 
 def write_tensors(path: Path, content: dict[str, Any]) -> None:
     """Write tensors and plain values whole, in the form that `read_tensors` accepts."""
-    buffer = (
-        io.BytesIO()
-    )  # torch.save reports a full disk as a RuntimeError of its own; plain writes report it as it is
+    import torch  # the command line reads JSON before it needs torch
+
+    buffer = io.BytesIO()  # torch.save reports a full disk as a RuntimeError of its own; plain writes as it is
     torch.save(content, buffer)
     write_whole(path, lambda file: file.write(buffer.getbuffer()))
 
@@ -81,6 +79,8 @@ def read_tensors(path: Path, device: str = "cpu") -> dict[str, Any]:
     Raises:
         UserError: If the file is missing, damaged, or holds more than tensors and plain values.
     """
+    import torch
+
     if not path.is_file():
         raise UserError(f"no such file: {path}")
     try:

@@ -22,20 +22,20 @@ class ProblemSpec:
     """A problem in plain values, so that it can be written down, sent to a worker process and built again.
 
     Attributes:
-        model: Zoo name, `torchvision:NAME`, `timm:NAME`, `hf:FOLDER`, `package.module:name` or `file.py:name` (a
-            function, a class or a module).
-        data: `digits`, an `.npz` file, a folder, or `torchvision:NAME`.
-        weights: File with a state dict; None takes the weights that the zoo trains itself (digits/lenet5 only).
+        model: Network by zoo name, `torchvision:NAME`, `timm:NAME`, `hf:FOLDER`, `package.module:name` or `file.py:name`
+            (a function, a class or a module).
+        data: Data set by name, such as `digits`, an `.npz` file, a folder, or `torchvision:NAME`.
+        weights: Weights file as people save them; None takes those that come with the network (digits/lenet5 only).
         task: What the network does, where the data's own task needs an option, such as `detection:metric=map50`.
         root: Folder that `data` is relative to, or where torchvision's sets lie.
-        seed: Of everything random.
-        device: Where to compute, such as `cpu` or `cuda`.
+        seed: Seed of everything random.
+        device: Device to compute on, such as `cpu` or `cuda`.
         control_from: `train` or `test`: where the control split is cut from. None chooses: as the weights were trained,
             or `test` for a weights file that does not say what it was trained on, since it may have seen every
             training image.
         control_size: Examples the tolerance is kept on; None chooses.
         calibration_size: Examples that recovery looks at; None chooses.
-        size: Side that a folder's images are brought to; None chooses.
+        size: Side of images that a folder's are brought to; None chooses.
         channels: 1 reads a folder's images as grey, 3 as colour; None keeps what they are.
         normalise: `imagenet`, `none`, `MEAN:STD` (each one number, or one a channel with commas between), or
             `from-weights`, as they say themselves; None takes ImageNet's constants for colour, else what is measured.

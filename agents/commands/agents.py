@@ -40,7 +40,7 @@ from rlprune.report.summary import print_summary
 from rlprune.spec import ProblemSpec
 
 if TYPE_CHECKING:
-    from rlprune.agents.rl.training import AgentSettings
+    from rlprune.agents.rl.settings import AgentSettings
 
 GAME: Mapping[str, Any] = {"criterion": "l1", "recovery": "lsq+bn-delta", "max_rate": 0.9, "skip": []}
 """The rules an agent is trained by, unless told otherwise; `episode` takes them from the agent's card."""
@@ -55,8 +55,7 @@ PLACE = ("root", "device", "control_from", "control_size", "calibration_size", "
 
 def configure_train_agent(parser: argparse.ArgumentParser) -> None:
     """Options of `rlprune train-agent`."""
-    from rlprune.agents.rl.sb3 import ALGORITHMS
-    from rlprune.agents.rl.training import AgentSettings
+    from rlprune.agents.rl.settings import ALGORITHMS, AgentSettings
 
     group = parser.add_argument_group("agent")
     names = ", ".join(ALGORITHMS)
@@ -94,8 +93,9 @@ def configure_train_agent(parser: argparse.ArgumentParser) -> None:
 
 def run_train_agent(args: argparse.Namespace) -> int:
     """Train an agent."""
+    from rlprune.agents.rl.settings import AgentSettings
     from rlprune.agents.rl.training import AGENT as FILE
-    from rlprune.agents.rl.training import AgentSettings, longest_episode, train
+    from rlprune.agents.rl.training import longest_episode, train
 
     resume, start = hasattr(args, "resume"), AgentSettings(env=MIXED)
     if resume and not hasattr(args, "out"):
@@ -121,7 +121,7 @@ def run_train_agent(args: argparse.Namespace) -> int:
 
 def _recorded(folder: Path) -> AgentSettings:
     """The settings that a training was started with."""
-    from rlprune.agents.rl.training import AgentSettings
+    from rlprune.agents.rl.settings import AgentSettings
 
     try:
         settings = AgentSettings(**read_json(folder / "settings.json"))
@@ -134,7 +134,7 @@ def _recorded(folder: Path) -> AgentSettings:
 
 def _agent_settings(args: argparse.Namespace, start: AgentSettings) -> AgentSettings:
     """The settings of `start`, changed by the options that were given."""
-    from rlprune.agents.rl.training import AgentSettings
+    from rlprune.agents.rl.settings import AgentSettings
 
     given = given_fields(args, AgentSettings)
     given.pop("device", None)  # that of the networks

@@ -1,118 +1,217 @@
-"""Options of the command line made from settings: a dataclass's fields, with its docstring as the help."""
+"""Options of the command line, made from the classes that use them by tyro: declared once, checked where declared.
+
+tyro reads dataclasses, types and docstrings, needs no torch for it, nests (`--repair.lr`), and suggests the closest
+name; what is here puts several classes on one page, shows the common options alone unless asked for all, and says a
+mistake in one line.
+"""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Sequence
-from dataclasses import fields, is_dataclass, replace
-from typing import TYPE_CHECKING, Any
+import contextlib
+import dataclasses
+import io
+import re
+import sys
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, get_type_hints
 
-if TYPE_CHECKING:
-    from rich.console import Console
+import docstring_parser
+import tyro
 
-    from rlprune.spec import ProblemSpec
+from rlprune.errors import UserError
 
-
-def console(*, stderr: bool = False) -> Console:
-    """Where to print."""
-    from rich.console import Console
-
-    return Console(stderr=stderr)
-
-
-def field_options(
-    group: argparse._ArgumentGroup, cls: Any, prefix: str = "", skip: Sequence[str] = (), defaults: Any = None
-) -> None:
-    """An option for every field of a dataclass; its docstring is the help, `defaults` an instance to tell of."""
-    assert is_dataclass(cls)
-    notes = _field_notes(cls)
-    for field in fields(cls):
-        kind = str(field.type)
-        if field.name in skip or kind.startswith("Mapping"):
-            continue
-        flag = f"--{prefix}{field.name}".replace("_", "-")
-        dest = f"{prefix}{field.name}".replace("-", "_")
-        default = field.default if defaults is None else getattr(defaults, field.name)
-        text = f"{notes.get(field.name, '')} (default: {default})".replace("%", "%%")
-        if kind == "bool":
-            group.add_argument(flag, dest=dest, action=argparse.BooleanOptionalAction, help=text)
-        elif kind.startswith("tuple"):
-            group.add_argument(
-                flag, dest=dest, type=_listed(float if "float" in kind else str), metavar="A,B", help=text
-            )
-        else:
-            number = int if kind.startswith("int") else float if kind.startswith("float") else str
-            metavar = {int: "N", float: "X", str: "NAME"}[number]
-            read = _optional(number) if kind.endswith("| None") and number is not str else number
-            group.add_argument(flag, dest=dest, type=read, metavar=metavar, help=text)
+ALIASES = {"budget": ("--target-macs",)}
+APPENDED = {"keep"}
 
 
-def _listed(item: Callable[[str], Any]) -> Callable[[str], tuple[Any, ...]]:
-    """What reads `a,b,c`; `none` is the empty list."""
+@dataclass(frozen=True)
+class Section:
+    """The fields of a dataclass as options.
 
-    def values(text: str) -> tuple[Any, ...]:
-        return () if text == "none" else tuple(item(part) for part in text.split(","))
+    Attributes:
+        cls: The class; its docstring's `Attributes` are the help.
+        name: Prefix, as in `--repair.lr`; empty puts the fields at the top.
+        default: An instance that the defaults are taken from.
+        skip: Fields that are no options.
+    """
 
+    cls: Any
+    name: str = ""
+    default: Any = None
+    skip: Collection[str] = ()
+
+    def fields(self) -> Iterable[tuple[str, Any, Any, str]]:
+        """Name, type, default and help of every option."""
+        rows, notes = dataclasses.fields(self.cls), notes_of(self.cls)
+        kinds = {"__annotations__": {item.name: item.type for item in rows}, "__module__": self.cls.__module__}
+        hints = get_type_hints(type("Kinds", (), kinds))  # of the fields alone: other names may need imports
+        for item in rows:
+            if item.name in self.skip or dataclasses.is_dataclass(hints[item.name]):
+                continue
+            if self.default is not None:
+                default = getattr(self.default, item.name)
+            elif item.default is not dataclasses.MISSING:
+                default = item.default
+            else:
+                default = item.default_factory() if item.default_factory is not dataclasses.MISSING else tyro.MISSING
+            yield item.name, hints[item.name], default, notes.get(item.name, "")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What everything that writes a run folder takes.
+
+    Attributes:
+        out: Run folder; a new one under runs/ unless given.
+        resume: Go on with the run in `--out`; prune finds the newest unfinished one itself.
+        quiet: No progress, no table.
+        json: Print the record as JSON.
+    """
+
+    out: str | None = None
+    resume: bool = False
+    quiet: bool = False
+    json: bool = False
+
+
+@dataclass(frozen=True)
+class Json:
+    """For commands that only look.
+
+    Attributes:
+        json: Print JSON.
+    """
+
+    json: bool = False
+
+
+def notes_of(cls: Any) -> dict[str, str]:
+    """Field name -> its text in the class docstring; names shared by a line are told alike."""
+    found = {}
+    for entry in docstring_parser.parse(cls.__doc__ or "").params:
+        for name in entry.arg_name.split(","):
+            found[name.strip()] = " ".join((entry.description or "").split())
+    return found
+
+
+def parse(
+    command: str,
+    sections: Sequence[Section],
+    argv: Sequence[str],
+    *,
+    common: Collection[str] | None = None,
+    positional: Mapping[str, str] | None = None,
+    about: str = "",
+    examples: str = "",
+) -> dict[str, Any]:
+    """Values by option name; of a named section a dict of its own.
+
+    Args:
+        command: As in `prune`, for messages.
+        sections: What there is.
+        argv: What was given.
+        common: Names that `--help` shows; the rest is for `--help-all`. None shows all.
+        positional: Arguments without a flag, with their help.
+        about: What the command does, a line.
+        examples: For the help.
+
+    Raises:
+        UserError: For a mistake, in one line.
+        SystemExit: After help was printed.
+    """
+    whole = "--help-all" in argv
+    if whole or "-h" in argv or "--help" in argv:
+        shown = None if whole else common
+        _call(command, _table(sections, positional or {}, shown), ["--help"], about)
+        more = "" if shown is None else f"\nAll options: rlprune {command} --help-all"
+        print(f"examples:\n{examples}{more}")
+        raise SystemExit(0)
+    found = _call(command, _table(sections, positional or {}, None), [_none(text) for text in argv], about)
+    values: dict[str, Any] = {}
+    for item in dataclasses.fields(found):
+        value = getattr(found, item.name)
+        if dataclasses.is_dataclass(value):
+            value = {inner.name: _split(getattr(value, inner.name)) for inner in dataclasses.fields(value)}
+        values[item.name.removesuffix("_")] = _split(value)
     return values
 
 
-def _optional(item: Callable[[str], Any]) -> Callable[[str], Any]:
-    """What reads a value; `none` is None."""
+def _table(sections: Sequence[Section], positional: Mapping[str, str], shown: Collection[str] | None) -> Any:
+    """A dataclass of all options, or of those that are shown."""
+    made: list[Any] = [
+        (name, Annotated[str, tyro.conf.Positional, tyro.conf.arg(help=text)]) for name, text in positional.items()
+    ]
+    for section in sections:
+        rows = []
+        for name, kind, default, text in section.fields():
+            if shown is not None and (name if not section.name else f"{section.name}.{name}") not in shown:
+                continue
+            extra = [tyro.conf.UseAppendAction] if name in APPENDED else []
+            text = text if shown is None else _first(text)
+            note = tyro.conf.arg(help=text, aliases=ALIASES.get(name, ()), help_behavior_hint=_hint(default))
+            rows.append((name, Annotated[(kind, note, *extra)], field(default=default)))
+        if not section.name:
+            made += rows
+        elif rows:
+            inner = dataclasses.make_dataclass(section.name.replace("-", "_").title(), rows)
+            made.append((section.name.replace("-", "_"), inner, field(default_factory=inner)))
+    return dataclasses.make_dataclass("Options", made)
 
-    def value(text: str) -> Any:
-        return None if text == "none" else item(text)
 
-    value.__name__ = getattr(item, "__name__", "value")  # argparse names it when the text is no such thing
+def _hint(default: Any) -> str:
+    if default in (None, (), "", False) or default is tyro.MISSING:
+        return ""
+    return f"(default: {', '.join(map(str, default)) if isinstance(default, tuple) else default})"
+
+
+def _first(text: str) -> str:
+    """What an option does, without the small print."""
+    return re.split(r"[;:.,(]\s|\.$", text)[0]
+
+
+def _call(command: str, table: Any, argv: Sequence[str], about: str) -> Any:
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(
+                table,
+                prog=f"rlprune {command}",
+                description=about or None,
+                args=list(argv),
+            )
+    except SystemExit as end:
+        if end.code in (0, None):
+            return None
+        raise UserError(_in_a_line(said.getvalue(), command)) from None
+
+
+def _in_a_line(text: str, command: str) -> str:
+    """What tyro says in a box, without the box."""
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
+    rows = [re.sub(r"^[│|\s]+|[│|\s]+$", "", row) for row in plain.splitlines()]
+    rows = [row for row in rows if row and not set(row) <= set("─╭╮╰╯- ")]
+    rows = [row for row in rows if not row.startswith(("╭", "╰", "For full helptext"))]
+    close = [row for row in rows if row.startswith("--")]
+    message = next((row for row in rows if not row.startswith(("--", "Perhaps"))), "the options are not understood")
+    message = re.sub(r"^Unrecognized options?: ", "unknown option ", message)
+    hint = f"; did you mean {close[0].split()[0].rstrip(',')}?" if close and message.startswith("unknown") else ""
+    return f"{message}{hint} (see rlprune {command} --help)"
+
+
+def _none(text: str) -> str:
+    return "None" if text == "none" else text
+
+
+def _split(value: Any) -> Any:
+    """`a,b` in a list of names is two of them, and `none` is no list."""
+    if isinstance(value, tuple) and all(isinstance(part, str) for part in value):
+        return tuple(word for part in value for word in part.split(",") if word not in ("None", ""))
     return value
 
 
-def given_fields(args: argparse.Namespace, cls: Any, prefix: str = "") -> dict[str, Any]:
-    """The fields of a dataclass for which an option was given."""
-    dests = {field.name: f"{prefix}{field.name}".replace("-", "_") for field in fields(cls)}
-    return {name: getattr(args, dest) for name, dest in dests.items() if hasattr(args, dest)}
+def command_line() -> str:
+    """The command as it was given, for the record."""
+    import shlex
 
-
-def _field_notes(cls: Any) -> dict[str, str]:
-    """Field name -> its text in the class docstring's `Attributes` section."""
-    notes: dict[str, str] = {}
-    name = None
-    for line in (cls.__doc__ or "").partition("Attributes:")[2].splitlines():
-        head, colon, rest = line.strip().partition(": ")
-        if colon and head.isidentifier() and line.startswith(" " * 8) and not line.startswith(" " * 9):
-            name, notes[head] = head, rest
-        elif name and line.strip():
-            notes[name] += f" {line.strip()}"
-    return notes
-
-
-def problem_options(parser: argparse.ArgumentParser) -> None:
-    """The options that say which network and which data."""
-    from rlprune.spec import ProblemSpec
-
-    group = parser.add_argument_group("network and data")
-    field_options(group, ProblemSpec, skip=("keep", "seed"))
-    group.add_argument("--keep", action="append", metavar="PATTERN", help="never prune layers of this name; repeatable")
-    group.add_argument("--seed", type=int, metavar="N", help="seed of everything random (default: 0)")
-
-
-def problem_spec(args: argparse.Namespace, start: ProblemSpec | None = None) -> ProblemSpec:
-    """`start` (or the defaults), changed by the options that were given."""
-    from rlprune.spec import ProblemSpec
-
-    given = given_fields(args, ProblemSpec)
-    if "keep" in given:
-        given["keep"] = tuple(given["keep"])
-    return replace(start or ProblemSpec(), **given)
-
-
-def run_options(parser: argparse.ArgumentParser) -> None:
-    """The options of everything that writes a run folder."""
-    group = parser.add_argument_group("run")
-    group.add_argument("--out", metavar="DIR", help="run folder (default: a new one under runs/)")
-    group.add_argument(
-        "--resume",
-        action="store_true",
-        help="go on with the run in --out; prune finds the newest unfinished one itself",
-    )
-    group.add_argument("--quiet", action="store_true", help="no progress, no table")
-    group.add_argument("--json", action="store_true", help="print the record as JSON")
+    return shlex.join(["rlprune", *sys.argv[1:]])

@@ -1,213 +1,203 @@
-"""The subcommands that prune, train, replay and export; `rlprune.cli` looks them up when they are called."""
+"""`rlprune prune` and `rlprune methods`."""
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-import shlex
-import sys
-from dataclasses import MISSING, fields, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from rlprune.agents.runs.pruning import prune
-from rlprune.agents.runs.settings import PruneSettings
+from rlprune.agents.commands.options import Run, Section, command_line, parse
+from rlprune.agents.controllers.registry import RULES, rule_class
+from rlprune.agents.runs.recipe import AGENT, PHASES, Recipe
+from rlprune.agents.runs.recipes import RECIPES, get_recipe, list_recipes
+from rlprune.errors import UserError, unknown_name
+from rlprune.record import RunFolder, free_folder, newest_unfinished
+from rlprune.spec import ProblemSpec
+from rlprune.training.settings import TrainSettings
 
-from rlprune.agents.commands.options import (
-    console,
-    field_options,
-    given_fields,
-    problem_options,
-    problem_spec,
-    run_options,
-)
-from rlprune.agents.controllers.base import RULES
-from rlprune.agents.runs.basetraining import BaseSettings, train_base
-from rlprune.agents.runs.recipes import METHODS
-from rlprune.agents.runs.replaying import rebuild, replay
-from rlprune.artifact import export
-from rlprune.errors import UserError
-from rlprune.record import RunFolder, free_folder, newest_unfinished, run_name, subject
-from rlprune.recovery import TrainSettings
-from rlprune.report.live import LiveRun
-from rlprune.report.methods import print_constants, print_methods
-from rlprune.report.summary import describe_scores, print_summary
+COMMON = {"model", "data", "weights", "seed", "device", "method", "recipe", "published", "tolerance", "budget",
+          "epochs", "minutes", "skip", "round_to", "lr", "out", "resume", "quiet", "json"}  # fmt: skip
+NOT_OPTIONS = ("options", "method", "summary", "published", *PHASES)
 
 
-def configure_prune(parser: argparse.ArgumentParser) -> None:
-    """Options of `rlprune prune`."""
-    problem_options(parser)
-    group = parser.add_argument_group(
-        "pruning", "The defaults are those of the method prc; `rlprune methods NAME` shows another method's."
-    )
-    group.add_argument(
-        "--method",
-        metavar="NAME",
-        help=f"recipe that all other values come from unless given: {', '.join(METHODS.names())} (default: prc)",
-    )
-    recipe = METHODS.get("prc").settings
-    field_options(group, PruneSettings, skip=("problem", "method", "controller_options", "finetune"), defaults=recipe)
-    group = parser.add_argument_group("fine-tuning", "Training of the pruned network; the better of both is kept.")
-    field_options(group, TrainSettings, prefix="finetune-", defaults=recipe.finetune)
-    run_options(parser)
-    rule_options(parser)
+@dataclass(frozen=True)
+class What:
+    """What is played.
+
+    Attributes:
+        method: Recipe that all other values come from unless given; `rlprune methods` lists them.
+        recipe: A recipe of your own in place of a method: a YAML file (`rlprune methods NAME --yaml` prints one).
+        published: Play the paper's own schedule instead of seeking the tolerance with one budget of epochs.
+        lr: Learning rate of all training.
+        batch_size: Images a step in all training.
+        amp: Mixed precision (bfloat16) in all training.
+    """
+
+    method: str = "prc"
+    recipe: str | None = None
+    published: bool = False
+    lr: float | None = None
+    batch_size: int | None = None
+    amp: bool | None = None
 
 
-def rule_options(parser: argparse.ArgumentParser) -> None:
-    """The options of all controllers that are rules, each behind its name."""
-    for name in RULES.names():
-        group = parser.add_argument_group(f"controller {name}")
-        field_options(group, RULES.get(name), prefix=f"{name}-")
-
-
-def given_rule_options(args: argparse.Namespace, controller: str) -> dict[str, Any]:
-    """The options that were given for this controller; raises UserError if any was given for another one."""
-    given = {name: given_fields(args, RULES.get(name), f"{name}-") for name in RULES.names()}
-    for name, options in given.items():
-        if options and name != controller:
-            raise UserError(
-                f"--{name}-{next(iter(options)).replace('_', '-')} is an option of the controller {name!r}, and this "
-                f"run's is {controller!r}: leave it out, or choose the other controller or method"
-            )
-    return given.get(controller, {})
-
-
-def _prune_settings(args: argparse.Namespace, start: PruneSettings) -> PruneSettings:
-    """The settings of `start` (a recipe, or the run to go on with), changed by the options that were given."""
-    given = given_fields(args, PruneSettings)
-    if hasattr(args, "finetune_epochs"):
-        given.setdefault("total_epochs", None)  # a recipe's total gives way to what was asked for
-    controller = given.get("controller", start.controller)
-    options = dict(start.controller_options) if controller == start.controller else {}
-    options |= given_rule_options(args, controller)
-    finetune = replace(start.finetune, **given_fields(args, TrainSettings, "finetune-"))
-    return replace(
-        start, **given, problem=problem_spec(args, start.problem), controller_options=options, finetune=finetune
-    )
-
-
-def run_prune(args: argparse.Namespace) -> int:
+def prune(argv: Sequence[str], about: str, examples: str) -> int:
     """Prune a network."""
-    resume, as_json = hasattr(args, "resume"), hasattr(args, "json")
-    out = Path(args.out) if hasattr(args, "out") else newest_unfinished(Path("runs")) if resume else None
-    if resume and out is not None and RunFolder(out).exists():
-        recorded = RunFolder(out).read()["settings"]
-        if "problem" not in recorded:
-            raise UserError(f"{out} holds another kind of run, not a pruning; name the run with --out")
-        start = PruneSettings.from_json(recorded)
-    else:
-        start = METHODS.get(getattr(args, "method", "prc")).settings
-    settings = _prune_settings(args, start)
-    folder = RunFolder(out or free_folder("runs", settings.name))
-    quiet = hasattr(args, "quiet")
-    with LiveRun(settings.tolerance, console(stderr=True), quiet=quiet) as live:
-        record = prune(settings, folder, command=shlex.join(["rlprune", *sys.argv[1:]]), resume=resume, watcher=live)
-    if as_json:
-        print(json.dumps(record, indent=2))
-    elif not quiet:
-        print_summary(record, console())
+    from_folder = _resumed(argv)
+    recipe, spec = from_folder or (_start(argv), ProblemSpec())
+    sections = [
+        Section(ProblemSpec, default=spec),
+        Section(What, default=What(method=recipe.method, published=recipe.published)),
+        *recipe_sections(recipe, argv),
+        Section(Run),
+    ]
+    given = parse("prune", sections, argv, common=COMMON, about=about, examples=examples)
+    recipe, spec = changed(recipe, given), spec_of(given)
+    return run_prune(recipe, spec, given, "prune")
+
+
+def run_prune(recipe: Recipe, spec: ProblemSpec, given: dict[str, Any], command: str) -> int:
+    """Build the problem, prune it into a folder, and say what came of it."""
+    out, resume = given["out"], given["resume"]
+    if out == "":
+        raise UserError("--out is empty; name a folder, or leave it out for a new one under runs/")
+    if out is None and resume:
+        out = newest_unfinished(Path("runs"))
+    from rich.console import Console  # from here on it may take its time
+
+    from rlprune.agents.runs.describing import default_name
+    from rlprune.agents.runs.prune import prune_problem
+    from rlprune.report.live import LiveRun
+    from rlprune.report.summary import print_summary
+
+    problem = spec.build()
+    folder = RunFolder(out or free_folder("runs", default_name(problem, recipe)))
+    with LiveRun(recipe.tolerance, quiet=given["quiet"]) as live:
+        live.work("starting")
+        result = prune_problem(problem, recipe, folder=folder, command=command_line(), resume=resume, watcher=live)
+    if given["json"]:
+        print(json.dumps(result.record, indent=2))
+    elif not given["quiet"]:
+        print_summary(result.record, Console())
         print(f"Written to {folder.path}")
     return 0
 
 
-def configure_train(parser: argparse.ArgumentParser) -> None:
-    """Options of `rlprune train`."""
-    group = parser.add_argument_group("network and data")
-    field_options(group, BaseSettings, skip=("training",))
-    group = parser.add_argument_group("training")
-    field_options(group, TrainSettings, defaults=BaseSettings().training)
-    run_options(parser)
+def recipe_sections(recipe: Recipe, argv: Sequence[str] = ()) -> list[Section]:
+    """The options of a recipe: its own, its controller's behind the controller's name, and its phases'."""
+    controller = _value(argv, "--controller") or recipe.controller
+    found = [Section(Recipe, default=recipe, skip=NOT_OPTIONS)]
+    if not controller.startswith(AGENT):
+        rule = rule_class(controller)
+        options = recipe.options if controller == recipe.controller else {}
+        found.append(Section(rule, controller, rule(**options)))
+    return [*found, *(Section(TrainSettings, phase, getattr(recipe, phase)) for phase in PHASES)]
 
 
-def run_train(args: argparse.Namespace) -> int:
-    """Train a network."""
-    resume, start = hasattr(args, "resume"), BaseSettings()
-    if resume and hasattr(args, "out") and RunFolder(args.out).exists():
-        start = BaseSettings.from_json(RunFolder(args.out).read()["settings"])
-    training = replace(start.training, **given_fields(args, TrainSettings))
-    settings = replace(start, **given_fields(args, BaseSettings), training=training)
-    name = run_name(*subject(settings.model, settings.data), "base", f"s{settings.seed}")
-    folder = RunFolder(args.out if hasattr(args, "out") else free_folder("runs", name))
-    quiet = hasattr(args, "quiet") or int(os.environ.get("RANK", "0")) > 0
-    with LiveRun(0.0, console(stderr=True), quiet=quiet) as live:
-        record = train_base(
-            settings, folder, command=shlex.join(["rlprune", *sys.argv[1:]]), resume=resume, on_step=live.work
+def changed(recipe: Recipe, given: dict[str, Any]) -> Recipe:
+    """The recipe with the values that were given."""
+    own = {item.name for item in fields(Recipe)} - set(NOT_OPTIONS)
+    values = {name: value for name, value in given.items() if name in own}
+    training = {name: given[name] for name in ("lr", "batch_size", "amp") if given.get(name) is not None}
+    for phase in PHASES:
+        values[phase] = given[phase] | training if phase in given else training
+    controller = values["controller"]
+    options = given.get(controller.replace("-", "_"), {})
+    if controller != recipe.controller:
+        recipe = replace(recipe, controller=controller, options={})
+    return recipe.change(**{**values, "options": options})
+
+
+def spec_of(given: dict[str, Any]) -> ProblemSpec:
+    """The problem that was given."""
+    return ProblemSpec(**{item.name: given[item.name] for item in fields(ProblemSpec) if item.name in given})
+
+
+def _start(argv: Sequence[str]) -> Recipe:
+    """The recipe that the defaults come from."""
+    file, method = _value(argv, "--recipe"), _value(argv, "--method")
+    if file is not None and method is not None:
+        raise UserError("--method and --recipe are both given; choose one of them")
+    for text in argv:  # an option of a controller that does not run
+        name = text.removeprefix("--").partition(".")[0] if text.startswith("--") and "." in text else ""
+        running = _value(argv, "--controller") or (
+            RECIPES[method or "prc"].controller if method in (None, *RECIPES) else ""
         )
-    if hasattr(args, "json"):
-        print(json.dumps(record, indent=2))
-    elif not quiet:
-        print(f"{describe_scores(record)}\nWeights in {folder.model_file}")
-    return 0
+        if name in RULES and name != running and file is None:
+            raise UserError(
+                f"{text.partition('=')[0]} is an option of {name!r}, and this run's controller is {running!r}"
+            )
+    return get_recipe(file or method or "prc", published="--published" in argv)
 
 
-def configure_methods(parser: argparse.ArgumentParser) -> None:
-    """Options of `rlprune methods`."""
-    parser.add_argument("name", nargs="?", metavar="NAME", help="show the constants of one method")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+def _resumed(argv: Sequence[str]) -> tuple[Recipe, ProblemSpec] | None:
+    """What the run to go on with was started with."""
+    if "--resume" not in argv:
+        return None
+    out = _value(argv, "--out")
+    path = Path(out) if out else newest_unfinished(Path("runs"))
+    if path is None or not RunFolder(path).exists():
+        return None
+    settings = RunFolder(path).read().get("settings", {})
+    if "controller" not in settings or settings.get("problem") is None:
+        raise UserError(f"{path} holds another kind of run, not a pruning by command; name the run with --out")
+    recipe = Recipe.from_json({name: value for name, value in settings.items() if name != "problem"})
+    return recipe, ProblemSpec.from_json(settings["problem"])
 
 
-def run_methods(args: argparse.Namespace) -> int:
+def _value(argv: Sequence[str], flag: str) -> str | None:
+    """The value of a flag, before the options that it decides are known."""
+    for place, text in enumerate(argv):
+        if text == flag and place + 1 < len(argv):
+            return argv[place + 1]
+        if text.startswith(flag + "="):
+            return text.partition("=")[2]
+    return None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """How methods are shown.
+
+    Attributes:
+        published: The paper's own schedule.
+        yaml: Print a recipe to start from, for --recipe.
+        json: Print JSON.
+    """
+
+    published: bool = False
+    yaml: bool = False
+    json: bool = False
+
+
+def methods(argv: Sequence[str], about: str, examples: str) -> int:
     """List the methods, or show one."""
-    name = getattr(args, "name", None)
+    from rich.console import Console
+
+    from rlprune.report.methods import print_constants, print_methods
+
+    name = argv[0] if argv and not argv[0].startswith("-") else None
+    given = parse("methods", [Section(Listing)], argv[1:] if name else argv, about=about, examples=examples)
     if name is None:
-        recipes = {name: METHODS.get(name) for name in METHODS.names()}
-        if hasattr(args, "json"):
-            print(json.dumps({name: recipe.summary for name, recipe in recipes.items()}, indent=2))
-        else:
-            print_methods({name: recipe.summary for name, recipe in recipes.items()}, console())
+        summaries = {name: RECIPES[name].summary for name in list_recipes()}
+        print(json.dumps(summaries, indent=2)) if given["json"] else print_methods(summaries, Console())
         return 0
-    recipe = METHODS.get(name)
-    found = _constants(recipe.settings, RULES.get(recipe.settings.controller))
-    if hasattr(args, "json"):
+    if name not in RECIPES:
+        raise unknown_name("method", name, RECIPES)
+    recipe = get_recipe(name, published=given["published"])
+    if given["yaml"]:
+        print(recipe.to_yaml(), end="")
+        return 0
+    found: dict[str, Any] = {}
+    for section in recipe_sections(recipe):
+        prefix = f"--{section.name}." if section.name else "--"
+        for option, _, default, _ in section.fields():
+            value = list(default) if isinstance(default, tuple) else default
+            found[prefix + option.replace("_", "-")] = value
+    if given["json"]:
         print(json.dumps(found, indent=2))
     else:
-        print_constants(name, recipe.summary, found, console())
-    return 0
-
-
-def _constants(settings: PruneSettings, rule: Any) -> dict[str, Any]:
-    """Option -> value for everything that makes up a method but its network and data."""
-    skip = ("problem", "method", "controller_options", "finetune")
-    found = {f.name: getattr(settings, f.name) for f in fields(settings) if f.name not in skip}
-    for f in fields(rule):
-        if f.default is not MISSING:
-            found[f"{settings.controller}-{f.name}"] = settings.controller_options.get(f.name, f.default)
-    found |= {f"finetune-{f.name}": getattr(settings.finetune, f.name) for f in fields(settings.finetune)}
-    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
-    return {"--" + name.replace("_", "-"): value for name, value in plain.items()}
-
-
-def configure_replay(parser: argparse.ArgumentParser) -> None:
-    """Options of `rlprune replay`."""
-    parser.add_argument("run_folder", metavar="RUN", help="a run folder written by `rlprune prune`")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-
-
-def run_replay(args: argparse.Namespace) -> int:
-    """Rebuild a run from its record and check it."""
-    found = replay(Path(args.run_folder))
-    if hasattr(args, "json"):
-        print(json.dumps(found, indent=2))
-    else:
-        for line in found["checks"]:
-            print(f"{line['name']:16} recorded {line['recorded']}, replayed {line['replayed']}")
-        print("The record holds.")
-    return 0
-
-
-def configure_export(parser: argparse.ArgumentParser) -> None:
-    """Options of `rlprune export`."""
-    parser.add_argument("run_folder", metavar="RUN", help="a run folder written by `rlprune prune`")
-    parser.add_argument("--format", required=True, metavar="FORMAT", help="pt2 or onnx")
-    parser.add_argument("--out", metavar="FILE", help="default: RUN/model.FORMAT")
-
-
-def run_export(args: argparse.Namespace) -> int:
-    """Export a run's network."""
-    folder = Path(args.run_folder)
-    problem, network = rebuild(folder)
-    path = Path(args.out) if hasattr(args, "out") else folder / f"model.{args.format}"
-    difference = export(network.model, problem.export_inputs, path, args.format)
-    print(f"{path}: same outputs as the network (relative difference {difference:.1e})")
+        print_constants(name, recipe.summary, found, Console())
     return 0

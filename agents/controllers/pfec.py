@@ -56,7 +56,7 @@ class Pfec(RoundRule):
         self._rates = self._preset.rates(self.env.problem.groups) if self._preset is not None else {}
 
     def plan(self) -> Mapping[str, int]:
-        """The counts of one round, scaled by one factor to a budget if there is one; of more rounds only to an aim each."""
+        """The counts of one round, scaled by one factor to a budget if there is one; more only where rounds aim."""
         env = self.env
         if env.round > 0 and not aimed(env):
             return {}

@@ -35,7 +35,7 @@ def cycle_length(now: Standing) -> float:
 
 
 def enough(now: Standing) -> float:
-    """The drop at which a round has cost nothing, and its training may end: as before, or a quarter of the tolerance."""
+    """The drop at which a round has cost nothing and may stop training: as before, or a quarter of the tolerance."""
     return max(now.drop, 0.25 * now.tolerance)
 
 
@@ -65,7 +65,7 @@ class Healing:
         return min(2.0, max(0.03, share))
 
     def learn(self, harm: float, left: float) -> float | None:
-        """Take in a round: the immediate drop and what was left of it. Returns the share, None where it tells nothing."""
+        """Take in a round: immediate drop, and what was left of it. Returns the share, None where it tells nothing."""
         self.harm = 0.7 * self.harm + max(harm, 0.0)
         self.left = 0.7 * self.left + max(left, 0.0)
         return left / harm if harm > 1e-9 else None
@@ -78,6 +78,7 @@ def furthest(now: Standing, allowed: float, floor: float, trials: int = TRIALS) 
         now: Where the run stands; its `harm` is asked `trials` times at most.
         allowed: Immediate drop that training is trusted to heal.
         floor: Least share that may be tried.
+        trials: Most scores to ask for.
 
     Returns:
         The share and what bound it (`tolerance`, or `window` where the floor itself is harmless); None if not even the

@@ -65,8 +65,8 @@ class Slimming(RoundRule):
         normed = {group.name for group in env.prunable if norm_scale_slots(env.network.model, group)}
         if not normed:
             raise UserError(
-                "slimming needs batch norms whose scales can be trained, and this network has none; try it on resnet20, "
-                "vgg16 or mobilenet_v1, or take another method"
+                "slimming needs batch norms whose scales can be trained, and this network has none; try it on "
+                "resnet20, vgg16 or mobilenet_v1, or take another method"
             )
         press = self.press or TrainSettings(epochs=40.0, batch_size=64, weight_decay=1e-4, nesterov=True)
         if press.epochs > 0:

@@ -8,13 +8,11 @@ import warnings
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import numpy as np
-import yaml
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, OrnsteinUhlenbeckActionNoise
@@ -25,77 +23,17 @@ from stable_baselines3.common.utils import LinearSchedule
 from rlprune.agents.controllers.base import Array, State
 from rlprune.agents.rl.assets import agent_file
 from rlprune.agents.rl.noise import DecayingNoise
+from rlprune.agents.rl.settings import ALGORITHMS, check_algorithm
 from rlprune.envs.advice import around_advice
 from rlprune.envs.observations import FEATURES
 from rlprune.errors import UserError, unknown_name
 from rlprune.files import read_json, write_json, write_whole
+from rlprune.seeding import streams_untouched
 
-ALGORITHMS = {
-    "ppo": ("stable_baselines3", "PPO"),
-    "a2c": ("stable_baselines3", "A2C"),
-    "sac": ("stable_baselines3", "SAC"),
-    "td3": ("stable_baselines3", "TD3"),
-    "ddpg": ("stable_baselines3", "DDPG"),
-    "dqn": ("stable_baselines3", "DQN"),
-    "amc": ("stable_baselines3", "DDPG"),
-    "tqc": ("sb3_contrib", "TQC"),
-    "trpo": ("sb3_contrib", "TRPO"),
-    "crossq": ("sb3_contrib", "CrossQ"),
-    "qrdqn": ("sb3_contrib", "QRDQN"),
-}
-"""Module and class of every algorithm by name; `amc` is DDPG with AMC's settings (He et al. 2018)."""
-
-DISCRETE = frozenset({"dqn", "qrdqn"})
 FORMAT = "rlprune-agent-1"
 
 # What rl-zoo reads from a preset and an algorithm's constructor does not take.
 _NOT_ARGUMENTS = ("n_timesteps", "n_envs", "normalize", "env_wrapper", "noise_type", "noise_std", "noise_decay")
-
-
-def algorithm(name: str) -> type[BaseAlgorithm]:
-    """The class of an algorithm; raises UserError if the name is unknown or its package is not installed."""
-    if name not in ALGORITHMS:
-        raise unknown_name("algorithm", name, ALGORITHMS)
-    module, attribute = ALGORITHMS[name]
-    try:
-        found: type[BaseAlgorithm] = getattr(importlib.import_module(module), attribute)
-    except ImportError:
-        raise UserError(f"algorithm {name!r} is in {module}, which is not installed: pip install sb3-contrib") from None
-    return found
-
-
-def preset(name: str, env_id: str, path: str | None = None) -> dict[str, Any]:
-    """The hyperparameters of an algorithm for an environment, from a YAML file in rl-zoo's format.
-
-    Args:
-        name: The algorithm.
-        env_id: The environment; where the file has no entry for it, `default` is taken.
-        path: A file of one's own; None takes the one that comes with this package.
-
-    Raises:
-        UserError: If there is no such file or entry, or it is not YAML.
-    """
-    algorithm(name)
-    if path is None:
-        bundled = resources.files("rlprune.agents.rl.presets") / f"{name}.yml"
-        if not bundled.is_file():
-            raise UserError(f"no preset comes with algorithm {name!r}; give one with --preset FILE.yml")
-        text = bundled.read_text()
-    else:
-        try:
-            text = Path(path).read_text()
-        except OSError as error:
-            raise UserError(f"cannot read preset {path}: {error.strerror}") from None
-    try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"preset {path or name} is not YAML: {str(error).splitlines()[0]}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"preset {path or name} holds no entries by environment; see agents/presets/ppo.yml")
-    if env_id not in content and "default" not in content:
-        raise unknown_name("environment in the preset", env_id, content)
-    entry: dict[str, Any] = content[env_id] if env_id in content else content["default"]
-    return dict(entry)
 
 
 def make_agent(
@@ -129,9 +67,14 @@ def make_agent(
     noise = make_noise(hyperparameters)
     if noise is not None:
         arguments["action_noise"] = noise
+    check_algorithm(name)
+    module, attribute = ALGORITHMS[name]
     try:
-        return algorithm(name)(policy, env, seed=seed, device=device, **arguments)
-    except TypeError as error:
+        made: BaseAlgorithm = getattr(importlib.import_module(module), attribute)(
+            policy, env, seed=seed, device=device, **arguments
+        )
+        return made
+    except (TypeError, ValueError, KeyError, AttributeError, AssertionError) as error:
         raise UserError(f"algorithm {name!r} cannot be made with these hyperparameters: {error}") from None
 
 
@@ -221,21 +164,46 @@ def load_agent(path: str | Path, device: str = "cpu") -> TrainedAgent:
         UserError: If one of the files is missing or damaged, or is of another version's observations.
     """
     path = agent_file(path)
-    card = read_json(path.with_suffix(".json"))
-    if not isinstance(card, dict) or card.get("format") != FORMAT:
-        raise UserError(f"{path.with_suffix('.json')} is not the card of an agent (format {FORMAT})")
-    if card["features"] != list(FEATURES):
-        raise UserError(f"{path} was trained on other observations than this version's; train it again")
+    card = read_card(path)
     levels = card.get("levels")
     action: spaces.Space[Any] = spaces.Discrete(levels) if levels else spaces.Box(-1.0, 1.0, (1,), np.float32)
     hyperparameters = dict(card["hyperparameters"])
     if "buffer_size" in hyperparameters:
         hyperparameters["buffer_size"] = 1
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), streams_untouched():
         warnings.filterwarnings("ignore", message="You have specified a mini-batch size")
         model = make_agent(card["algorithm"], _SpacesOnly(action), hyperparameters, seed=0, device=device)
-    load_weights(model, path)
+        load_weights(model, path)
     return TrainedAgent(model, card)
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """The card beside an agent's zip; raises UserError if it is none, or one of other observations."""
+    file = path.with_suffix(".json")
+    card = read_json(file)
+    if not isinstance(card, dict) or card.get("format") != FORMAT:
+        raise UserError(f"{file} is not the card of an agent (format {FORMAT})")
+    if card.get("features") != list(FEATURES):
+        raise UserError(f"{path} was trained on other observations than this version's; train it again")
+    levels, support = card.get("levels"), card.get("support")
+    bounds = [] if support is None else list(dict(support).values()) if isinstance(support, dict) else [None]
+    for place, right in (
+        ("algorithm", isinstance(card.get("algorithm"), str)),
+        ("hyperparameters", isinstance(card.get("hyperparameters"), dict)),
+        ("levels", levels is None or (type(levels) is int and levels > 1)),
+        ("support", all(_is_bound(bound) for bound in bounds)),
+        ("training", isinstance(card.get("training", {}), dict)),
+        ("env", isinstance(card.get("env", {}), dict)),
+    ):
+        if not right:
+            raise UserError(f"{file}: {place} is {str(card.get(place))[:40]}, which no card of an agent holds")
+    return card
+
+
+def _is_bound(values: Any) -> bool:
+    """Whether it is a number for every feature."""
+    numbers = isinstance(values, list) and all(isinstance(value, (int, float)) for value in values)
+    return numbers and len(values) == len(FEATURES)
 
 
 class _SpacesOnly(gymnasium.Env[Any, Any]):
@@ -251,8 +219,12 @@ def load_weights(model: BaseAlgorithm, path: Path) -> None:
     try:
         _, parameters, variables = load_from_zip_file(path, load_data=False, device=model.device)
         model.set_parameters(parameters, exact_match=True, device=model.device)
-    except (ValueError, RuntimeError, KeyError, OSError) as error:
-        raise UserError(f"{path} does not hold the agent that is expected ({str(error).splitlines()[0]})") from None
-    for name, tensor in (variables or {}).items():
-        if tensor is not None:
-            recursive_setattr(model, f"{name}.data", tensor.data)
+        for name, tensor in (variables or {}).items():
+            if tensor is not None:
+                recursive_setattr(model, f"{name}.data", tensor.data)
+    except Exception as error:  # whatever a damaged zip makes torch and zipfile raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path} does not hold the agent that is expected ({reason})") from None
+    for name, weight in model.policy.named_parameters():
+        if not bool(weight.isfinite().all()):
+            raise UserError(f"{path} holds an agent whose {name} is NaN or infinite; train it again")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import shutil
+import tempfile
 import warnings
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,86 +22,29 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 from rlprune.agents.controllers.base import run_episode
 from rlprune.agents.controllers.fixed import Uniform
 from rlprune.agents.rl.callbacks import EpisodeLog, OnEpisode, Segments, checkpoints, load_checkpoint
-from rlprune.agents.rl.sb3 import DISCRETE, TrainedAgent, algorithm, load_agent, make_agent, preset, save_agent
+from rlprune.agents.rl.sb3 import TrainedAgent, load_agent, make_agent, save_agent
+from rlprune.agents.rl.settings import AgentSettings
+from rlprune.artifact import fingerprint
 from rlprune.envs import AroundAdvice, DiscreteRates, MixedPruningEnv
 from rlprune.envs.registration import ITERATIVE, LAYERWISE, MIXED
 from rlprune.errors import UserError, unknown_name
 from rlprune.files import read_json, write_json, write_text
+from rlprune.problem import PruningProblem
 from rlprune.record import versions
 from rlprune.seeding import derive
 
-LEVELS = 11
-CENTRES = ("advice", "uniform")
 AGENT = "agent.zip"
 
 
-@dataclass(frozen=True)
-class AgentSettings:
-    """Everything that decides what a training gives, in plain values.
-
-    Attributes:
-        algorithm: A name of `rlprune.agents.rl.sb3.ALGORITHMS`.
-        env: Id of the environment.
-        env_kwargs: Its arguments.
-        timesteps: Steps to train for; None follows from `episodes`.
-        episodes: Episodes to train for, over all workers; None follows from `timesteps`.
-        workers: Environments that run at once, each in a process and with one torch thread; 1 stays in this process.
-        seed: Of everything random.
-        device: Where the agent's own network is; the pruned networks' device is an argument of the environment.
-        preset: YAML file of hyperparameters in rl-zoo's format; None takes the one that comes with the package.
-        hyperparameters: Changes to the preset.
-        segment: Time steps between checkpoints, at least four episodes; None makes ten of them.
-        around: What action 0 stands for: `advice` (the rate of least reconstruction error, so that an untrained agent
-            plays the rule `error`), `uniform`, or None for `advice` except for `amc`, which had none.
-        start_method: How worker processes start: `fork`, `forkserver`, `spawn`, or None for the platform's safest.
-    """
-
-    algorithm: str = "ppo"
-    env: str = LAYERWISE
-    env_kwargs: Mapping[str, Any] = field(default_factory=dict)
-    timesteps: int | None = None
-    episodes: int | None = 300
-    workers: int = 1
-    seed: int = 0
-    device: str = "cpu"
-    preset: str | None = None
-    hyperparameters: Mapping[str, Any] = field(default_factory=dict)
-    segment: int | None = None
-    around: str | None = None
-    start_method: str | None = None
-
-    def __post_init__(self) -> None:
-        algorithm(self.algorithm)
-        if self.around not in (None, *CENTRES):
-            raise unknown_name("around", str(self.around), CENTRES)
-        if self.timesteps is None and self.episodes is None:
-            raise UserError("neither timesteps nor episodes is given; give one of them")
-        for name in ("timesteps", "episodes", "workers", "segment"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"{name} is {value}; it must be at least 1")
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values only."""
-        return {**asdict(self), "env_kwargs": dict(self.env_kwargs), "hyperparameters": dict(self.hyperparameters)}
-
-    @property
-    def centre(self) -> str:
-        """What action 0 stands for, of `CENTRES`."""
-        return self.around or ("uniform" if self.algorithm == "amc" else "advice")
-
-    def all_hyperparameters(self) -> dict[str, Any]:
-        """The preset with its changes."""
-        return {**preset(self.algorithm, self.env, self.preset), **self.hyperparameters}
-
-
 def train(
-    settings: AgentSettings,
-    folder: str | Path,
+    settings: AgentSettings | None = None,
+    folder: str | Path | None = None,
     *,
+    problems: Sequence[PruningProblem] = (),
     resume: bool = False,
     command: str = "",
     on_episode: OnEpisode | None = None,
+    **changes: Any,
 ) -> TrainedAgent:
     """Train an agent and write it into a folder.
 
@@ -108,12 +53,16 @@ def train(
     there unless the environment was given another `cache`.
 
     Args:
-        settings: What to do.
-        folder: Where to write. One that holds a training already is an error unless `resume` is set.
+        settings: What to do. Without them the defaults, in `rlprune/MixedPruning-v0` where `problems` are given.
+        folder: Where to write; None keeps the agent in memory alone. A folder that holds a training already is an error
+            unless `resume` is set.
+        problems: Live problems to train on; the settings' `env_kwargs` are then the other arguments. One worker has
+            them in this process; more are forked, each with a copy. The card names them by a hash alone.
         resume: Go on from the last checkpoint: weights, optimizers, replay buffer, counters, random streams and the
             TensorBoard run go on as if there had been no stop.
         command: For the card.
         on_episode: Told of every episode: how many there were, and its line.
+        changes: Fields of `AgentSettings` that replace those of `settings`.
 
     Raises:
         UserError: For anything the user can mend.
@@ -121,21 +70,29 @@ def train(
     Example:
         >>> settings = AgentSettings("ppo", env_kwargs={"budget": 0.5}, episodes=100)
         >>> agent = train(settings, "runs/my-agent")  # doctest: +SKIP
+        >>> agent = train(problems=[problem], episodes=100)  # doctest: +SKIP
     """
-    folder = Path(folder)
-    started = folder / "settings.json"
+    for name in changes:
+        if name not in (known := [field.name for field in fields(AgentSettings)]):
+            raise unknown_name("setting of a training", name, known)
+    settings = replace(settings or AgentSettings(env=MIXED if problems else LAYERWISE), **changes)
+    if folder is None:
+        with tempfile.TemporaryDirectory(prefix="rlprune-agent-") as scratch:
+            return train(settings, Path(scratch) / "run", problems=problems, command=command, on_episode=on_episode)
+    course = Course(settings, Path(folder), tuple(problems))
+    folder, started = course.folder, course.folder / "settings.json"
     if started.exists():
         if not resume:
             raise UserError(
                 f"{folder} holds a training already; add --resume to go on with it, or choose another --out"
             )
-        if read_json(started) != settings.to_json():
+        if read_json(started) != course.to_json():
             raise UserError(f"the training in {folder} was started with other settings; --resume takes none of its own")
         if (folder / AGENT).exists() and (folder / "agent.json").exists():
             return load_agent(folder / AGENT, settings.device)
-    longest = longest_episode(settings)  # builds the networks, and so finds mistakes before anything is written
+    longest = longest_episode(settings, problems)  # builds the networks: mistakes are found before anything is written
     fresh = not folder.exists()
-    env = make_vector_env(settings, folder)
+    env = course.vector_env()
     try:
         try:
             model = _untrained(settings, env)
@@ -143,10 +100,102 @@ def train(
             if fresh:
                 shutil.rmtree(folder, ignore_errors=True)  # the file of scores is there already
             raise
-        write_json(started, settings.to_json())
-        return _train(settings, folder, model, longest, command, on_episode)
+        write_json(started, course.to_json())
+        return _train(course, model, longest, command, on_episode)
     finally:
         env.close()
+
+
+@dataclass(frozen=True)
+class Course:
+    """A training: what to do, where to write, and the live problems to do it on."""
+
+    settings: AgentSettings
+    folder: Path
+    problems: tuple[PruningProblem, ...] = ()
+
+    def __post_init__(self) -> None:
+        settings = self.settings
+        if not self.problems:
+            return
+        if settings.env not in (MIXED, LAYERWISE, ITERATIVE) or (settings.env != MIXED and len(self.problems) > 1):
+            raise UserError(
+                f"env is {settings.env} and {len(self.problems)} problems are given; {MIXED} takes any number of them, "
+                f"{LAYERWISE} and {ITERATIVE} take one"
+            )
+        if settings.workers > 1 and self.start_method not in multiprocessing.get_all_start_methods():
+            raise UserError("only forked workers can have live problems, and there are none here; take workers=1")
+        if settings.workers > 1 and self.start_method != "fork":
+            raise UserError(f"start_method is {self.start_method}; only forked workers can have live problems")
+
+    @property
+    def start_method(self) -> str | None:
+        """How worker processes start."""
+        return self.settings.start_method or ("fork" if self.problems else None)
+
+    @property
+    def env_kwargs(self) -> dict[str, Any]:
+        """The environment's arguments in plain values: of a live problem its hash."""
+        named = [
+            {"problem": type(problem.model).__name__, "weights": fingerprint(problem.model.state_dict())[:16]}
+            for problem in self.problems
+        ]
+        return {**self.settings.env_kwargs, **({"problems": named} if named else {})}
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values only."""
+        return {**self.settings.to_json(), "env_kwargs": self.env_kwargs}
+
+    def env(self, *, acts: bool) -> gymnasium.Env[Any, Any]:
+        """One environment, wrapped as the agent acts in it or bare."""
+        settings, kwargs = self.settings, _with_problems(self.settings, self.problems)
+        cache = {"cache": str(self.folder / "scores.sqlite")}
+        if settings.env == MIXED:
+            kwargs["common"] = {**cache, **(kwargs.get("common") or {})}
+        elif settings.env in (LAYERWISE, ITERATIVE):
+            kwargs = {**cache, **kwargs}
+        env = _made(settings.env, kwargs)
+        if not acts:
+            return env
+        if settings.centre == "advice":
+            env = AroundAdvice(env)
+        return env if settings.levels is None else DiscreteRates(env, settings.levels)
+
+    def vector_env(self) -> VecEnv:
+        """The training environments: in this process for one worker, else each in its own."""
+
+        def make() -> gymnasium.Env[Any, Any]:
+            return Monitor(self.env(acts=True))
+
+        workers = self.settings.workers
+        return DummyVecEnv([make]) if workers == 1 else SubprocVecEnv([make] * workers, start_method=self.start_method)
+
+
+def _with_problems(settings: AgentSettings, problems: Sequence[PruningProblem]) -> dict[str, Any]:
+    """The environment's arguments, live problems included."""
+    kwargs = dict(settings.env_kwargs)
+    if problems:
+        kwargs |= {"problems": list(problems)} if settings.env == MIXED else {"problem": problems[0]}
+    return kwargs
+
+
+def _made(env_id: str, kwargs: dict[str, Any]) -> gymnasium.Env[Any, Any]:
+    return gymnasium.make(f"rlprune:{env_id}" if env_id.startswith("rlprune/") else env_id, **kwargs)
+
+
+def longest_episode(settings: AgentSettings, problems: Sequence[PruningProblem] = ()) -> int:
+    """Steps of the longest one-round episode of the environment; ten times that for one that plays rounds."""
+    env = _made(settings.env, _with_problems(settings, problems))
+    longest = max(len(e.scope.names) * (1 if e.rules.one_shot else 10) for e in _inner(env))
+    env.close()
+    return longest
+
+
+def _inner(env: gymnasium.Env[Any, Any]) -> list[Any]:
+    """The pruning environments inside."""
+    inner: Any = env.unwrapped
+    envs: list[Any] = getattr(inner, "envs", [inner])
+    return envs
 
 
 def _untrained(settings: AgentSettings, env: VecEnv) -> BaseAlgorithm:
@@ -162,13 +211,9 @@ def _untrained(settings: AgentSettings, env: VecEnv) -> BaseAlgorithm:
 
 
 def _train(
-    settings: AgentSettings,
-    folder: Path,
-    model: BaseAlgorithm,
-    longest: int,
-    command: str,
-    on_episode: OnEpisode | None,
+    course: Course, model: BaseAlgorithm, longest: int, command: str, on_episode: OnEpisode | None
 ) -> TrainedAgent:
+    settings, folder = course.settings, course.folder
     steps = settings.timesteps or settings.episodes * longest  # type: ignore[operator]
     segment = max(settings.segment or steps // 10, 4 * longest)  # a new segment drops the episode that is going on
     log = EpisodeLog(settings.episodes, on_episode)
@@ -185,40 +230,38 @@ def _train(
     )
     model.logger.close()
     write_text(folder / "episodes.jsonl", "".join(json.dumps(line, allow_nan=False) + "\n" for line in log.lines))
-    levels = LEVELS if settings.algorithm in DISCRETE else None
-    own = _make_one(settings, folder, acts=False)
-    deterministic, support = evaluate(TrainedAgent(model, {"around": settings.centre}), own, settings.seed)
-    card = {
+    save_agent(folder / AGENT, model, _card(course, model, log, command))
+    for path in checkpoints(folder):
+        shutil.rmtree(path)
+    return load_agent(folder / AGENT, settings.device)
+
+
+def _card(course: Course, model: BaseAlgorithm, log: EpisodeLog, command: str) -> dict[str, Any]:
+    """What the agent was trained on and how, what it was told, and how it does."""
+    settings, env = course.settings, course.env(acts=False)
+    deterministic, support = evaluate(TrainedAgent(model, {"around": settings.centre}), env, settings.seed)
+    inner = _inner(env)
+    drawn = getattr(env.unwrapped, "tolerances", None)
+    env.close()
+    return {
         "algorithm": settings.algorithm,
         "hyperparameters": settings.all_hyperparameters(),
-        "levels": levels,
+        "levels": settings.levels,
         "around": settings.centre,
-        "env": {"id": settings.env, "kwargs": dict(settings.env_kwargs)},
+        "env": {"id": settings.env, "kwargs": course.env_kwargs},
         "training": {
             "episodes": len(log.lines),
             "timesteps": model.num_timesteps,
             "seed": settings.seed,
             "workers": settings.workers,
-            **_seen(own),
+            "tolerances": sorted(set(drawn or [e.rules.tolerance for e in inner])),
+            "errors": inner[0].rules.sees_errors,
         },
         "metrics": {"deterministic": deterministic, "best": log.best},
         "support": support,
         "command": command,
         "versions": versions(),
     }
-    save_agent(folder / AGENT, model, card)
-    for path in checkpoints(folder):
-        shutil.rmtree(path)
-    return load_agent(folder / AGENT, settings.device)
-
-
-def _seen(env: gymnasium.Env[Any, Any]) -> dict[str, Any]:
-    """What the observations of a training told: the tolerances, and whether of errors."""
-    inner: Any = env.unwrapped
-    envs: list[Any] = getattr(inner, "envs", [inner])
-    drawn = getattr(inner, "tolerances", None)
-    tolerances = sorted(set(drawn or [e.rules.tolerance for e in envs]))
-    return {"tolerances": tolerances, "errors": envs[0].rules.sees_errors}
 
 
 def evaluate(
@@ -259,38 +302,6 @@ class _Watched:
         """The agent's action."""
         self.seen.append(np.array(observation))
         return self.agent.predict(observation, state, episode_start, deterministic)
-
-
-def make_vector_env(settings: AgentSettings, folder: Path) -> VecEnv:
-    """The training environments: in this process for one worker, else each in its own."""
-
-    def make() -> gymnasium.Env[Any, Any]:
-        return Monitor(_make_one(settings, folder, acts=True))
-
-    if settings.workers == 1:
-        return DummyVecEnv([make])
-    return SubprocVecEnv([make] * settings.workers, start_method=settings.start_method)
-
-
-def _make_one(settings: AgentSettings, folder: Path, acts: bool) -> gymnasium.Env[Any, Any]:
-    kwargs, cache = dict(settings.env_kwargs), str(folder / "scores.sqlite")
-    if settings.env == MIXED:
-        kwargs["common"] = {"cache": cache, **(kwargs.get("common") or {})}
-    elif settings.env in (LAYERWISE, ITERATIVE):
-        kwargs = {"cache": cache, **kwargs}
-    env = gymnasium.make(f"rlprune:{settings.env}" if settings.env.startswith("rlprune/") else settings.env, **kwargs)
-    if not acts:
-        return env
-    if settings.centre == "advice":
-        env = AroundAdvice(env)
-    return DiscreteRates(env, LEVELS) if settings.algorithm in DISCRETE else env
-
-
-def longest_episode(settings: AgentSettings) -> int:
-    """Steps of the longest one-round episode of the environment; ten times that for one that plays rounds."""
-    env = gymnasium.make(f"rlprune:{settings.env}", **settings.env_kwargs).unwrapped
-    envs: list[Any] = getattr(env, "envs", [env])
-    return max(len(e.scope.names) * (1 if e.rules.one_shot else 10) for e in envs)
 
 
 def _logger(folder: Path, step: int) -> Logger:

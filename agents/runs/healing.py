@@ -175,7 +175,7 @@ def _own_fit(problem: PruningProblem, model: nn.Module, cycle: Cycle, harm: floa
 
 
 def _hopeless(report: TrainReport, cycle: Cycle) -> bool:
-    """Whether the curve cannot reach the floor any more: what the last third of the epochs gained, three times, is short."""
+    """Whether the curve cannot reach the floor any more: three times the gain of its last third is not enough."""
     if cycle.floor is None or len(report.scores) < 4:
         return False
     done, whole = len(report.scores), cycle.settings.epochs

@@ -128,11 +128,8 @@ def standing(env: FilterPruningEnv, controller: Controller, recipe: Recipe, spen
         except UserError:  # more than the groups can give
             return None
         counts = controller.schedule() if isinstance(controller, Rule) else None
-        if counts is None:  # finding them would cost too much: the uniform schedule stands in
-            counts = env.budget.fill(lambda _, window: window.count(0.0))
-        else:
-            counts = env.feasible(counts)
-        score, _ = env.preview(counts, cheap)
+        uniform = env.budget.fill(lambda _, window: window.count(0.0))  # where finding the counts would cost too much
+        score, _ = env.preview(uniform if counts is None else env.feasible(counts), cheap)
         env.aim(None)
         return env.baseline.value - score.value - drop
 

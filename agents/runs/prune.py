@@ -55,9 +55,9 @@ def prune(
     """Prune a network to the smallest one whose control score dropped by no more than the tolerance.
 
     A loader is any re-iterable of batches, taken as it comes: a `DataLoader`, a list of batches, or a pair of tensors
-    (inputs, targets). Batches are `(inputs, targets)`; inputs may be a tensor, a tuple, or a dict of keywords. Nothing is
-    normalised. The roles must not share an example, and a model that was trained on images has seen them: control are
-    others. That is your word.
+    (inputs, targets). Batches are `(inputs, targets)`; inputs may be a tensor, a tuple, or a dict of keywords. Nothing
+    is normalised. The roles must not share an example, and a model that was trained on images has seen them: control
+    are others. That is your word.
 
     Args:
         model: Any module, on any device. It is copied, never touched.
@@ -91,7 +91,8 @@ def prune(
 
     Example:
         >>> import rlprune, torch
-        >>> net = torch.nn.Sequential(torch.nn.Conv2d(1, 8, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(288, 2))
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 2))
         >>> data = (torch.randn(64, 1, 8, 8), torch.zeros(64, dtype=torch.long))
         >>> result = rlprune.prune(net, control=data, train=data, tolerance=1.0, epochs=1, progress=False)
         >>> result.macs < rlprune.count_macs(net, data[0][:1])

@@ -102,8 +102,10 @@ class Recipe:
         if self.controller.startswith(AGENT):
             if self.options:
                 raise UserError(f"{self.controller} takes no options; it was trained with its own")
-        else:
+        elif self.options:
             make_rule(self.controller, self.options)
+        elif self.controller not in RULES:
+            raise unknown_name("controller", self.controller, [*RULES, f"{AGENT}FILE"])
 
     def change(self, **changes: Any) -> Recipe:
         """This recipe with other values.
@@ -118,7 +120,8 @@ class Recipe:
         """
         own = {item.name for item in fields(self)}
         controller = changes.get("controller", self.controller)
-        rule = set() if controller.startswith(AGENT) else {item.name for item in fields(rule_class(controller))}  # type: ignore[arg-type]
+        others = set(changes) - own - set(PHASES) - set(RULES)
+        rule = _options_of(controller) if others else set()  # its module is imported only if it is asked
         values: dict[str, Any] = {}
         options = dict(self.options) if controller == self.controller else {}
         training = {name: value for name, value in changes.items() if name in TRAINING and name not in own | rule}
@@ -157,13 +160,17 @@ class Recipe:
 
     def to_yaml(self) -> str:
         """What `read_recipe` reads; only what differs from the defaults, and the controller."""
-        default = cls_defaults = Recipe(controller=self.controller).to_json()
+        default = Recipe(controller=self.controller).to_json()
         mine = self.to_json()
         for phase in PHASES:
-            mine[phase] = {k: v for k, v in mine[phase].items() if v != cls_defaults[phase][k]}
+            mine[phase] = {k: v for k, v in mine[phase].items() if v != default[phase][k]}
         kept = {k: v for k, v in mine.items() if k in ("controller", "tolerance") or (v != default[k] and v != {})}
         text: str = yaml.safe_dump(kept, sort_keys=False)
         return text
+
+
+def _options_of(controller: str) -> set[str]:
+    return set() if controller.startswith(AGENT) else {item.name for item in fields(rule_class(controller))}  # type: ignore[arg-type]
 
 
 def _trained(phase: str, settings: TrainSettings, given: Mapping[str, Any]) -> TrainSettings:

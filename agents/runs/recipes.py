@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 from rlprune.agents.runs.recipe import Recipe, read_recipe
 from rlprune.errors import unknown_name
 from rlprune.training.settings import TrainSettings
 
-CYCLE = TrainSettings(lr=0.01, nesterov=True)
-"""One annealed cycle after a removal."""
+CYCLE = TrainSettings(optimizer="adamw", lr=0.002)
+"""One annealed cycle after a removal; AdamW, since its step does not depend on how a network is scaled."""
 
 
 def _seeking(method: str, summary: str, **changes: object) -> Recipe:
@@ -31,57 +33,60 @@ RECIPES: dict[str, Recipe] = {
         _seeking("msvfp", "MSVFP: a step of one layer at a time, the one that costs the least loss", criterion="l2"),
         _seeking("importance-weights", "Importance weights: learned gates on the filters, the smallest go"),
         _seeking("slimming", "Network slimming: L1 on batch-norm scales while training, one global percentile",
-                 criterion="bn_scale", options={"penalty": 1e-4}),
+                 criterion="bn_scale"),
         _seeking("eagleeye", "EagleEye: the best of many random schedules", controller="random", recovery="bn"),
-        _seeking("amc-rules", "AMC's rules (layer by layer inside a MACs budget) with any controller", controller="cem"),
+        _seeking("amc-rules", "AMC's rules, layer by layer inside a MACs budget, any controller", controller="cem"),
         _seeking("random", "The best of many random schedules"),
         _seeking("cem", "Cross-entropy search over schedules"),
     )
 }  # fmt: skip
 
-# The papers' schedules. AFP + PRC: METHODS of Singh et al. 2020; constants reconstructed.
-_ROUNDS = dict(published=True, check="end", max_rate=1.0)
-_ONCE = dict(published=True, once=True, check="end", max_rate=0.95)
-PUBLISHED: dict[str, Recipe] = {
-    "prc": RECIPES["prc"].change(
-        published=True, skip=(), max_rate=0.5, options={"rebisect": False},
-        repair=TrainSettings(epochs=10.0, schedule="constant", orthogonality=1e-4),
-        press=TrainSettings(epochs=1.0, orthogonality=1e-4), finish={"epochs": 0.0},
-    ),
-    "uniform": RECIPES["uniform"].change(**_ONCE, budget=0.5, finish=TrainSettings(epochs=10.0, lr=0.05)),
-    "pfec": RECIPES["pfec"].change(
-        **_ONCE, recovery="none",
-        finish=TrainSettings(epochs=40.0, lr=0.001, weight_decay=1e-4, schedule="constant"),
-    ),
-    # 300 epochs in all, lr 0.1, times 0.1 at 150 and 225 counted from the start; an epoch after every small removal
-    "fpsl": RECIPES["fpsl"].change(
-        **_ROUNDS, recovery="finetune", epochs=300.0,
-        repair=TrainSettings(epochs=1.0, lr=0.1, batch_size=256, schedule="constant"),
-        finish=TrainSettings(epochs=300.0, lr=0.1, schedule="step", milestones=(150.0, 225.0), batch_size=256),
-    ),
-    "msvfp": RECIPES["msvfp"].change(
-        **_ROUNDS, recovery="none",
-        press=TrainSettings(epochs=1.0, batch_size=256, schedule="constant", nesterov=True),
-        finish=TrainSettings(epochs=160.0, schedule="step", milestones=(40.0, 80.0, 120.0), gamma=0.2, batch_size=256,
-                             nesterov=True),
-    ),
-    "importance-weights": RECIPES["importance-weights"].change(
-        **{**_ROUNDS, "max_rate": 0.9}, finish=TrainSettings(epochs=20.0)
-    ),
-    "slimming": RECIPES["slimming"].change(
-        **{**_ONCE, "max_rate": 1.0}, recovery="none",
-        press=TrainSettings(epochs=40.0, batch_size=64, weight_decay=1e-4, nesterov=True),
-        finish=TrainSettings(epochs=40.0, batch_size=64, weight_decay=1e-4, nesterov=True),
-    ),
-    # Li et al. 2020: candidates inside the budget, ranked with batch norm re-estimated, the best one fine-tuned
-    "eagleeye": RECIPES["eagleeye"].change(
-        **{**_ONCE, "max_rate": 0.8}, budget=0.5, options={"episodes": 100}, finish=TrainSettings(epochs=40.0)
-    ),
-    # He et al. 2018: one visit of every layer inside a MACs budget, least-squares refit, no training while searching
-    "amc-rules": RECIPES["amc-rules"].change(
-        **{**_ONCE, "max_rate": 0.8}, recovery="lsq", budget=0.5, finish=TrainSettings(epochs=40.0)
-    ),
-}  # fmt: skip
+
+@cache
+def published_recipes() -> dict[str, Recipe]:
+    """The papers' own schedules by name; constants that the papers' texts do not give are reconstructed."""
+    rounds: dict[str, Any] = {"published": True, "check": "end", "max_rate": 1.0}
+    once: dict[str, Any] = {"published": True, "once": True, "check": "end", "max_rate": 0.95}
+    return {
+        "prc": RECIPES["prc"].change(
+            published=True, skip=(), max_rate=0.5, options={"rebisect": False},
+            repair=TrainSettings(epochs=10.0, schedule="constant", orthogonality=1e-4),
+            press=TrainSettings(epochs=1.0, orthogonality=1e-4), finish={"epochs": 0.0},
+        ),
+        "uniform": RECIPES["uniform"].change(**once, budget=0.5, finish=TrainSettings(epochs=10.0, lr=0.05)),
+        "pfec": RECIPES["pfec"].change(
+            **once, recovery="none",
+            finish=TrainSettings(epochs=40.0, lr=0.001, weight_decay=1e-4, schedule="constant"),
+        ),
+        # 300 epochs in all, lr 0.1, times 0.1 at 150 and 225 counted from the start; an epoch after every small removal
+        "fpsl": RECIPES["fpsl"].change(
+            **rounds, recovery="finetune", epochs=300.0,
+            repair=TrainSettings(epochs=1.0, lr=0.1, batch_size=256, schedule="constant"),
+            finish=TrainSettings(epochs=300.0, lr=0.1, schedule="step", milestones=(150.0, 225.0), batch_size=256),
+        ),
+        "msvfp": RECIPES["msvfp"].change(
+            **rounds, recovery="none",
+            press=TrainSettings(epochs=1.0, batch_size=256, schedule="constant", nesterov=True),
+            finish=TrainSettings(epochs=160.0, schedule="step", milestones=(40.0, 80.0, 120.0), gamma=0.2,
+                                 batch_size=256, nesterov=True),
+        ),
+        "importance-weights": RECIPES["importance-weights"].change(
+            **{**rounds, "max_rate": 0.9}, finish=TrainSettings(epochs=20.0)
+        ),
+        "slimming": RECIPES["slimming"].change(
+            **{**once, "max_rate": 1.0}, recovery="none",
+            press=TrainSettings(epochs=40.0, batch_size=64, weight_decay=1e-4, nesterov=True),
+            finish=TrainSettings(epochs=40.0, batch_size=64, weight_decay=1e-4, nesterov=True),
+        ),
+        # Li et al. 2020: candidates inside the budget, ranked with batch norm re-estimated, the best one fine-tuned
+        "eagleeye": RECIPES["eagleeye"].change(
+            **{**once, "max_rate": 0.8}, budget=0.5, options={"episodes": 100}, finish=TrainSettings(epochs=40.0)
+        ),
+        # He et al. 2018: one visit of every layer inside a MACs budget, least-squares refit, no training meanwhile
+        "amc-rules": RECIPES["amc-rules"].change(
+            **{**once, "max_rate": 0.8}, recovery="lsq", budget=0.5, finish=TrainSettings(epochs=40.0)
+        ),
+    }  # fmt: skip
 
 
 def list_recipes() -> list[str]:
@@ -106,7 +111,7 @@ def get_recipe(name: str | Path | Recipe, *, published: bool = False) -> Recipe:
     if str(name) not in RECIPES:
         raise unknown_name("method", str(name), RECIPES)
     if published:
-        if str(name) not in PUBLISHED:
-            raise unknown_name("published method", str(name), PUBLISHED)
-        return PUBLISHED[str(name)]
+        if str(name) not in published_recipes():
+            raise unknown_name("published method", str(name), published_recipes())
+        return published_recipes()[str(name)]
     return RECIPES[str(name)]

@@ -44,8 +44,9 @@ class Cursor:
 
     def move(self, group: int, count: int) -> None:
         """Take `count` filters more from `group`."""
-        slope, curve = self.along(group)
-        self.total += count * (curve * count - slope)
-        for row, _, da, db in self.columns[group]:
-            self.a[row] -= da * count
-            self.b[row] -= db * count
+        a, b = self.a, self.b
+        for row, weight, da, db in self.columns[group]:
+            before = a[row] * b[row]
+            a[row] -= da * count
+            b[row] -= db * count
+            self.total += weight * (a[row] * b[row] - before)

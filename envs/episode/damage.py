@@ -101,7 +101,7 @@ class Advice:
     def count(self) -> float:
         """The count, a fraction, for the current group."""
         left, table, place = self._left, self._table, self._place  # what is still to be saved falls along the rows
-        inside = min(max(1, int(np.searchsorted(-left, 0.0))), len(left) - 1)
+        inside = min(max(1, int(np.count_nonzero(left > 0.0))), len(left) - 1)
         over, under = float(left[inside - 1]), float(left[inside])
         part = 1.0 if over <= under else min(1.0, max(0.0, over / (over - under)))
         return float(table[inside - 1, place] + part * (table[inside, place] - table[inside - 1, place]))
@@ -111,10 +111,10 @@ class Advice:
         back = self._table[:, self._place] - count
         for row, weight, da, db in self._budget.columns[self._place]:
             a, b = self._a[row], self._b[row]
-            before = a * b
             if da:
+                self._left += (weight * da) * back * b
                 a += da * back
             if db:
+                self._left += (weight * db) * back * a
                 b += db * back
-            self._left += weight * (a * b - before)
         self._place += 1

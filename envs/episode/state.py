@@ -62,6 +62,7 @@ class EpisodeState:
         self._base_ranking = Ranking({})
         self._reward = make_reward(rules.reward)
         self._measured: list[NetworkState] = []
+        self._damage: tuple[Ranking | None, Round | None, Damage | None] = (None, None, None)
         if not self.scope.ground(rules.max_rate, nothing).visited:
             others = f" that is not {' or '.join(rules.skip)}" if rules.skip else ""
             raise UserError(
@@ -73,9 +74,12 @@ class EpisodeState:
     @property
     def damage(self) -> Damage | None:
         """What this round's groups cost their readers, worked out when first asked for; None if it cannot be known."""
-        if self.ranking.curves is None:
-            self.ranking.curves = self.transitions.error_curves(self.state, self.scope.names, self.ranking.scores)
-        return self.ranking.damage(self.current.names, self.current.budget, self.current.shares)
+        ranking, current = self.ranking, self.current
+        if self._damage[:2] != (ranking, current):
+            if ranking.curves is None:
+                ranking.curves = self.transitions.error_curves(self.state, self.scope.names, ranking.scores)
+            self._damage = ranking, current, ranking.damage(current.names, current.budget, current.shares)
+        return self._damage[2]
 
     @property
     def drop(self) -> float:

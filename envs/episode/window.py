@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -70,7 +70,7 @@ class Window:
 
     def action(self, count: int) -> float:
         """The action in the middle of `count`'s interval; raises UserError if the count is not feasible."""
-        place = int(np.searchsorted(self.choices, count))
+        place = bisect_left(self.choices, count)
         if place == len(self.choices) or self.choices[place] != count:
             raise UserError(
                 f"removing {count} of {self.size} filters is not feasible here; "
@@ -81,8 +81,9 @@ class Window:
 
     def nearest(self, count: float) -> int:
         """The feasible count nearest to `count`; of two equally near ones the greater."""
-        distance = np.abs(self.choices - count)
-        return int(self.choices[len(distance) - 1 - int(np.argmin(distance[::-1]))])
+        above = min(bisect_left(self.choices, count), len(self.choices) - 1)
+        low, high = int(self.choices[max(0, above - 1)]), int(self.choices[above])
+        return low if count - low < high - count else high
 
 
 def place_among(options: Counts, count: float) -> float:

@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from rlprune.channels import ChannelGroups
 from rlprune.criteria.combining import weight_slots
 from rlprune.criteria.reconstruction import norm_scale, readings
-from rlprune.measuring.grams import GramStore
-from rlprune.measuring.solving import ridge_factor
+from rlprune.measuring.grams import Factor, GramStore
+from rlprune.measuring.solving import WIDE, ridge_factor
 
 RIDGE = 1e-6  # added to the covariance, as a fraction of its mean diagonal; ten times as much until it can be factored
+WIDE_RIDGE = 1e-3
 
 
 @torch.no_grad()
@@ -56,33 +57,39 @@ def error_curves(
                 continue
             gram = grams[layer.name]
             positions = torch.from_numpy(slot.index)
-            for covariance, weight, columns in readings(gram, positions, norm_scale(model, gram)):
-                curves.append(_curve(covariance, weight, columns[order.to(columns.device)]))
+            for block, covariance, weight, columns in readings(gram, positions, norm_scale(model, gram)):
+                factor = _factor(covariance, columns[order.to(columns.device)])
+                curves.append(_curve(factor, weight, columns.shape))
+                if len(covariance) > WIDE:
+                    gram.factors[block] = factor
         if curves:
             found[name] = np.mean(curves, axis=0)
     return found
 
 
-def _curve(covariance: Tensor, weight: Tensor, columns: Tensor) -> NDArray[np.float64]:
-    """The error (units + 1,) of one reader; `columns` (units, columns a unit) in the order of removal."""
-    units, each = columns.shape
-    last = columns.flip(0).reshape(-1)
-    stays = torch.ones(len(covariance), dtype=torch.bool, device=covariance.device)
-    stays[last] = False
-    order = torch.cat([stays.nonzero().flatten(), last])
-    factor = _factor(covariance.index_select(0, order).index_select(1, order))
-    parts = (factor.T @ weight[order]).square().sum(1)
+def _curve(factor: Factor, weight: Tensor, shape: Sequence[int]) -> NDArray[np.float64]:
+    """The error (units + 1,) of one reader whose units have so many columns, `shape` (units, columns a unit)."""
+    parts = (factor.lower.T @ weight[factor.order]).square().sum(1, dtype=torch.float64)
     whole = float(parts.sum())
-    lost = parts[len(order) - units * each :].reshape(units, each).sum(1).flip(0).cumsum(0)
-    curve = np.zeros(units + 1)
+    lost = parts[len(parts) - shape[0] * shape[1] :].reshape(*shape).sum(1).flip(0).cumsum(0)
+    curve = np.zeros(shape[0] + 1)
     if whole > 0.0:
         curve[1:] = np.clip(lost.cpu().numpy() / whole, 0.0, 1.0)
     return curve
 
 
-def _factor(covariance: Tensor) -> Tensor:
-    """The Cholesky factor, after a ridge that is as small as it can be."""
+def _factor(covariance: Tensor, columns: Tensor) -> Factor:
+    """The covariance factored so that the columns (units, columns a unit), in the order of removal, come last.
+
+    The ridge is as small as it can be; for wide readers it is that of least squares, which goes on with this factor.
+    """
+    last = columns.flip(0).reshape(-1)
+    stays = torch.ones(len(covariance), dtype=torch.bool, device=covariance.device)
+    stays[last] = False
+    order = torch.cat([stays.nonzero().flatten(), last])
+    ordered = covariance.index_select(0, order).index_select(1, order)
     size = float(covariance.diagonal().mean())
     if size <= 0.0:  # dead inputs
-        return torch.zeros_like(covariance)
-    return ridge_factor(covariance, RIDGE * size)[0]
+        return Factor(order, torch.zeros_like(ordered), 0.0)
+    lower, ridge = ridge_factor(ordered, (WIDE_RIDGE if len(order) > WIDE else RIDGE) * size)
+    return Factor(order, lower, ridge)

@@ -25,7 +25,6 @@ from rlprune.errors import UserError
 from rlprune.measuring.grams import GramStore, LayerGram
 from rlprune.measuring.solving import ridge_factor
 
-WIDE = 2048  # columns of a Gram matrix beyond which single precision does
 BLOCK = 16  # removals between two updates of the whole inverse
 
 
@@ -166,17 +165,11 @@ def eliminate(views: list[View], size: int, most: int) -> Scores:
     return scores
 
 
-def _precision(columns: int) -> torch.dtype:
-    """Wide layers in float32: half the time, and far below the noise of the few images that they were measured on."""
-    return torch.float64 if columns <= WIDE else torch.float32
-
-
 def _views(gram: LayerGram, positions: Tensor, scale: Tensor | None, ridge: float) -> list[View]:
     """The layer as seen from a group whose unit j reads at `positions[j]` of its input channels."""
     found = []
-    for covariance, weight, columns in readings(gram, positions, scale):
-        precision = _precision(len(covariance))
-        covariance, weight = covariance.to("cpu", precision).contiguous(), weight.to("cpu", precision)
+    for _, covariance, weight, columns in readings(gram, positions, scale):
+        covariance, weight = covariance.cpu().contiguous(), weight.cpu()
         variance = float((weight * (covariance @ weight)).sum(dtype=torch.float64))
         size = float(covariance.diagonal().mean())
         spread = variance if variance > 0 else 1.0
@@ -184,12 +177,12 @@ def _views(gram: LayerGram, positions: Tensor, scale: Tensor | None, ridge: floa
     return found
 
 
-def readings(gram: LayerGram, positions: Tensor, scale: Tensor | None) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def readings(gram: LayerGram, positions: Tensor, scale: Tensor | None) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
     """What a layer, or each conv group of it, does with a group whose unit j reads at `positions[j]` of its inputs.
 
     Yields:
-        The covariance of all its inputs (columns, columns), its weight (columns, outputs) with the outputs scaled by
-        `scale`, and the columns of every unit (units, columns a unit).
+        Which conv group, the covariance of all its inputs (columns, columns), its weight (columns, outputs) with the
+        outputs scaled by `scale`, and the columns of every unit (units, columns a unit).
     """
     unfolding, (blocks, outputs, columns) = gram.unfolding, gram.matrix.shape
     inputs = columns // unfolding.taps
@@ -203,12 +196,12 @@ def readings(gram: LayerGram, positions: Tensor, scale: Tensor | None) -> Iterat
         else:
             mine = positions
         mean = gram.mean[block]
-        covariance = gram.gram[block].double() - mean[:, None] * mean
+        covariance = gram.gram[block].addr(mean.to(gram.gram.dtype), mean.to(gram.gram.dtype), alpha=-1)
         weight = gram.matrix[block].T
         if scale is not None:
             own = scale[block * outputs : (block + 1) * outputs] if len(scale) != outputs else scale
-            weight = weight * own.to(weight.device)
-        yield covariance, weight, torch.stack([unfolding.columns(row) for row in mine])
+            weight = weight * own.to(weight)
+        yield block, covariance, weight, torch.stack([unfolding.columns(row) for row in mine])
 
 
 def norm_scale(model: nn.Module, gram: LayerGram) -> Tensor | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,9 +18,12 @@ from torch import Tensor, nn
 from rlprune.channels import ChannelGroups
 from rlprune.errors import UserError
 from rlprune.measuring.following import watching_norms
+from rlprune.measuring.solving import WIDE
 from rlprune.measuring.unfolding import UNFOLDABLE, Unfoldable, Unfolding, sampled_rows
 from rlprune.scoring.evaluation import evaluating
 from rlprune.seeding import torch_generator
+
+PANEL = 512
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,21 +32,51 @@ class LayerGram:
 
     Attributes:
         unfolding: How the layer reads its input.
-        gram: (groups, columns, columns), mean of a a^T over the sampled rows.
+        gram: (groups, columns, columns), mean of a a^T over the sampled rows; in single precision where it is wide.
         mean: (groups, columns), mean of a.
-        cross: (groups, columns, outputs per group), gram times the layer's weight: what every output correlates with.
         matrix: (groups, outputs per group, columns), the layer's weight.
         rows: How many rows were sampled.
         norm: Name of the batch norm that reads this layer's output, if one does.
+        factors: By conv group, what error curves leave for least squares.
     """
 
     unfolding: Unfolding
     gram: Tensor
     mean: Tensor
-    cross: Tensor
     matrix: Tensor
     rows: int
     norm: str | None
+    factors: dict[int, Factor] = field(default_factory=dict)
+
+    @property
+    def bytes(self) -> int:
+        """Memory held."""
+        return sum(t.nbytes for t in (self.gram, self.mean, self.matrix, *(f.lower for f in self.factors.values())))
+
+    def moments(self, group: int, rows: Tensor, columns: Tensor, *, centred: bool = True) -> Tensor:
+        """E[a_i a_j] of some columns of a conv group with others, or their covariance, in the precision it is in."""
+        found = self.gram[group].index_select(0, rows).index_select(1, columns)
+        if centred:
+            mean = self.mean[group].to(found.dtype)
+            found.addr_(mean[rows], mean[columns], alpha=-1)
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Factor:
+    """A covariance, factored once in the order in which its columns are expected to go.
+
+    The leading block of the factor is the factor of what stays when the last columns are gone, however many.
+
+    Attributes:
+        order: (columns,), the last go first.
+        lower: The Cholesky factor of the covariance in this order, with `ridge` on its diagonal.
+        ridge: What was added.
+    """
+
+    order: Tensor
+    lower: Tensor
+    ridge: float
 
 
 class GramStore(Mapping[str, LayerGram]):
@@ -67,7 +100,7 @@ class GramStore(Mapping[str, LayerGram]):
     @property
     def bytes(self) -> int:
         """Memory held."""
-        return sum(t.numel() * t.element_size() for g in self.values() for t in (g.gram, g.mean, g.cross, g.matrix))
+        return sum(gram.bytes for gram in self.values())
 
     @classmethod
     def collect(
@@ -129,8 +162,7 @@ class _Sum:
         self.unfolding = Unfolding.of(layer)
         groups, _, columns = self.unfolding.matrix(layer.weight).shape
         device = layer.weight.device
-        # Beyond a few thousand columns float64 would fill the memory and gain nothing over the sampling noise.
-        self.dtype = torch.float64 if columns <= 2048 else torch.float32
+        self.dtype = torch.float64 if columns <= WIDE else torch.float32
         self.gram = torch.zeros(groups, columns, columns, dtype=self.dtype, device=device)
         self.total = torch.zeros(groups, columns, dtype=torch.float64, device=device)
         self.rows = 0
@@ -142,15 +174,20 @@ class _Sum:
 
     def add(self, rows: Tensor) -> None:
         rows = rows.float()
-        self.gram += rows.transpose(1, 2) @ rows
+        columns = rows.shape[2]
+        for start in range(0, columns, PANEL):  # the matrix is symmetric: its upper half will do
+            panel = rows[:, :, start : start + PANEL].transpose(1, 2)
+            self.gram[:, start : start + PANEL, start:] += panel @ rows[:, :, start:]
         self.total += rows.sum(1, dtype=torch.float64)
         self.rows += rows.shape[1]
 
     def finish(self, layer: Unfoldable, norm: str | None) -> LayerGram:
-        matrix = self.unfolding.matrix(layer.weight.detach()).to(self.dtype)
+        matrix = self.unfolding.matrix(layer.weight.detach()).to(self.dtype, copy=True)
         gram = self.gram.div_(self.rows)
-        cross = gram @ matrix.transpose(1, 2)
-        return LayerGram(self.unfolding, gram, self.total / self.rows, cross.double(), matrix.double(), self.rows, norm)
+        for start in range(0, gram.shape[1], PANEL):
+            end = start + PANEL
+            gram[:, end:, start:end] = gram[:, start:end, end:].transpose(1, 2)
+        return LayerGram(self.unfolding, gram, self.total / self.rows, matrix, self.rows, norm)
 
 
 @contextmanager

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rlprune.artifact import fingerprint
 from rlprune.data.splits import DataSplits
 from rlprune.measuring.grams import GramStore
 from rlprune.measuring.norms import Statistics, measure_bn
 from rlprune.network import Network
+from rlprune.scoring.evaluation import Evaluator, batch_within
 from rlprune.tasks.base import Task
 
-BN_IMAGES = 256
-BATCH = 64
+BN_IMAGES, BN_PIXELS = 256, 2**22  # at most; what a channel sees are positions, and large images have many
+BATCH_IMAGES, BATCH_PIXELS = 64, 2**21
 MEMORY = 2**30
 
 T = TypeVar("T")
@@ -29,6 +31,16 @@ class Calibrated(Protocol):
     @property
     def task(self) -> Task:
         """How networks are called."""
+        ...
+
+    @property
+    def model(self) -> nn.Module:
+        """The unpruned network."""
+        ...
+
+    @property
+    def evaluator(self) -> Evaluator:
+        """Scores networks, and knows the layout that they take."""
         ...
 
     @property
@@ -48,10 +60,19 @@ class Calibrated(Protocol):
 
 
 def calibration_calls(problem: Calibrated, images: int | None = None) -> Iterator[tuple[Any, ...]]:
-    """A network's arguments for the first calibration images, a tuple a batch."""
+    """A network's arguments for the first calibration images, a tuple a batch, in the layout that is fastest."""
     split = problem.data.split("calibration")
     split = split if images is None else split.first(images)
-    return (problem.task.inputs(batch) for batch in split.batches(BATCH, device=problem.device))
+    pace = problem.evaluator.settled(problem.model)
+    most = batch_within(BATCH_PIXELS, BATCH_IMAGES, problem.data.input_shape)
+    count = math.ceil(len(split) / most)
+    size = math.ceil(len(split) / count)  # batches count alike in an average, so let them be alike
+    return (problem.task.inputs(pace.arranged(batch)) for batch in split.batches(size, device=problem.device))
+
+
+def bn_calls(problem: Calibrated) -> Iterator[tuple[Any, ...]]:
+    """Those that batch-norm statistics are taken from: as many images as they need."""
+    return calibration_calls(problem, batch_within(BN_PIXELS, BN_IMAGES, problem.data.input_shape))
 
 
 class Measured:
@@ -65,12 +86,12 @@ class Measured:
 
     def __init__(self, memory: int = MEMORY) -> None:
         self.memory = memory
-        self._kept: OrderedDict[str, tuple[int, Any]] = OrderedDict()
+        self._kept: OrderedDict[str, tuple[Any, Callable[[Any], int]]] = OrderedDict()
 
     @property
     def bytes(self) -> int:
         """Memory held."""
-        return sum(size for size, _ in self._kept.values())
+        return sum(size(found) for found, size in self._kept.values())
 
     def forget(self, network: Network | None = None) -> None:
         """Forget what was measured on a network, or on any."""
@@ -91,7 +112,7 @@ class Measured:
         """Mean and variance of what the batch norms of `network` read."""
 
         def measure() -> Statistics:
-            return measure_bn(network.model, calibration_calls(problem, BN_IMAGES))
+            return measure_bn(network.model, bn_calls(problem))
 
         return self._get("norms", network, problem, measure, lambda found: sum(map(_bytes, found.values())))
 
@@ -101,12 +122,11 @@ class Measured:
         weights, images = fingerprint(network.model.state_dict()), problem.data.split("calibration").fingerprint()
         key = f"{kind}/{weights}/{images}/{problem.device}"
         if key not in self._kept:
-            found = make()
-            self._kept[key] = size(found), found
+            self._kept[key] = make(), size
         self._kept.move_to_end(key)
         while len(self._kept) > 1 and self.bytes > self.memory:
             self._kept.popitem(last=False)
-        kept: T = self._kept[key][1]
+        kept: T = self._kept[key][0]
         return kept
 
 

@@ -18,10 +18,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from rlprune.channels import ChannelGroups, PruningPlan
 from rlprune.errors import UserError
-from rlprune.measuring.grams import GramStore, LayerGram
+from rlprune.measuring.grams import Factor, GramStore, LayerGram
 from rlprune.measuring.solving import ridge_solve
 from rlprune.measuring.unfolding import UNFOLDABLE
 
+REFINEMENTS = 1
 Positions = npt.NDArray[np.int64]
 
 
@@ -92,12 +93,54 @@ def _refit(
         s = unfolding.columns(torch.from_numpy(ins).to(device))
         r = torch.from_numpy(outs).to(device)
         old, mean = gram.matrix[block][r], gram.mean[block]
-        a = gram.gram[block].index_select(0, s).index_select(1, s).double()
-        b = gram.cross[block].index_select(0, s).index_select(1, r)
-        if centred:
-            a.addr_(mean[s], mean[s], alpha=-1)
-            b.addr_(mean[s], old @ mean, alpha=-1)
-        new = ridge_solve(a, b, old[:, s].T, ridge).T
+        new = _solution(gram, block, s, old, ridge, centred).T
         weights.append(new.reshape(len(outs), len(ins), -1).transpose(0, 1) if unfolding.transposed else new)
-        shifts.append(old @ mean - new @ mean[s] if centred else mean.new_zeros(len(outs)))
+        shifts.append(old.double() @ mean - new.double() @ mean[s] if centred else mean.new_zeros(len(outs)))
     return torch.cat(weights), torch.cat(shifts)
+
+
+def _solution(gram: LayerGram, block: int, stays: Tensor, weight: Tensor, ridge: float, centred: bool) -> Tensor:
+    """The best weights (columns that stay, outputs) of one conv group: ``W_S + (C_SS + r)^-1 C_SR W_R``.
+
+    Args:
+        gram: Of the layer.
+        block: Which conv group.
+        stays: The columns S; R are the others.
+        weight: (outputs, columns), as it was.
+        ridge: r, as a fraction of the mean diagonal of C_SS.
+        centred: Whether C is the covariance, or not centred.
+    """
+    mask = torch.ones(weight.shape[1], dtype=torch.bool, device=stays.device)
+    mask[stays] = False
+    gone = mask.nonzero().flatten()
+    kept, lost = weight[:, stays].T, weight[:, gone].T
+    factor = gram.factors.get(block)
+    if centred and factor is not None and torch.equal(factor.order[len(stays) :].sort().values, gone):
+        order = factor.order[: len(stays)]
+        size = float((gram.gram[block].diagonal()[order] - gram.mean[block][order] ** 2).mean())
+        if size > 0.0 and abs(ridge * size - factor.ridge) < factor.ridge:
+            found = torch.empty_like(kept)
+            place = torch.empty_like(mask, dtype=torch.long)
+            place[stays] = torch.arange(len(stays), device=stays.device)
+            found[place[order]] = _from_factor(factor, len(stays), weight, ridge * size)
+            return kept + found
+    covariance = gram.moments(block, stays, stays, centred=centred)
+    product = gram.moments(block, stays, gone, centred=centred) @ lost
+    return kept + ridge_solve(covariance, product, torch.zeros_like(product), ridge)
+
+
+def _from_factor(factor: Factor, count: int, weight: Tensor, ridge: float) -> Tensor:
+    """``(C_SS + r)^-1 C_SR W_R`` for the first `count` columns of a factor, in its order.
+
+    The factor's ridge is not quite r, so the solution is brought to it by iterative refinement, whose steps shrink by
+    the ratio of the two.
+    """
+    lower, upper = factor.lower[:count, :count], factor.lower[:count, :count].mT
+    lost = weight[:, factor.order[count:]].T.to(lower.dtype)
+    found = torch.linalg.solve_triangular(upper, factor.lower[count:, :count].T @ lost, upper=True)
+    step = found
+    for _ in range(REFINEMENTS):
+        step = torch.linalg.solve_triangular(lower, (factor.ridge - ridge) * step, upper=False)
+        step = torch.linalg.solve_triangular(upper, step, upper=True)
+        found = found + step
+    return found.to(weight.dtype)

@@ -11,13 +11,13 @@ from torch import nn
 from rlprune.channels import PruningPlan
 from rlprune.errors import UserError
 from rlprune.measuring.norms import recalibrate_bn
-from rlprune.measuring.store import BN_IMAGES, Calibrated, Measured, calibration_calls
+from rlprune.measuring.store import Calibrated, Measured, bn_calls, calibration_calls
 from rlprune.network import Network
 from rlprune.recovery.batchnorm import shift_bn
 from rlprune.recovery.least_squares import least_squares
 from rlprune.recovery.refitting import refit
 from rlprune.registry import Registry
-from rlprune.scoring.evaluation import Evaluator, Ledger
+from rlprune.scoring.evaluation import Ledger
 from rlprune.tasks.score import Score
 from rlprune.training.loop import OnStep, train
 from rlprune.training.settings import TrainSettings
@@ -29,18 +29,8 @@ class Bench(Calibrated, Protocol):
     """What recovery needs to know of a problem."""
 
     @property
-    def model(self) -> nn.Module:
-        """The unpruned network, which may teach."""
-        ...
-
-    @property
     def baseline(self) -> Score:
-        """Its score on the control split."""
-        ...
-
-    @property
-    def evaluator(self) -> Evaluator:
-        """Scores on the control split."""
+        """The unpruned network's score on the control split."""
         ...
 
     @property
@@ -105,7 +95,7 @@ def _lsq(repair: Repair) -> None:
 @RECOVERY.register("bn")
 def _bn(repair: Repair) -> None:
     """Batch-norm statistics re-estimated on calibration images."""
-    recalibrate_bn(repair.after.model, calibration_calls(repair.problem, BN_IMAGES))
+    recalibrate_bn(repair.after.model, bn_calls(repair.problem))
 
 
 @RECOVERY.register("bn-delta")
@@ -113,8 +103,7 @@ def _bn_delta(repair: Repair) -> None:
     """Batch-norm statistics moved by what the removal changed, measured on calibration images."""
     before, problem = repair.before, repair.problem
     measured = problem.measured.norms(before, problem)
-    calls = calibration_calls(problem, BN_IMAGES)
-    shift_bn(repair.after.model, before.model, calls, measured, before.groups, repair.plan)
+    shift_bn(repair.after.model, before.model, bn_calls(problem), measured, before.groups, repair.plan)
 
 
 @RECOVERY.register("refit")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import nn
 
 from rlprune.data.splits import DataSplits, Split
 from rlprune.errors import UserError
+from rlprune.scoring.pace import Pace
 from rlprune.tasks.base import Batch, Task
 from rlprune.tasks.score import Score
 
@@ -80,14 +81,12 @@ class Evaluator:
         self.task = task
         self.data = data
         self.device = torch.device(device)
-        self.amp = amp
         pixels, most = (GPU_PIXELS, GPU_MOST) if self.device.type == "cuda" else (CPU_PIXELS, CPU_MOST)
         more = AMP_MORE if amp else 1
+        self.pace, self._settled = Pace.usual(self.device, amp=amp), False
         self.batch_size = batch_size or batch_within(more * pixels, more * most, data.input_shape)
         self.ledger = ledger if ledger is not None else Ledger()
         self._limited: dict[tuple[str, int], Split] = {}
-        # A quarter to a half faster on CPUs. A model that calls `view` after a convolution cannot take it; then off.
-        self._channels_last = self.device.type == "cpu"
 
     def score(self, model: nn.Module, role: str = "control", limit: int | None = None) -> Score:
         """Score `model` on a role's images, or on the first `limit` of them.
@@ -114,29 +113,30 @@ class Evaluator:
 
     def _score(self, model: nn.Module, split: Split) -> Score:
         try:
-            return self.task.score(model, self.batches(split))
+            score = self.task.score(model, self.batches(split))
+            self._settled = True
+            return score
         except RuntimeError:
-            if not self._channels_last:
+            if self.pace.layout == "contiguous":
                 check_fits(model, self.data, self.task, self.device)  # says it in the user's words if that was it
                 raise
-        self._channels_last = False
+        self.pace = Pace("contiguous", self.pace.amp)  # a model that calls `view` behind a convolution
         return self._score(model, split)
 
-    def settle(self, model: nn.Module) -> None:
-        """Before `batches` is used without `score`: give up the faster memory format if `model` cannot take it."""
-        with evaluating(model), torch.inference_mode(), self.precision():
-            self._score(model, self.data.control.first(2))
+    def settled(self, model: nn.Module) -> Pace:
+        """How `model` and its like are computed, for whoever runs them without `score`; tried once, on two images."""
+        if not self._settled:
+            with evaluating(model), torch.inference_mode(), self.precision():
+                self._score(model, self.data.control.first(2))
+        return self.pace
 
     def precision(self) -> AbstractContextManager[Any]:
         """What networks are scored in; for callers that use `batches` without `score`."""
-        return precision(self.device, amp=self.amp)
+        return self.pace.precision(self.device)
 
     def batches(self, split: Split) -> Iterator[Batch]:
         """A split as it is scored: in batches that suit the device."""
-        for inputs, targets in split.batches(self.batch_size, device=self.device):
-            if self._channels_last and isinstance(inputs, torch.Tensor) and inputs.ndim == 4:
-                inputs = inputs.contiguous(memory_format=torch.channels_last)
-            yield inputs, targets
+        return (self.pace.arranged(batch) for batch in split.batches(self.batch_size, device=self.device))
 
 
 class OwnEvaluator(Evaluator):
@@ -162,11 +162,6 @@ class OwnEvaluator(Evaluator):
             raise UserError(f"evaluate gave {value!r}; it must give a finite number, higher for a better network")
         self.ledger.evaluations += 1
         return Score(float(value), 0, "score", percent=False)
-
-
-def precision(device: torch.device, *, amp: bool) -> AbstractContextManager[Any]:
-    """Mixed precision (bfloat16) inside if `amp`, else nothing."""
-    return torch.autocast(device.type, dtype=torch.bfloat16) if amp else nullcontext()
 
 
 @contextmanager

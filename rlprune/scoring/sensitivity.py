@@ -80,8 +80,8 @@ class Sensitivity:
 
     def ordered(self, names: Sequence[str]) -> Sensitivity:
         """The same, its groups in the order of `names`."""
-        scanned = [name for name in names if name in self.scores]
-        scores, removed = ({name: found[name] for name in scanned} for found in (self.scores, self.removed))
+        found = [name for name in names if name in self.scores]
+        scores, removed = {name: self.scores[name] for name in found}, {name: self.removed[name] for name in found}
         return replace(self, scores=scores, removed=removed)
 
     def to_json(self) -> dict[str, Any]:
@@ -141,8 +141,7 @@ def scan(
     """
     network = network or problem.base()
     rates = tuple(sorted({check_rate("rate", float(rate)) for rate in rates}))
-    names = [group.name for group in network.groups.prunable] if groups is None else list(groups)
-    chosen = [network.groups[name] for name in names]
+    chosen = network.groups.prunable if groups is None else [network.groups[name] for name in groups]
     settings = {
         "weights": fingerprint(network.model.state_dict()),
         "data": problem.data.fingerprint,
@@ -228,7 +227,7 @@ class _Scorer:
         self.split = control if limit is None else control.first(limit)
         self._cache: PrefixCache | None = None
         if LOCAL.issuperset(self.recovery.names):
-            self.evaluator.settle(network.model)
+            self.evaluator.settled(network.model)
             self._folds = foldable(network.model, problem.example_inputs)
             self._folded = folded(network.model, self._folds)
             self._cache = PrefixCache(self._folded, problem.example_inputs, self._calls)

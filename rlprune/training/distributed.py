@@ -5,14 +5,17 @@ from __future__ import annotations
 import atexit
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
+from rlprune.scoring.pace import cut
 from rlprune.tasks.base import Batch, Task
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,8 @@ class World:
         images = task.size(batch)
         if self.size == 1 or images < self.size:  # too few to go round: everybody takes all
             return batch, images, 1.0
-        part = (_cut(batch[0], self.rank, self.size), _cut(batch[1], self.rank, self.size))
+        mine = slice(self.rank, None, self.size)
+        part = (cut(batch[0], mine), cut(batch[1], mine))
         return part, images, task.size(part) * self.size / images
 
     def mean(self, value: Tensor) -> Tensor:
@@ -69,13 +73,12 @@ class World:
             for buffer in model.buffers():
                 dist.broadcast(buffer, 0)
 
-    def same(self, value: float) -> float:
+    def same(self, value: T) -> T:
         """The first process's value, for all."""
-        if self.size == 1:
-            return value
-        box: list[Any] = [value]
-        dist.broadcast_object_list(box, 0)
-        return float(box[0])
+        box = [value]
+        if self.size > 1:
+            dist.broadcast_object_list(box, 0)
+        return box[0]
 
     def barrier(self) -> None:
         """Wait for all."""
@@ -98,11 +101,3 @@ def join() -> None:
 def _leave() -> None:
     if dist.is_initialized():
         dist.destroy_process_group()
-
-
-def _cut(part: Any, rank: int, size: int) -> Any:
-    if isinstance(part, (Tensor, list, tuple)):
-        return part[rank::size]
-    if isinstance(part, dict):
-        return {key: _cut(value, rank, size) for key, value in part.items()}
-    return part

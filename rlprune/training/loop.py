@@ -14,11 +14,13 @@ from torch.optim.swa_utils import AveragedModel
 
 from rlprune.data.splits import Split
 from rlprune.errors import UserError
-from rlprune.scoring.evaluation import Ledger, precision
+from rlprune.scoring.evaluation import Ledger
+from rlprune.scoring.pace import Pace
 from rlprune.tasks.base import Batch, Task
 from rlprune.training.checkpoint import Run
 from rlprune.training.distributed import World
 from rlprune.training.optimizers import make_optimizer
+from rlprune.training.pacing import choose_pace, lay_out
 from rlprune.training.penalties import Orthogonality
 from rlprune.training.report import TrainReport
 from rlprune.training.settings import TrainSettings, learning_rate
@@ -99,15 +101,13 @@ class _Trainer:
     ) -> None:
         if settings.distillation and teacher is None:
             raise UserError(f"distillation is {settings.distillation} but there is no teacher; give one or set it to 0")
-        if settings.amp and device.type == "cuda" and not torch.cuda.is_bf16_supported():
-            raise UserError("amp needs a device with bfloat16, which this one has not; leave amp off")
         self.penalties = list(penalties)
         if settings.orthogonality:
             self.penalties.append(Orthogonality(settings.orthogonality))
         self.task, self.split, self.settings, self.seed = task, split, settings, seed
         self.teacher, self.device = teacher, device
         self.world = World.current()
-        self.called = self.world.parallel(model)
+        self.pace, self.called = Pace(), model
         self.steps_per_epoch = split.steps(settings.batch_size)
         self.steps = round(settings.epochs * self.steps_per_epoch)
         if settings.epochs > 0:
@@ -115,24 +115,31 @@ class _Trainer:
         average = _averaged(model, settings.ema) if settings.ema else None
         self.run = Run(model, make_optimizer(model, settings), average, None, TrainReport())
         self.result = model if average is None else average.module
-        self._returned: Any = None
+        self._returned: list[Any] = []
+        self._put_back: Callable[[], None] | None = None
 
     def __enter__(self) -> None:
         networks = [self.run.model] if self.teacher is None else [self.run.model, self.teacher]
         self._modes = [(module, module.training) for network in networks for module in network.modules()]
-        self._hook = self.run.model.register_forward_hook(self._keep)
+        self._hooks = []
+        if self.settings.label_smoothing or self.settings.distillation:
+            returned = self._returned
+
+            def keep(_: nn.Module, __: tuple[Any, ...], output: Any) -> None:  # no method: networks get copied
+                returned[:] = [output]
+
+            self._hooks.append(self.run.model.register_forward_hook(keep))
         if self.teacher is not None:
             self.teacher.eval()
 
     def __exit__(self, *_: object) -> None:
         for module, training in self._modes:
             module.training = training
-        self._hook.remove()
-        self._returned = None
-
-    def _keep(self, _: nn.Module, __: tuple[Any, ...], output: Any) -> None:
-        if self.settings.label_smoothing or self.settings.distillation:
-            self._returned = output
+        for hook in self._hooks:
+            hook.remove()
+        if self._put_back is not None:
+            self._put_back()
+        self._returned.clear()
 
     def go(
         self,
@@ -184,13 +191,15 @@ class _Trainer:
         every = 1 if self.device.type == "cpu" else CHECK_EVERY
         total, count, rate = torch.zeros((), device=self.device), 0, settings.lr
         for batch in self._batches(epoch):
+            if self._put_back is None:
+                self._set_pace(batch)
             rate = learning_rate(settings, report.steps, self.steps_per_epoch)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             optimizer.zero_grad(set_to_none=True)
-            share, images, weight = self.world.share(batch, self.task)
-            with precision(self.device, amp=settings.amp):
-                loss = self._loss(share)
+            share, images, weight = self.world.share(self.pace.arranged(batch), self.task)
+            with self.pace.precision(self.device):
+                loss = self._loss(self.called, share)
             if weight != 1.0:
                 loss = loss * weight
             loss.backward()  # type: ignore[no-untyped-call]
@@ -224,9 +233,20 @@ class _Trainer:
             device=self.device,
         )
 
-    def _loss(self, batch: Batch) -> Tensor:
+    def _set_pace(self, batch: Batch) -> None:
+        """Layout and precision: those of the run that goes on here, or those that suit the first batch."""
+        report, model = self.run.report, self.run.model
+        if not report.layout:
+            steps = self.steps - report.steps
+            chosen = choose_pace(model, self.task, batch, self.settings, self.device, steps=steps, loss=self._loss)
+            report.layout, report.amp = self.world.same((chosen.layout, chosen.amp))
+        self.pace = Pace(report.layout, report.amp)
+        self._put_back = lay_out([model, self.run.average, self.teacher], self.pace)
+        self.called = self.world.parallel(model)
+
+    def _loss(self, model: nn.Module, batch: Batch) -> Tensor:
         settings = self.settings
-        loss = self.task.loss(self.called, batch)
+        loss = self.task.loss(model, batch)
         if settings.label_smoothing:
             # (1 - s) CE(target) + s CE(uniform), from the logits of the same forward pass.
             uniform = -F.log_softmax(self._rows(batch).float(), dim=1).mean()
@@ -241,8 +261,8 @@ class _Trainer:
         return loss
 
     def _rows(self, batch: Batch) -> Tensor:
-        assert self._returned is not None, "the task's loss did not call the network"
-        return self.task.rows(self._returned, batch)
+        assert self._returned, "the task's loss did not call the network"
+        return self.task.rows(self._returned[0], batch)
 
     def _look(self, loss: Tensor, epoch: int, rate: float) -> float:
         value = float(loss.detach())

@@ -14,12 +14,14 @@ def make_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Opt
     parameters = [p for p in model.parameters() if p.requires_grad]
     if not parameters:
         raise UserError("no parameter of this network wants a gradient; set requires_grad on those to train")
+    fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)  # one call a step
     if settings.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
+        return torch.optim.AdamW(parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=fused)
     return torch.optim.SGD(
         parameters,
         lr=settings.lr,
         momentum=settings.momentum,
         weight_decay=settings.weight_decay,
         nesterov=settings.nesterov,
+        fused=fused,
     )

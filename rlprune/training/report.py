@@ -17,6 +17,8 @@ class TrainReport:
         steps: Optimizer steps.
         images: Images seen.
         stopped_early: Whether patience ran out, the score was enough, or the run was called hopeless.
+        layout: Memory layout that was trained in, "contiguous" or "channels_last"; empty before the first step.
+        amp: Whether it was in mixed precision.
     """
 
     losses: list[float] = field(default_factory=list)
@@ -25,3 +27,5 @@ class TrainReport:
     steps: int = 0
     images: int = 0
     stopped_early: bool = False
+    layout: str = ""
+    amp: bool = False

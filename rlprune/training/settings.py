@@ -10,6 +10,7 @@ from rlprune.errors import UserError, check_rate, unknown_name
 from rlprune.registry import Registry
 
 OPTIMIZERS = ("sgd", "adamw")
+LAYOUTS = ("auto", "contiguous", "channels_last")
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,10 @@ class TrainSettings:
         ema: Decay of an exponential moving average of the weights, which is what comes out, in [0, 1); 0 for none.
         distillation: Share of the loss that imitates the teacher, in [0, 1]; needs a teacher.
         temperature: Of the imitation (Hinton et al. 2015).
-        amp: Mixed precision (bfloat16).
+        amp: Mixed precision (bfloat16): "on" or True, "off" or False, or "auto": where a few steps of this network
+            are clearly faster so on this machine. Runs too short for such a trial go without.
+        layout: Memory layout: "contiguous", "channels_last", or "auto": the faster one, by the same trial; short runs
+            take channels last on a CPU.
         patience: Stop after this many epochs without a better score on the control split; 0 never stops early. Needs
             a monitor, see `train`.
     """
@@ -59,7 +63,8 @@ class TrainSettings:
     ema: float = 0.0
     distillation: float = 0.0
     temperature: float = 4.0
-    amp: bool = False
+    amp: bool | str = "auto"
+    layout: str = "auto"
     patience: int = 0
 
     def __post_init__(self) -> None:
@@ -77,6 +82,11 @@ class TrainSettings:
         if self.nesterov and self.momentum == 0:
             raise UserError("nesterov needs a momentum > 0; it is 0")
         SCHEDULES.get(self.schedule)
+        object.__setattr__(self, "amp", {"on": True, "off": False}.get(str(self.amp), self.amp))
+        if self.amp not in (True, False, "auto"):
+            raise unknown_name("amp", str(self.amp), ("auto", "on", "off"))
+        if self.layout not in LAYOUTS:
+            raise unknown_name("layout", self.layout, LAYOUTS)
         if self.optimizer not in OPTIMIZERS:
             raise unknown_name("optimizer", self.optimizer, OPTIMIZERS)
 

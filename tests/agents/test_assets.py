@@ -11,6 +11,7 @@ import pytest
 
 from rlprune.agents import AgentSettings, load_agent, make_controller, train
 from rlprune.agents.rl import assets
+from rlprune.agents.rl.assets.__main__ import prepare, without_folders
 from rlprune.cli import main
 from rlprune.envs.registration import MIXED
 from rlprune.errors import UserError
@@ -25,7 +26,7 @@ def complete(name: str, tmp_path: Path) -> None:
     card = json.loads(path.with_suffix(".json").read_text())
     assert card["env"]["kwargs"]["problems"] and card["metrics"]["deterministic"] and card["command"]
     assert card["training"]["episodes"] > 0
-    assert assets.without_folders(card) == card, "no folder of the machine it was trained on"
+    assert without_folders(card) == card, "no folder of the machine it was trained on"
     with zipfile.ZipFile(path) as archive:
         assert all(entry.endswith(".pth") or entry.startswith("_stable") for entry in archive.namelist())
     assert path.stat().st_size < 2**20
@@ -55,7 +56,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = f"rlprune train-agent --models lenet5={where}/weights/lenet.pt --data {where}/digits.npz --out runs/one"
     settings = AgentSettings(env=MIXED, env_kwargs=kwargs, episodes=4, hyperparameters=quick)
     train(settings, where / "run", command=command)
-    assets.prepare(where / "run" / "agent.zip", "small", where)
+    prepare(where / "run" / "agent.zip", "small", where)
     card = json.loads((where / "small.json").read_text())
     assert card["command"] == "rlprune train-agent --models lenet5=lenet.pt --data digits.npz --out runs/one"
     assert card["env"]["id"] == MIXED and str(where) not in json.dumps(card)

@@ -21,8 +21,9 @@ from rlprune.agents import run_episode
 from rlprune.agents.rl import training
 from rlprune.agents.rl.callbacks import checkpoints
 from rlprune.agents.rl.noise import DecayingNoise
-from rlprune.agents.rl.sb3 import ALGORITHMS, DISCRETE, TrainedAgent, load_agent, make_noise, preset
-from rlprune.agents.rl.training import AgentSettings, train
+from rlprune.agents.rl.sb3 import TrainedAgent, load_agent, make_noise
+from rlprune.agents.rl.settings import ALGORITHMS, DISCRETE, AgentSettings, preset
+from rlprune.agents.rl.training import train
 from rlprune.envs import AroundAdvice, FilterPruningEnv
 from rlprune.envs.advice import around_advice
 from rlprune.envs.registration import ITERATIVE, LAYERWISE, MIXED, TOY

@@ -8,7 +8,6 @@ prints only how far the reconstruction criterion is ahead of L1 on all 10,000 te
 
 from __future__ import annotations
 
-import copy
 import os
 import sys
 import time
@@ -19,11 +18,8 @@ from statistics import median
 import torch
 
 from rlprune.criteria import plan_from_counts
-from rlprune.models.resnet import CifarResNet
-from rlprune.problem import PruningProblem
-from rlprune.recovery import TrainSettings, least_squares, make_recovery, train
-from rlprune.spec import ProblemSpec
-from rlprune.training.optimizers import make_optimizer
+from rlprune.problem import ProblemSpec, PruningProblem
+from rlprune.recovery import least_squares, make_recovery
 
 
 def timed(function: Callable[[], object]) -> float:
@@ -126,29 +122,6 @@ def bench_step(problem: PruningProblem) -> None:
     print(f"remove + recover + score {len(control)} images / score: {median(ratios):.3f} (target: at most 1.15)")
 
 
-def bench_training(problem: PruningProblem) -> None:
-    """Images a second beside the bare loop over tensors in memory, without augmentation. Target: at least 0.95."""
-    split = problem.data.train.first(128 * 6)
-    settings = TrainSettings(epochs=1, lr=0.01, batch_size=128, augment=False)
-    batches = list(split.batches(128))
-    model = CifarResNet(3)
-
-    def bare(network: torch.nn.Module) -> None:
-        optimizer = make_optimizer(network, settings)
-        network.train()
-        for images, labels in batches:
-            optimizer.zero_grad(set_to_none=True)
-            torch.nn.functional.cross_entropy(network(images), labels).backward()
-            optimizer.step()
-
-    ratios = []
-    for _ in range(5):
-        ours = timed(lambda: train(copy.deepcopy(model), problem.task, split, settings, seed=0))
-        theirs = timed(lambda: bare(copy.deepcopy(model)))
-        ratios.append(theirs / ours)
-    print(f"training throughput / bare loop, ResNet-20: {median(ratios):.3f} (target: at least 0.95)")
-
-
 def main() -> None:
     """All of them."""
     torch.set_num_threads(1)
@@ -159,7 +132,6 @@ def main() -> None:
     bench_least_squares(problem)
     bench_ranking(problem)
     bench_step(problem)
-    bench_training(problem)
     bench_accuracy(problem)
 
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 
+import pytest
 import torch
 from torch import nn
 
+from rlprune.measuring.store import bn_calls
 from rlprune.recovery import recalibrate_bn
+from rlprune.scoring.pace import Pace
 
 
 def network():
@@ -47,3 +51,28 @@ def test_frozen_norms_and_no_data_leave_the_statistics():
     frozen = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, track_running_stats=False))
     recalibrate_bn(frozen, [(torch.randn(2, 3, 5, 5),)])
     assert frozen[1].running_mean is None
+
+
+@pytest.mark.parametrize(("side", "images"), [(32, 256), (128, 256), (224, 83), (4096, 1)])
+def test_large_images_are_few(side, images):
+    sizes = []
+
+    class Calls:
+        def __init__(self, count=512):
+            self.count = count
+
+        def __len__(self):
+            return self.count
+
+        def first(self, count):
+            return Calls(min(count, self.count))
+
+        def batches(self, size, device):
+            whole, rest = divmod(self.count, size)
+            sizes.extend([size] * whole + [rest] * (rest > 0))
+            return iter(())
+
+    data = SimpleNamespace(calibration=Calls(), input_shape=(3, side, side))
+    evaluator = SimpleNamespace(settled=lambda model: Pace())
+    list(bn_calls(SimpleNamespace(data=data, evaluator=evaluator, model=None, device="cpu", task=None)))
+    assert sum(sizes) == images and max(sizes) - min(sizes) <= 1  # every batch counts the same

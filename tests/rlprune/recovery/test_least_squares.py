@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 
 import numpy as np
 import pytest
@@ -10,10 +11,14 @@ import torch
 from torch import nn
 
 from rlprune.channels import PruningPlan, remove_channels, trace_channels
+from rlprune.criteria import errors
 from rlprune.errors import UserError
-from rlprune.measuring.solving import ridge_factor
+from rlprune.measuring import grams as grams_module
+from rlprune.measuring.solving import cholesky, ridge_factor
 from rlprune.measuring.unfolding import sampled_rows
 from rlprune.recovery import GramStore, least_squares
+
+solving = importlib.import_module("rlprune.recovery.least_squares")
 
 
 def collect(model, inputs, **options):
@@ -207,3 +212,45 @@ def test_weights_beyond_all_bounds_are_said():
     groups = trace_channels(model, torch.randn(1, 3, 8, 8))
     with pytest.raises(UserError, match="beyond all bounds"):
         GramStore.collect(model, groups, [(torch.randn(4, 3, 8, 8),)])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("count", [1, 4, 7])
+def test_the_factor_of_error_curves_gives_the_same_solution(count, monkeypatch):
+    torch.manual_seed(8)
+    model = chain([nn.MaxPool2d(2), nn.Conv2d(12, 5, 3, padding=1)], channels=12).eval()
+    inputs = torch.randn(64, 3, 12, 12)
+    groups, grams = collect(model, inputs)
+    scores = {"0": np.random.default_rng(0).permutation(12).astype(float)}
+    removed = {"0": np.argsort(scores["0"])[:count].tolist()}
+    usual = refitted(model, groups, grams, removed)
+    monkeypatch.setattr(errors, "WIDE", 0)
+    errors.error_curves(model, groups, ["0"], scores, grams)
+    used = []
+    monkeypatch.setattr(solving, "_from_factor", lambda *a, f=solving._from_factor: used.append(1) or f(*a))
+    again = refitted(model, groups, grams, removed)
+    assert used
+    spread = float((usual(inputs) - usual(inputs).mean((0, 2, 3), keepdim=True)).norm())
+    assert float((again(inputs) - usual(inputs)).norm()) < 1e-5 * spread
+    other = {"0": [*removed["0"][1:], int(np.argmax(scores["0"]))]}  # not the lowest: the factor is of no use
+    used.clear()
+    refitted(model, groups, grams, other)
+    assert not used
+
+
+def test_factoring_by_blocks():
+    torch.manual_seed(9)
+    matrix = torch.randn(1300, 1300, dtype=torch.float64)
+    matrix = matrix @ matrix.T / 1300 + torch.eye(1300)
+    torch.testing.assert_close(cholesky(matrix), torch.linalg.cholesky(matrix))
+    assert cholesky(matrix - 2 * torch.eye(1300)) is None
+
+
+def test_gram_matrices_by_panels():
+    torch.manual_seed(10)
+    layer = nn.Linear(700, 3)
+    rows = torch.randn(40, 700)
+    total = grams_module._Sum(layer, 8.0)
+    total.add(rows[None, :25])
+    total.add(rows[None, 25:])
+    torch.testing.assert_close(total.finish(layer, None).gram[0], (rows.T @ rows / 40).double(), atol=1e-6, rtol=1e-5)

@@ -1,0 +1,88 @@
+"""The commands that look: `evaluate`, `inspect`, `replay`, `export`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlprune.agents.commands.options import Json, Section, parse
+from rlprune.agents.commands.prune import spec_of
+from rlprune.spec import ProblemSpec
+
+
+def evaluate(argv: Sequence[str], about: str, examples: str) -> int:
+    """Score a network."""
+    given = parse("evaluate", [Section(ProblemSpec), Section(Json)], argv, about=about, examples=examples)
+    from rlprune.report.summary import describe_scores
+
+    problem = spec_of(given).build()
+    found = {
+        **problem.evaluator.score(problem.model, "control").figures("control"),
+        **problem.evaluator.score(problem.model, "whole_test").figures("test"),
+        "macs": problem.cost.macs(),
+        "parameters": problem.parameters(problem.base()),
+    }
+    print(json.dumps(found, indent=2) if given["json"] else describe_scores(found))
+    return 0
+
+
+def inspect(argv: Sequence[str], about: str, examples: str) -> int:
+    """Show the channel groups of a network."""
+    given = parse("inspect", [Section(ProblemSpec), Section(Json)], argv, about=about, examples=examples)
+    from rich.console import Console
+
+    from rlprune.report.groups import describe_groups, print_groups
+
+    problem = spec_of(given).build(untrained=True)
+    if given["json"]:
+        print(json.dumps(describe_groups(problem.groups, problem.cost), indent=2))
+    else:
+        print_groups(problem.groups, problem.cost, Console())
+    return 0
+
+
+RUN = {"run": "A run folder written by `rlprune prune`."}
+
+
+def replay(argv: Sequence[str], about: str, examples: str) -> int:
+    """Rebuild a run from its record and check it."""
+    given = parse("replay", [Section(Json)], argv, positional=RUN, about=about, examples=examples)
+    from rlprune.agents.runs.replaying import replay as check
+
+    found = check(Path(given["run"]))
+    if given["json"]:
+        print(json.dumps(found, indent=2))
+    else:
+        for line in found["checks"]:
+            print(f"{line['name']:16} recorded {line['recorded']}, replayed {line['replayed']}")
+        print("The record holds.")
+    return 0
+
+
+@dataclass(frozen=True)
+class Export:
+    """Where a network goes.
+
+    Attributes:
+        format: pt2 or onnx.
+        out: The file; RUN/model.FORMAT unless given.
+    """
+
+    format: str
+    out: str | None = None
+
+
+def export(argv: Sequence[str], about: str, examples: str) -> int:
+    """Export a run's network."""
+    given = parse("export", [Section(Export)], argv, positional=RUN, about=about, examples=examples)
+    from rlprune.agents.runs.replaying import rebuild
+    from rlprune.artifact import export as write
+
+    folder = Path(given["run"])
+    problem, network = rebuild(folder)
+    path = Path(given["out"] or folder / f"model.{given['format']}")
+    difference = write(network.model, problem.export_inputs, path, given["format"])
+    print(f"{path}: same outputs as the network (relative difference {difference:.1e})")
+    return 0
