@@ -137,7 +137,8 @@ class _Play:
                 done, stopped = self._round()
                 self.sink.save(self._state(done, stopped), self.rounds)
                 if len(self.env.history) > rounds:
-                    self.watcher.round(self.rounds[-1], problem.cost.macs(), self.env.rounds_left)
+                    unit = {"metric": problem.baseline.metric, "percent": problem.baseline.percent}
+                    self.watcher.round({**unit, **self.rounds[-1]}, problem.cost.macs(), self.env.rounds_left)
         except KeyboardInterrupt:
             if self.patience.asked < 2 or not self.env.accepted.plan:
                 raise

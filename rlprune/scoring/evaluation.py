@@ -25,9 +25,9 @@ GPU_PIXELS, GPU_MOST = 2**23, 512
 AMP_MORE = 4
 
 
-def batch_within(pixels: int, most: int, shape: tuple[int, int, int]) -> int:
-    """How many images (channels, height, width) make a batch of at most `pixels`: one to `most`."""
-    return min(most, max(1, pixels // (shape[1] * shape[2])))
+def batch_within(pixels: int, most: int, shape: tuple[int, ...]) -> int:
+    """How many examples, the channels first, make a batch of at most `pixels`: one to `most`."""
+    return min(most, max(1, pixels // math.prod(shape[1:])))
 
 
 @dataclass
