@@ -179,7 +179,7 @@ def _mark_fronts(cells: Iterable[dict[str, Any]]) -> None:
     for rivals in by_problem.values():
         for stage in ("prune", "finetune", "scratch"):
             for split in ("control", "test"):
-                there = [cell for cell in rivals if stage in cell["stages"]]
+                there = [cell for cell in rivals if f"{split}_score" in cell["stages"].get(stage, {})]
                 if not there:
                     continue
                 points = [[-cell["stages"][stage][f"{split}_score"], cell["stages"][stage]["macs"]] for cell in there]
