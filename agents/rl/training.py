@@ -69,21 +69,18 @@ def train(
         UserError: For anything the user can mend.
 
     Example:
-        >>> settings = AgentSettings("ppo", env_kwargs={"budget": 0.5}, episodes=100)
-        >>> agent = train(settings, "runs/my-agent")  # doctest: +SKIP
+        >>> agent = train(AgentSettings("ppo", episodes=100), "runs/my-agent")  # doctest: +SKIP
         >>> agent = train(problems=[problem], episodes=100)  # doctest: +SKIP
     """
     settings = _changed(settings or AgentSettings(env=MIXED if problems else LAYERWISE), changes)
     if folder is None:
         with tempfile.TemporaryDirectory(prefix="rlprune-agent-") as scratch:
             return train(settings, Path(scratch) / "run", problems=problems, command=command, on_episode=on_episode)
-    course = Course(settings, Path(folder), tuple(problems))
-    folder, started = course.folder, course.folder / "settings.json"
+    folder = Path(folder)
+    course, started = Course(settings, folder, tuple(problems)), folder / "settings.json"
     if started.exists():
         if not resume:
-            raise UserError(
-                f"{folder} holds a training already; add --resume to go on with it, or choose another --out"
-            )
+            raise UserError(f"{folder} holds a training already; add --resume to go on, or choose another --out")
         if read_json(started) != course.to_json():
             raise UserError(f"the training in {folder} was started with other settings; --resume takes none of its own")
         if (folder / AGENT).exists() and (folder / "agent.json").exists():
