@@ -22,8 +22,8 @@ class ProblemSpec:
     """A problem in plain values, so that it can be written down, sent to a worker process and built again.
 
     Attributes:
-        model: Network by zoo name, `torchvision:NAME`, `timm:NAME`, `hf:FOLDER`, `package.module:name` or `file.py:name`
-            (a function, a class or a module).
+        model: Network by zoo name, `torchvision:NAME`, `timm:NAME`, `hf:FOLDER`, `package.module:name` or
+            `file.py:name` (a function, a class or a module).
         data: Data set by name, such as `digits`, an `.npz` file, a folder, or `torchvision:NAME`.
         weights: Weights file as people save them; None takes those that come with the network (digits/lenet5 only).
         task: What the network does, where the data's own task needs an option, such as `detection:metric=map50`.
