@@ -20,7 +20,7 @@ import numpy as np
 from rlprune.agents.controllers.base import RoundRule
 from rlprune.agents.controllers.law import Aim, Law, Standing
 from rlprune.agents.controllers.rounds import aimed, counts_of, first_to_meet, global_order
-from rlprune.agents.controllers.seeking import GIVE_UP, SMALLEST, Healing, cycle_length, enough, furthest
+from rlprune.agents.controllers.seeking import GIVE_UP, SMALLEST, Healing, cycle_length, enough, furthest, rest
 from rlprune.errors import UserError, check_rate, unknown_name
 from rlprune.training.settings import TrainSettings
 
@@ -118,8 +118,10 @@ class PRC(RoundRule):
     def aim(self, now: Standing) -> Aim | None:
         """As far as the slack T reaches where training leaves the share h of a drop: an immediate drop of T / h."""
         trained, self._kind = now.epochs > 0, None
-        if self._setbacks >= GIVE_UP or (trained and now.left < 0.05) or now.met:
+        if (trained and now.left < 0.05) or now.met:
             return None
+        if self._setbacks >= GIVE_UP:
+            return rest(now)
         epochs = cycle_length(now)
         window = now.share * math.exp(-self._step)
         floor = max(now.least, window, now.target or 0.0)
@@ -245,6 +247,9 @@ class PRC(RoundRule):
     def learn(self, aim: Aim, now: Standing, line: Mapping[str, Any]) -> float | None:
         """Learn what training heals. Inside: reach further. Outside: half as far."""
         taken = math.log(now.share / max(line["share"], 1e-9))
+        if aim.bound_by == "rest":
+            self._setbacks = 0 if line["drop"] < now.drop else self._setbacks
+            return None
         if line["accepted"]:
             self._setbacks, self._step = 0, min(self.step, max(self._step, taken) * 1.3)
         else:

@@ -34,6 +34,13 @@ def cycle_length(now: Standing) -> float:
     return now.left if now.left < 1.5 * length else length
 
 
+def rest(now: Standing) -> Aim | None:
+    """Training alone, after setbacks: the slack that it wins may allow one more removal. None if too little is left."""
+    if now.epochs <= 0 or now.left < 0.1 * now.epochs:
+        return None
+    return Aim(now.share, now.left if now.left < 0.25 * now.epochs else now.left / 2.0, "rest", -math.inf)
+
+
 def enough(now: Standing) -> float:
     """The drop at which a round has cost nothing and may stop training: as before, or a quarter of the tolerance."""
     return max(now.drop, 0.25 * now.tolerance)
@@ -119,12 +126,14 @@ class Seeker:
     def aim(self, now: Standing) -> Aim | None:
         """As far as step, floor, target and the healing seen so far allow."""
         trained = now.epochs > 0
-        if self._failed >= GIVE_UP or (trained and now.left < 0.05) or now.met:
+        if (trained and now.left < 0.05) or now.met:
             return None
+        if self._failed >= GIVE_UP:
+            return rest(now)
         epochs = cycle_length(now)
         floor = max(now.least, now.share * math.exp(-self._step), now.target or 0.0)
         if now.share * math.exp(-SMALLEST) < floor:
-            return None
+            return None if now.least >= floor or now.target else rest(now)
         why = "window" if floor > now.least else "floor"
         if floor == now.target:
             why = "target"
@@ -136,6 +145,9 @@ class Seeker:
     def learn(self, aim: Aim, now: Standing, line: Mapping[str, Any]) -> float | None:
         """Grow or shrink the step; returns the healing seen."""
         taken = math.log(now.share / max(line["share"], 1e-9))
+        if aim.bound_by == "rest":
+            self._failed = 0 if line["drop"] < now.drop else self._failed
+            return None
         if line["accepted"]:
             self._failed = 0
             self._step = min(self.largest, max(self._step, taken) * 1.25)

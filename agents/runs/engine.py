@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rlprune.agents.controllers.base import Rule, State
-from rlprune.agents.controllers.law import Aim
-from rlprune.agents.runs.healing import Cycle, Heal, drop_of, fit_cycle, images, record_of
+from rlprune.agents.controllers.law import Aim, Standing
+from rlprune.agents.runs.healing import Cycle, Heal, Trained, drop_of, fit_cycle, images, record_of
 from rlprune.agents.runs.playing import cheap_repairs, controller_of, law_of, make_game, shown_to, standing
 from rlprune.agents.runs.recipe import Recipe
 from rlprune.agents.runs.states import pack_network, unpack_network
@@ -155,6 +155,8 @@ class _Play:
             aim = self.law.aim(now)
             if aim is None:
                 return True, "budget" if now.target is not None and now.share <= now.target else "nothing more inside"
+            if aim.bound_by == "rest":
+                return self._rest(aim, now)
             self.env.aim(aim.share)
             self.observation = self.env.observation
         number = len(self.env.history)
@@ -175,6 +177,33 @@ class _Play:
         if self.recipe.check == "end" and self.recipe.published and self._inside(self.env.network):
             self.inside = self.env.network
         return terminated or truncated, str(info.get("stopped", ""))
+
+    def _rest(self, aim: Aim, now: Standing) -> tuple[bool, str]:
+        """A round that only trains: the accepted network goes on, better or as it was."""
+        network, number = self.env.accepted.copy(), len(self.env.history)
+        file = self.sink.cycle_file(f"cycle-{self.attempt}-{number}")
+        cycle = Cycle(replace(self.recipe.repair, epochs=aim.epochs), None, None, file)
+        report = self._fit(network, cycle, now.drop, "rest", number)
+        if report.gained > 0:
+            self.env.adopt(network)
+        done, stopped = False, ""
+        while len(self.env.history) == number and not done:
+            self.observation, _, done, _, info = self.env.step(self.env.action_for(0))
+            stopped = str(info.get("stopped", ""))
+        line = self.env.history[-1]
+        line |= {"share": now.share, "slack": now.slack, "bound_by": "rest", "epochs": report.epochs}
+        line |= {"harm": now.drop, "epochs_left": self._epochs_left()}
+        self.law.learn(aim, now, line)
+        return (done, stopped) if report.gained > 0 else (True, "nothing more inside")
+
+    def _fit(self, network: Network, cycle: Cycle, drop: float, purpose: str, number: int) -> Trained:
+        """Train a network in place, and tell of it."""
+        what = f"training, {cycle.settings.epochs:.3g} epochs"
+        seed, watcher = derive(self.problem.seed, purpose, number), self.watcher
+        late = lambda: self.patience.late  # noqa: E731
+        return fit_cycle(
+            self.problem, network.model, cycle, drop, seed, lambda done: watcher.work(what, done, 1.0), late
+        )
 
     def _cycle(self, aim: Aim | None, number: int) -> Cycle | None:
         """The training after a removal."""
@@ -214,16 +243,8 @@ class _Play:
         marks = marks if self.recipe.epochs else self.recipe.finish.milestones
         settings = replace(self.recipe.finish, epochs=epochs, milestones=marks)
         trained = network.copy()
-        what = f"training at the end, {epochs:.3g} epochs"
-        report = fit_cycle(
-            self.problem,
-            trained.model,
-            Cycle(settings, file=self.sink.cycle_file(f"finish-{self.attempt}")),
-            drop,
-            derive(self.problem.seed, "finish", self.attempt),
-            lambda done: self.watcher.work(what, done, 1.0),
-            lambda: self.patience.late,
-        )
+        cycle = Cycle(settings, file=self.sink.cycle_file(f"finish-{self.attempt}"))
+        report = self._fit(trained, cycle, drop, "finish", self.attempt)
         after = drop - report.gained
         self.finishes.append(
             {
@@ -238,7 +259,7 @@ class _Play:
 
     def _finish_epochs(self) -> float:
         if not self.recipe.published:
-            return self._epochs_left() if self._epochs_left() >= 0.5 else 0.0
+            return 0.0  # the law has spent what was worth spending
         return self.recipe.finish.epochs if self.recipe.epochs is None else self._epochs_left()
 
     def _fail(self) -> None:
