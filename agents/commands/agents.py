@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn
+from rlprune.agents.runs.pruning import prune
+from rlprune.agents.runs.settings import PruneSettings
 
 from rlprune.agents.commands.options import (
     console,
@@ -27,9 +29,7 @@ from rlprune.agents.commands.options import (
 from rlprune.agents.commands.prune import given_rule_options, rule_options
 from rlprune.agents.controllers.base import AGENT, RULES
 from rlprune.agents.rl import assets
-from rlprune.agents.runs.pruning import prune
 from rlprune.agents.runs.recipes import METHODS
-from rlprune.agents.runs.settings import PruneSettings
 from rlprune.envs.registration import MIXED
 from rlprune.errors import UserError
 from rlprune.files import read_json

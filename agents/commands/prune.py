@@ -20,6 +20,7 @@ from rlprune.training.settings import TrainSettings
 
 COMMON = {"model", "data", "weights", "seed", "device", "method", "recipe", "published", "tolerance", "budget",
           "epochs", "minutes", "skip", "round_to", "lr", "out", "resume", "quiet", "json"}  # fmt: skip
+ANY_DROP = 1e9
 NOT_OPTIONS = ("options", "method", "summary", "published", *PHASES)
 
 
@@ -55,6 +56,8 @@ def prune(argv: Sequence[str], about: str, examples: str) -> int:
         Section(Run),
     ]
     given = parse("prune", sections, argv, common=COMMON, about=about, examples=examples)
+    if given["budget"] is not None and given["budget"] != recipe.budget and not _has(argv, "--tolerance"):
+        given["tolerance"] = ANY_DROP  # the target alone is the goal
     recipe, spec = changed(recipe, given), spec_of(given)
     return run_prune(recipe, spec, given, "prune")
 
@@ -149,6 +152,10 @@ def _resumed(argv: Sequence[str]) -> tuple[Recipe, ProblemSpec] | None:
         raise UserError(f"{path} holds another kind of run, not a pruning by command; name the run with --out")
     recipe = Recipe.from_json({name: value for name, value in settings.items() if name != "problem"})
     return recipe, ProblemSpec.from_json(settings["problem"])
+
+
+def _has(argv: Sequence[str], flag: str) -> bool:
+    return any(text == flag or text.startswith(flag + "=") for text in argv)
 
 
 def _value(argv: Sequence[str], flag: str) -> str | None:

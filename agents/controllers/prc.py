@@ -118,12 +118,13 @@ class PRC(RoundRule):
     def aim(self, now: Standing) -> Aim | None:
         """As far as the slack T reaches where training leaves the share h of a drop: an immediate drop of T / h."""
         trained, self._kind = now.epochs > 0, None
-        if (trained and now.left < 0.05) or now.met:
+        if trained and now.left < 0.05:
             return None
-        if self._setbacks >= GIVE_UP:
+        if now.met or self._setbacks >= GIVE_UP:
             return rest(now)
         epochs = cycle_length(now)
-        window = now.share * math.exp(-self._step)
+        last = epochs >= now.left and not self._setbacks  # nothing is learnt for a later round: as far as T / h goes
+        window = now.least if last else now.share * math.exp(-self._step)
         floor = max(now.least, window, now.target or 0.0)
         if now.share * math.exp(-SMALLEST) < floor:
             return None

@@ -35,10 +35,14 @@ def cycle_length(now: Standing) -> float:
 
 
 def rest(now: Standing) -> Aim | None:
-    """Training alone, after setbacks: the slack that it wins may allow one more removal. None if too little is left."""
+    """Training alone: where the target is met, or after setbacks, when the slack that it wins may allow one removal more.
+
+    None if too little is left.
+    """
     if now.epochs <= 0 or now.left < 0.1 * now.epochs:
         return None
-    return Aim(now.share, now.left if now.left < 0.25 * now.epochs else now.left / 2.0, "rest", -math.inf)
+    whole = now.met or now.left < 0.25 * now.epochs
+    return Aim(now.share, now.left if whole else now.left / 2.0, "rest")
 
 
 def enough(now: Standing) -> float:
@@ -126,12 +130,13 @@ class Seeker:
     def aim(self, now: Standing) -> Aim | None:
         """As far as step, floor, target and the healing seen so far allow."""
         trained = now.epochs > 0
-        if (trained and now.left < 0.05) or now.met:
+        if trained and now.left < 0.05:
             return None
-        if self._failed >= GIVE_UP:
+        if now.met or self._failed >= GIVE_UP:
             return rest(now)
         epochs = cycle_length(now)
-        floor = max(now.least, now.share * math.exp(-self._step), now.target or 0.0)
+        last = epochs >= now.left and not self._failed  # nothing is learnt for a later round
+        floor = max(now.least, now.share * (0.0 if last else math.exp(-self._step)), now.target or 0.0)
         if now.share * math.exp(-SMALLEST) < floor:
             return None if now.least >= floor or now.target else rest(now)
         why = "window" if floor > now.least else "floor"
