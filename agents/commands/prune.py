@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -73,9 +74,12 @@ def run_prune(recipe: Recipe, spec: ProblemSpec, given: dict[str, Any], command:
     from rlprune.agents.runs.describing import default_name
     from rlprune.agents.runs.prune import prune_problem
     from rlprune.report.live import LiveRun
-    from rlprune.report.summary import print_summary
+    from rlprune.report.summary import near_chance, print_summary
 
     problem = spec.build()
+    hint = near_chance(problem.baseline.metric, problem.baseline.value, len(problem.data.classes))
+    if hint and spec.weights and not resume:
+        print(f"rlprune prune: {hint}", file=sys.stderr)
     folder = RunFolder(out or free_folder("runs", default_name(problem, recipe)))
     with LiveRun(recipe.tolerance, quiet=given["quiet"]) as live:
         live.work("starting")

@@ -47,6 +47,9 @@ class BaseSettings:
             then left out: for data whose `val` is tiny. None takes `val` where there is one beside a test set.
         control_size: Images for control; None chooses.
         calibration_size: Training images kept aside for calibration; None chooses.
+        size: Side in pixels that images in folders are brought to; None chooses.
+        channels: Channels that images in folders are read with, 1 (grey) or 3 (colour); None keeps what they are.
+        normalise: Normalisation of images: `imagenet`, `none` or `MEAN:STD`; the weights remember it for `prune`.
         training: How to train.
     """
 
@@ -61,6 +64,9 @@ class BaseSettings:
     control_from: str | None = None
     control_size: int | None = None
     calibration_size: int | None = None
+    size: int | None = None
+    channels: int | None = None
+    normalise: str | None = None
     training: TrainSettings = field(default_factory=lambda: TrainSettings(epochs=200.0, lr=0.1, nesterov=True))
 
     def __post_init__(self) -> None:
@@ -203,6 +209,9 @@ def _save(
             "calibration_size": settings.calibration_size or before.get("calibration_size"),
         }
     meta["test_score"] = test_score
+    normalise = settings.normalise or before.get("normalise")
+    if normalise is not None:
+        meta["normalise"] = normalise
     if settings.weights is not None and is_pruned(settings.weights):
         save_pruned(folder.model_file, fresh_model(settings.model, data, settings.seed), model, {**before, **meta})
         return
