@@ -46,6 +46,10 @@ class Standing:
         """T = max(a - (E - ε), 0): what is left of the tolerance."""
         return max(self.tolerance - self.drop, 0.0)
 
+    def reach(self, step: float, setbacks: int) -> float:
+        """The share that a step (a logarithm) reaches; without training on the way, a target is reached in one."""
+        return 0.0 if self.target is not None and self.epochs == 0 and not setbacks else self.share * math.exp(-step)
+
 
 @dataclass(frozen=True)
 class Aim:

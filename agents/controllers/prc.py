@@ -123,7 +123,7 @@ class PRC(RoundRule):
         if self._setbacks >= GIVE_UP:
             return rest(now)
         epochs = cycle_length(now)
-        window = now.share * math.exp(-self._step)
+        window = now.reach(self._step, self._setbacks)
         floor = max(now.least, window, now.target or 0.0)
         if now.share * math.exp(-SMALLEST) < floor:
             return None

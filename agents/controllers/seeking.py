@@ -131,7 +131,7 @@ class Seeker:
         if self._failed >= GIVE_UP:
             return rest(now)
         epochs = cycle_length(now)
-        floor = max(now.least, now.share * math.exp(-self._step), now.target or 0.0)
+        floor = max(now.least, now.reach(self._step, self._failed), now.target or 0.0)
         if now.share * math.exp(-SMALLEST) < floor:
             return None if now.least >= floor or now.target else rest(now)
         why = "window" if floor > now.least else "floor"
