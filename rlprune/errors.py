@@ -14,6 +14,10 @@ class Notice(UserWarning):
     """What a user should know and need not mend. The command line prints it as one line."""
 
 
+class NothingInside(UserError):
+    """No network inside the tolerance was found, whatever was tried."""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     """The error for a name that is not in a registry, with the closest known one as a suggestion."""
     known = sorted(known)

@@ -21,7 +21,7 @@ import tyro
 
 from rlprune.errors import UserError
 
-ALIASES = {"budget": ("--target-macs",)}
+ALIASES = {"budget": ("--target-macs",), "methods": ("--controllers",)}
 APPENDED = {"keep"}
 
 
@@ -127,7 +127,8 @@ def parse(
         more = "" if shown is None else f"\nAll options: rlprune {command} --help-all"
         print(f"examples:\n{examples}{more}")
         raise SystemExit(0)
-    found = _call(command, _table(sections, positional or {}, None), [_none(text) for text in argv], about)
+    words = [_none(word) for text in argv for word in _numbers(text)]
+    found = _call(command, _table(sections, positional or {}, None), words, about)
     values: dict[str, Any] = {}
     for item in dataclasses.fields(found):
         value = getattr(found, item.name)
@@ -201,6 +202,12 @@ def _in_a_line(text: str, command: str) -> str:
 
 def _none(text: str) -> str:
     return "None" if text == "none" else text
+
+
+def _numbers(text: str) -> list[str]:
+    """`0.01,0.02`, also behind a flag and an equals sign, is two numbers."""
+    found = re.fullmatch(r"(?:(--[\w.-]+)=)?([-+.\de]+(?:,[-+.\de]+)+)", text)
+    return [text] if found is None else [*filter(None, found.groups()[:1]), *found[2].split(",")]
 
 
 def _split(value: Any) -> Any:

@@ -46,6 +46,10 @@ class Standing:
         """T = max(a - (E - ε), 0): what is left of the tolerance."""
         return max(self.tolerance - self.drop, 0.0)
 
+    def reach(self, step: float, setbacks: int) -> float:
+        """The share that a step (a logarithm) reaches; without training on the way, a target is reached in one."""
+        return 0.0 if self.target is not None and self.epochs == 0 and not setbacks else self.share * math.exp(-step)
+
 
 @dataclass(frozen=True)
 class Aim:
@@ -79,7 +83,7 @@ class Law(Protocol):
         Args:
             aim: What was asked for.
             now: Where the run stood then.
-            line: The round's record: `accepted`, `macs_share`, `harm` (immediate drop), `drop` (after training).
+            line: The round's record: `accepted`, `macs_share`, `harm` (drop before training), `drop` (after it).
         """
         ...
 

@@ -18,7 +18,7 @@ from rlprune.agents.runs.playing import cheap_repairs, controller_of, law_of, ma
 from rlprune.agents.runs.recipe import Recipe
 from rlprune.agents.runs.states import pack_network, unpack_network
 from rlprune.agents.runs.watching import Nowhere, Patience, Silent, Sink, Watcher
-from rlprune.errors import UserError
+from rlprune.errors import NothingInside
 from rlprune.network import Network
 from rlprune.problem import PruningProblem
 from rlprune.seeding import derive
@@ -63,7 +63,7 @@ def play(
         sink: Keeps the state, and knows the one to go on from.
 
     Raises:
-        UserError: If no network inside the tolerance is found, saying what was tried and what would help.
+        NothingInside: If no network inside the tolerance is found, saying what was tried and what would help.
         KeyboardInterrupt: If it was interrupted; with a sink, the run can go on.
     """
     with Patience(recipe.minutes, watcher or Silent()) as patience:
@@ -172,7 +172,7 @@ class _Play:
         if self.law is not None and aim is not None:
             line |= {"share": line["macs"] / self.problem.cost.macs(), "slack": now.slack, "bound_by": aim.bound_by}
             line.setdefault("harm", line["drop"])
-            seen = self.law.learn(aim, now, {**line, "harm": line["harm"] - now.drop})
+            seen = self.law.learn(aim, now, line)
             line |= {"healing_predicted": aim.healing, "healing": seen}
         if self.recipe.check == "end" and self.recipe.published and self._inside(self.env.network):
             self.inside = self.env.network
@@ -270,7 +270,7 @@ class _Play:
         else:
             why = f"{self.recipe.method} tried no removal"
             remedy = f"loosen the limits that `rlprune methods {self.recipe.method}` lists"
-        raise UserError(f"tolerance {self.recipe.tolerance} cannot be met; {why}: raise --tolerance, or {remedy}")
+        raise NothingInside(f"tolerance {self.recipe.tolerance} cannot be met; {why}: raise --tolerance, or {remedy}")
 
     # Books ------------------------------------------------------------------------------------------------------
 

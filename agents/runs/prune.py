@@ -131,6 +131,7 @@ def prune_problem(
     resume: bool = False,
     watcher: Watcher | None = None,
     timed: bool = True,
+    baseline: Mapping[str, Any] | None = None,
 ) -> Result:
     """Play a recipe on a problem, and write the run folder if there is one.
 
@@ -142,6 +143,7 @@ def prune_problem(
         resume: Go on with the run in `folder` from its last whole round; start it if it had not begun.
         watcher: Told of every round.
         timed: Measure latencies.
+        baseline: `describe` of the unpruned network, where it is known.
 
     Raises:
         UserError: For anything the user can mend, such as a tolerance that no removal meets.
@@ -154,7 +156,7 @@ def prune_problem(
     if folder is not None:
         finished = begin(folder, recipe, problem, resume)
         if finished is not None:
-            return result_of(problem, saved_network(folder, finished, problem), finished)
+            return result_of(problem, saved_network(folder.model_file, finished, problem), finished)
         sink = FolderSink(folder, opening(problem, recipe, command), own)
     try:
         outcome = play(own, recipe, watcher=watcher, sink=sink)
@@ -164,7 +166,7 @@ def prune_problem(
             sink.folder.write(sink.record)
         raise
     watcher.work("scoring the result")
-    found = closing(own, outcome, timed=timed)
+    found = closing(own, outcome, baseline, timed)
     if found["drop"] > recipe.tolerance:  # measured anew, whatever the state of the run says
         raise UserError(
             f"the network that the run ends with dropped {found['drop']:.4f} when it was scored anew, more than the "
