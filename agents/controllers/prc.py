@@ -116,7 +116,7 @@ class PRC(RoundRule):
         return self
 
     def aim(self, now: Standing) -> Aim | None:
-        """As far as the tolerance reaches where training leaves the share h of a drop: to an immediate drop of ε / h."""
+        """As far as the tolerance reaches where training leaves the share h of a drop: an immediate drop of ε / h."""
         trained, self._kind = now.epochs > 0, None
         if trained and now.left < 0.05:
             return None
