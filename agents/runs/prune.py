@@ -27,7 +27,7 @@ from rlprune.report.live import LiveRun
 from rlprune.tasks import Task
 
 
-def prune(
+def prune(  # noqa: D417 (most arguments are those of `PruningProblem`)
     model: nn.Module,
     *,
     control: Any = None,
