@@ -23,6 +23,7 @@ class Standing:
         target: Fraction to end at; None goes as far as the tolerance allows.
         epochs: Training budget of the whole run.
         left: What is left of it.
+        steps: Optimizer steps of an epoch.
         harm: The immediate drop, beyond the present one, of a removal down to a share, after the cheap recovery: one
             score. None where it cannot be had.
     """
@@ -34,6 +35,7 @@ class Standing:
     target: float | None
     epochs: float
     left: float
+    steps: float
     harm: Callable[[float], float | None]
 
     @property

@@ -20,7 +20,16 @@ import numpy as np
 from rlprune.agents.controllers.base import RoundRule
 from rlprune.agents.controllers.law import Aim, Law, Standing
 from rlprune.agents.controllers.rounds import aimed, counts_of, first_to_meet, global_order
-from rlprune.agents.controllers.seeking import GIVE_UP, SMALLEST, Healing, cycle_length, enough, furthest, rest
+from rlprune.agents.controllers.seeking import (
+    GIVE_UP,
+    SMALLEST,
+    Healing,
+    cycle_length,
+    enough,
+    first_step,
+    furthest,
+    rest,
+)
 from rlprune.errors import UserError, check_rate, unknown_name
 from rlprune.training.settings import TrainSettings
 
@@ -69,7 +78,7 @@ class PRC(RoundRule):
             counts at which the reconstruction errors of all layers sum to least; `uniform`; or `best`, whichever of
             them, or of the means of two, leaves the least loss after the cheap recovery.
         step: Trust region: logarithm of the factor by which the first removal may shrink the MACs.
-        healing: Share of an immediate drop that training is expected to leave, until it was seen.
+        healing: Share of an immediate drop that a long training is expected to leave, until it was seen.
         rebisect: Paper's text: find the threshold anew each round. False keeps W_0 of the first and scales it,
             W_γ = δ_w·(T/ε)·W_0.
         probe_recovery: Paper's text: repairs before the drop of a trial removal is measured; `none` takes it as it is.
@@ -83,7 +92,7 @@ class PRC(RoundRule):
     delta: float = 1.0
     rates: str = "best"
     step: float = 1.0
-    healing: float = 0.15
+    healing: float = 0.12
     rebisect: bool = True
     probe_recovery: str = "lsq+bn-delta"
     patience: int = 2
@@ -129,8 +138,11 @@ class PRC(RoundRule):
         if now.share * math.exp(-SMALLEST) < floor:
             return None
         bounds = {now.least: "floor", window: "tolerance" if self._setbacks else "window", now.target: "target"}
-        healing = self._heals.predicted if trained else 1.0
-        found = furthest(now, self._heals.allows(now, self.delta), floor)
+        free = first_step(now, floor)
+        if free is not None:
+            return free
+        allowed, healing = self._heals.allows(now, epochs, self.delta)
+        found = furthest(now, allowed, floor)
         share, bound = found or (now.share * math.exp(-SMALLEST), "tolerance")
         return Aim(share, epochs, bounds[floor] if bound == "window" else bound, enough(now), healing)
 

@@ -16,6 +16,7 @@ from rlprune.agents.controllers.law import Aim, Standing
 
 SMALLEST = 0.02  # a removal of less than two per cent of the MACs is not worth a cycle
 GIVE_UP = 3  # setbacks in a row
+HEALING_STEPS = 40.0  # of training, after which half of what can be healed is
 TRIALS = 6  # cheap scores for a step
 
 
@@ -50,6 +51,14 @@ def enough(now: Standing) -> float:
     return max(now.drop, 0.25 * now.tolerance)
 
 
+def first_step(now: Standing, floor: float) -> Aim | None:
+    """What goes without any training: the network to fall back on. None once something is gone, or if nothing can."""
+    if now.share < 1.0 - 1e-9 or now.epochs <= 0:
+        return None
+    found = furthest(now, now.slack, floor)
+    return None if found is None else Aim(found[0], 0.0, found[1], now.tolerance)
+
+
 @dataclass
 class Healing:
     """What training heals: the share of an immediate drop that is left after a cycle, learnt from a run's own rounds.
@@ -58,29 +67,31 @@ class Healing:
     a drop of `weight` and says what was expected before anything was seen.
 
     Attributes:
-        expected: The share expected at first.
+        expected: The share expected at first of the longest training; short ones heal less (`HEALING_STEPS`).
         weight: In the score's own units; the tolerance is a good one.
         harm, left: Sums over the rounds: immediate drops, and what was left of them. Older rounds count less.
     """
 
-    expected: float = 0.15
+    expected: float = 0.12
     weight: float = 0.01
     harm: float = 0.0
     left: float = 0.0
 
-    @property
-    def predicted(self) -> float:
-        """The share expected now, in [0.03, 2]."""
+    def predicted(self, steps: float) -> float:
+        """The share expected of a training of so many steps, in [0.03, 2]."""
+        prior = self.expected + (1.0 - self.expected) / (1.0 + steps / HEALING_STEPS)
         whole = self.harm + self.weight
-        share = (self.left + self.expected * self.weight) / whole if whole > 0 else self.expected
-        return min(2.0, max(0.03, share))
+        return min(2.0, max(0.03, (self.left + prior * self.weight) / whole if whole > 0 else prior))
 
-    def allows(self, now: Standing, scale: float = 1.0) -> float:
-        """The immediate drop that training is trusted with: ε / h in all, since it heals the drop there is as well.
+    def allows(self, now: Standing, epochs: float, scale: float = 1.0) -> tuple[float, float]:
+        """The immediate drop that so many epochs are trusted with, and the share h of it that they should leave.
 
-        Where there is no training, the slack T.
+        It is ε / h in all, since training heals the drop there is as well; where there is no training, the slack T.
         """
-        return scale * (now.tolerance / self.predicted - now.drop if now.epochs > 0 else now.slack)
+        if now.epochs <= 0:
+            return scale * now.slack, 1.0
+        share = self.predicted(epochs * now.steps)
+        return scale * (now.tolerance / share - now.drop), share
 
     def learn(self, harm: float, left: float) -> float | None:
         """Take in a round: immediate drop, and what was left of it. Returns the share, None where it tells nothing."""
@@ -149,8 +160,11 @@ class Seeker:
         why = "window" if floor > now.least else "floor"
         if floor == now.target:
             why = "target"
-        healing = self.healing.predicted if trained else 1.0
-        found = furthest(now, self.healing.allows(now), floor)
+        allowed, healing = self.healing.allows(now, epochs)
+        free = first_step(now, floor)
+        if free is not None:
+            return free
+        found = furthest(now, allowed, floor)
         share, bound = found if found is not None else (now.share * math.exp(-SMALLEST), "tolerance")
         return Aim(share, epochs, why if bound == "window" else bound, enough(now), healing)
 

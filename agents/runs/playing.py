@@ -22,6 +22,7 @@ from rlprune.problem import PruningProblem
 from rlprune.recovery import Recovery, make_recovery
 
 FEW, MANY = 12.0, 120.0  # epochs by default, of a large job and of a small one
+STEPS = 300.0  # of an epoch, where only the user's own training knows
 SMALL, LARGE = 2e10, 2e12  # multiply–accumulates of an epoch of training that are a small and a large job
 
 
@@ -119,7 +120,7 @@ def make_game(
 
 def standing(env: FilterPruningEnv, controller: Controller, recipe: Recipe, spent: float, cheap: Recovery) -> Standing:
     """Where a run stands between two rounds."""
-    whole, epochs = env.problem.cost.macs(), recipe.epochs or 0.0
+    whole, epochs, train = env.problem.cost.macs(), recipe.epochs or 0.0, env.problem.data.train
     drop = env.drop
 
     def harm(share: float) -> float | None:
@@ -141,5 +142,6 @@ def standing(env: FilterPruningEnv, controller: Controller, recipe: Recipe, spen
         target=recipe.budget,
         epochs=epochs,
         left=max(0.0, epochs - spent),
+        steps=float(train.steps(recipe.repair.batch_size)) if train is not None else STEPS,
         harm=harm,
     )
