@@ -86,6 +86,7 @@ class Checker:
         self._sharpen()
         self.passes = 0
         self.groups = groups
+        self._places = {name: place for place, name in enumerate(groups.names)}
         self._follow(dict.fromkeys(choices, 0))
         self._tries = TRIES
         self._double: tuple[nn.Module, Forward] | None = None
@@ -186,15 +187,21 @@ class Checker:
         return dict.fromkeys(names, f"together with other groups: {difference.reason}")
 
     def plan(self, names: Sequence[str], share: float) -> PruningPlan:
-        """The fewest units (share 0) or a share of the units of each group, chosen by the group's name."""
+        """A few units (share 0) or about a share of the units of each group, chosen by the group's name.
+
+        Neighbouring groups lose different numbers, and others in the second check than in the first, so that widths
+        which the code ties together do not fit by chance.
+        """
         removed = {}
         for name in names:
-            group = self.groups[name]
-            count = group.allowed(round(share * group.size))
-            if not count:
-                count = next(c for c in (group.allowed(n) for n in range(1, group.size + 1)) if c)
-            chosen = numpy_generator(0, "check", name, str(share)).permutation(group.size)[:count]
-            removed[name] = chosen.tolist()
+            group, place = self.groups[name], self._places[name]
+            wanted = (share * group.size * part for part in (0.7, 1.0, 1.3, 1.6)) if share else range(1, 5)
+            counts = sorted({group.allowed(round(count)) for count in wanted} - {0})
+            if not counts:
+                counts = [next(c for c in (group.allowed(n) for n in range(1, group.size + 1)) if c)]
+            turn = place if share else place + place // len(counts)
+            chosen = numpy_generator(0, "check", name, str(share)).permutation(group.size)
+            removed[name] = chosen[: counts[turn % len(counts)]].tolist()
         return PruningPlan(removed)
 
     def compare(self, plan: PruningPlan) -> Difference | None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rlprune.channels.labels import Bare, Entry, Fixed, Labels, Part, spread, varying_axes
 from rlprune.channels.rules.base import Op, mix, put_moved, rule
-from rlprune.channels.trace import Trace
+from rlprune.channels.trace import UNSET, Trace
 
 EMPTY = "it runs on an empty tensor: the example input gives it no data"
 
@@ -91,8 +91,9 @@ def view(trace: Trace, op: Op) -> None:
 
     def growing(axes: list[int], labels: Tensor) -> int:
         heads = [axis for axis in axes if labels.shape[axis] in trace.head_counts]
-        if heads:
-            return heads[0]
+        outer = [axis for axis in heads if axis < labels.ndim - 1] or heads
+        if outer:  # (queries, keys, values), heads, width of a head
+            return outer[-1]
         sizes = op.arg(1, "size")
         dynamic = [axis for axis in axes if isinstance(sizes, (list, tuple)) and sizes[axis] == -1]
         return dynamic[0] if dynamic else max(axes, key=lambda axis: (labels.shape[axis], axis))
@@ -161,7 +162,10 @@ def _cut(trace: Trace, op: Op, tensor: Tensor, axis: int, ranges: list[tuple[int
         move(trace, op, tensor, lambda labels: op.func(labels, *op.args[1:], **op.kwargs))
         return
     period = math.gcd(size, *[edge for pair in ranges for edge in pair])
-    if period < 2:
+    code = trace.book.reason(UNSET)
+    if all((entry.vector[start:stop] == code).all() for start, stop in ranges):
+        pass  # a place to write into
+    elif period < 2:
         trace.lock(entry, f"channels are cut at fixed or uneven places ({op.name})")
     else:
         table = entry.vector.reshape(-1, period)

@@ -609,3 +609,20 @@ def test_masking_and_removal_leave_the_callers_model_alone() -> None:
     groups = trace_channels(model, X)
     mask_channels(model, groups, half(groups))
     assert model.training and all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_widths_that_are_tied_by_the_code_do_not_fit_by_chance() -> None:
+    """Every group loses about the same share, so equal widths would stay equal if the counts were not varied."""
+
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = cb(3, 8), nn.Linear(8, 8), cb(8, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.a(x)
+            n, c, h, w = x.shape
+            return self.c(self.b(x.flatten(2).transpose(1, 2)).transpose(1, 2).reshape(n, c, h, w)).mean((2, 3))
+
+    groups = trace_channels(Tied().eval(), X)
+    assert {groups["a.0"].locked is None, groups["b"].locked is None} != {True}
