@@ -81,8 +81,8 @@ def near_chance(metric: str, score: float, classes: int) -> str | None:
     if metric != "accuracy" or classes < 2 or score > 1.5 / classes:
         return None
     return (
-        f"the baseline of {100 * score:.1f} % is near chance (1 in {classes}): if these weights are trained, the images "
-        "may be normalised in another way; try --normalise from-weights, none, imagenet, or MEAN:STD"
+        f"the baseline of {100 * score:.1f} % is near chance (1 in {classes}): if these weights are trained, the "
+        "images may be normalised in another way; try --normalise from-weights, none, imagenet, or MEAN:STD"
     )
 
 
