@@ -10,6 +10,10 @@ class UserError(ValueError):
     """A mistake in what the user gave. The command line prints it as one line and exits with status 2."""
 
 
+class Notice(UserWarning):
+    """What a user should know and need not mend. The command line prints it as one line."""
+
+
 class NothingInside(UserError):
     """No network inside the tolerance was found, whatever was tried."""
 

@@ -18,7 +18,7 @@ from rlprune.criteria import CriterionContext, get_criterion
 from rlprune.data import DataSplits
 from rlprune.data.live import CALIBRATION, LiveData, LiveSplit, ToBatch, positional, reader
 from rlprune.devices import checked_device
-from rlprune.errors import UserError
+from rlprune.errors import Notice, UserError
 from rlprune.measuring.store import Measured
 from rlprune.network import Network
 from rlprune.scoring.evaluation import Evaluator, Ledger, OwnEvaluator, batch_within, check_fits, evaluating
@@ -112,7 +112,7 @@ class PruningProblem:
         with evaluating(self.model), torch.no_grad():
             warning = overlooked(self.task, self.model(*self.example_inputs))
         if warning:
-            warnings.warn(warning, stacklevel=3)
+            warnings.warn(warning, Notice, stacklevel=3)
 
         def score(task: Task) -> Score:
             return Evaluator(task, self.data, device=str(self.device)).score(self.model, "control")

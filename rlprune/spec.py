@@ -22,8 +22,8 @@ class ProblemSpec:
     """A problem in plain values, so that it can be written down, sent to a worker process and built again.
 
     Attributes:
-        model: Network by zoo name, `torchvision:NAME`, `timm:NAME`, `hf:FOLDER`, `package.module:name` or `file.py:name`
-            (a function, a class or a module).
+        model: Network by zoo name, `torchvision:NAME`, `timm:NAME`, `hf:FOLDER`, or a function, class or module of your
+            own, `package.module:name` or `file.py:name`.
         data: Data set by name, such as `digits`, an `.npz` file, a folder, or `torchvision:NAME`.
         weights: Weights file as people save them; None takes those that come with the network (digits/lenet5 only).
         task: What the network does, where the data's own task needs an option, such as `detection:metric=map50`.
@@ -35,10 +35,11 @@ class ProblemSpec:
             training image.
         control_size: Examples the tolerance is kept on; None chooses.
         calibration_size: Examples that recovery looks at; None chooses.
-        size: Side of images that a folder's are brought to; None chooses.
-        channels: 1 reads a folder's images as grey, 3 as colour; None keeps what they are.
-        normalise: `imagenet`, `none`, `MEAN:STD` (each one number, or one a channel with commas between), or
-            `from-weights`, as they say themselves; None takes ImageNet's constants for colour, else what is measured.
+        size: Side in pixels that images in folders are brought to; None chooses.
+        channels: Channels that images in folders are read with, 1 (grey) or 3 (colour); None keeps what they are.
+        normalise: Normalisation of images: `imagenet`, `none`, `MEAN:STD` (each one number, or one a channel with
+            commas between), or `from-weights`, as they say themselves; None takes ImageNet's constants for colour, and
+            what is measured on the train role for others.
         keep: Patterns of layer or group names that must not be pruned.
         min_channels: Smallest width a group may reach.
         round_to: Widths stay multiples of this.

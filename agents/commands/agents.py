@@ -1,128 +1,130 @@
-"""The subcommands that train a controller agent and run one on another network; `rlprune.cli` looks them up."""
+"""`rlprune train-agent` and `rlprune episode`."""
 
 from __future__ import annotations
 
-import argparse
 import json
-import shlex
-import sys
-import time
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, TextColumn
 
 from rlprune.agents.commands.options import (
-    console,
-    field_options,
-    given_fields,
-    problem_options,
-    problem_spec,
-    run_options,
+    Run,
+    Section,
+    command_line,
+    folder_to_resume,
+    parse,
+    value_of,
 )
-from rlprune.agents.commands.prune import given_rule_options, rule_options
-from rlprune.agents.controllers.base import AGENT, RULES
-from rlprune.agents.rl import assets
-from rlprune.agents.runs.pruning import prune
-from rlprune.agents.runs.recipes import METHODS
-from rlprune.agents.runs.settings import PruneSettings
+from rlprune.agents.commands.prune import What, changed, recipe_sections, recorded, run_prune, spec_of
+from rlprune.agents.rl.assets import agent_file, names
+from rlprune.agents.rl.settings import AgentSettings
+from rlprune.agents.runs.recipe import AGENT, Recipe
+from rlprune.agents.runs.recipes import CYCLE
 from rlprune.envs.registration import MIXED
 from rlprune.errors import UserError
 from rlprune.files import read_json
-from rlprune.record import RunFolder, free_folder, run_name, subject
-from rlprune.recovery import TrainSettings
-from rlprune.report.live import Live, LiveRun, duration
-from rlprune.report.summary import print_summary
+from rlprune.record import free_folder, run_name
 from rlprune.spec import ProblemSpec
+from rlprune.training.settings import TrainSettings
 
-if TYPE_CHECKING:
-    from rlprune.agents.rl.settings import AgentSettings
-
-GAME: Mapping[str, Any] = {"criterion": "l1", "recovery": "lsq+bn-delta", "max_rate": 0.9, "skip": []}
+GAME: Mapping[str, Any] = {"criterion": "l1", "recovery": "lsq+bn-delta", "max_rate": 0.9, "skip": ()}
 """The rules an agent is trained by, unless told otherwise; `episode` takes them from the agent's card."""
 
-FREE = 1.0  # the tolerance of a game in which the budget alone is the goal, as in `prune --method amc-rules`
+FREE = 1.0  # the tolerance of a game in which the budget alone is the goal
 LEVELS = 5  # values that a range A:B stands for
-PLACE = ("root", "device", "control_from", "control_size", "calibration_size", "keep", "min_channels", "round_to")
 
 
 # --- train-agent ----------------------------------------------------------------------------------------------------
 
 
-def configure_train_agent(parser: argparse.ArgumentParser) -> None:
-    """Options of `rlprune train-agent`."""
-    from rlprune.agents.rl.settings import ALGORITHMS, AgentSettings
+@dataclass(frozen=True)
+class Lessons:
+    """What an agent is trained on; an episode draws network, budget and tolerance anew.
 
-    group = parser.add_argument_group("agent")
-    names = ", ".join(ALGORITHMS)
-    group.add_argument("--algo", dest="algorithm", metavar="NAME", help=f"{names} (default: ppo)")
-    field_options(group, AgentSettings, skip=("algorithm", "env", "seed", "device"))
-    group.add_argument("--agent-device", metavar="NAME", help="where the agent's own network is (default: cpu)")
-    group.add_argument(
-        "--set", action="append", metavar="NAME=VALUE", help="a change to the preset, as in n_steps=64; repeatable"
-    )
-    group = parser.add_argument_group("what it is trained on; an episode draws network, budget and tolerance anew")
-    group.add_argument("--models", type=_models, metavar="LIST", help="NAME or NAME=WEIGHTS, with commas between them")
-    form = f"A,B,C or a range A:B ({LEVELS} even steps) or A:B:STEPS"
-    group.add_argument(
-        "--budget", type=_levels, metavar="LIST", help=f"fractions of the MACs to keep: {form} (default: 0.3:0.7)"
-    )
-    group.add_argument(
-        "--tolerance",
-        type=_levels,
-        metavar="LIST",
-        help=f"drops allowed: {form} (default: the budget alone is the goal)",
-    )
-    field_options(group, ProblemSpec, skip=("model", "weights", "task", "seed", "keep"))
-    group.add_argument("--keep", action="append", metavar="PATTERN", help="never prune layers of this name; repeatable")
-    group = parser.add_argument_group("the rules of the game")
-    group.add_argument("--criterion", metavar="NAME", help=f"ranking of the filters (default: {GAME['criterion']})")
-    group.add_argument("--recovery", metavar="NAMES", help=f"repairs, joined by + (default: {GAME['recovery']})")
-    group.add_argument("--max-rate", type=float, metavar="X", help=f"most of a group (default: {GAME['max_rate']})")
-    group.add_argument("--skip", type=_names, metavar="LIST", help="kinds of groups that stay whole, such as residual")
-    group.add_argument(
-        "--reward", metavar="NAME", help="what an episode pays (default: gain, over the uniform schedule)"
-    )
-    run_options(parser)
-    parser.add_argument("--seed", type=int, metavar="N", help="seed of everything random (default: 0)")
+    Attributes:
+        models: Networks, NAME or NAME=WEIGHTS.
+        budgets: Fractions of the MACs to keep, one by one or as a range: A:B (five even steps) or A:B:STEPS.
+        tolerances: Drops allowed, likewise; none: the budget alone is the goal.
+        criterion: Ranking of the filters.
+        recovery: Repairs after each removal, joined by +.
+        max_rate: Most of a group that goes.
+        skip: Kinds of groups that stay whole, such as residual.
+        reward: What an episode pays; `gain` is over the uniform schedule.
+        agent_device: Where the agent's own network is.
+        set: A change to the preset, as in n_steps=64; repeatable.
+    """
+
+    models: tuple[str, ...] = ("lenet5",)
+    budgets: tuple[str, ...] = ("0.3:0.7",)
+    tolerances: tuple[str, ...] = ()
+    criterion: str = GAME["criterion"]
+    recovery: str = GAME["recovery"]
+    max_rate: float = GAME["max_rate"]
+    skip: tuple[str, ...] = GAME["skip"]
+    reward: str = "gain"
+    agent_device: str = "cpu"
+    set: list[str] = field(default_factory=list)  # a list, since a comma in a value separates nothing
 
 
-def run_train_agent(args: argparse.Namespace) -> int:
+COMMON_LESSONS = {"models", "data", "budgets", "tolerances", "algorithm", "episodes", "timesteps", "workers", "seed",
+                  "device", "recovery", "max_rate", "skip", "reward", "set", "out", "resume", "quiet",
+                  "json"}  # fmt: skip
+NOT_LESSONS = ("env", "env_kwargs", "hyperparameters", "seed", "device")
+
+
+def train_agent(argv: Sequence[str], about: str, examples: str) -> int:
     """Train an agent."""
-    from rlprune.agents.rl.settings import AgentSettings
+    folder, start = folder_to_resume(argv), AgentSettings(env=MIXED, env_kwargs=_fresh())
+    if folder is not None and (folder / "settings.json").exists():
+        start = _recorded(folder)
+    kwargs = start.env_kwargs
+    common = {**kwargs.get("common", {})}
+    place = {item.name: common[item.name] for item in fields(ProblemSpec) if item.name in common}
+    sections = [
+        Section(Lessons, default=_lessons(start)),
+        Section(AgentSettings, default=start, skip=NOT_LESSONS),
+        Section(ProblemSpec, default=ProblemSpec.from_json({**place, "seed": start.seed}), skip=("model", "weights")),
+        Section(Run),
+    ]
+    given = parse("train-agent", sections, argv, common=COMMON_LESSONS, about=about, examples=examples)
+    before = {name: default for section in sections for name, _, default, _ in section.fields()}
+    settings = _changed(start, {name: value for name, value in given.items() if value != before.get(name)})
+    stems = [Path(problem["model"]).stem for problem in settings.env_kwargs["problems"]]
+    name = run_name("agent", settings.algorithm, *stems, f"s{settings.seed}")
+    return _train(settings, Path(given["out"] or free_folder("runs", name)), given)
+
+
+def _train(settings: AgentSettings, folder: Path, given: Mapping[str, Any]) -> int:
+    """Train, and say what came of it."""
+    from rlprune.agents.commands.progress import Tenths, episodes  # from here on it may take its time
     from rlprune.agents.rl.training import AGENT as FILE
     from rlprune.agents.rl.training import longest_episode, train
 
-    resume, start = hasattr(args, "resume"), AgentSettings(env=MIXED)
-    if resume and not hasattr(args, "out"):
-        raise UserError("--resume needs the folder of the training: name it with --out")
-    if resume and (Path(args.out) / "settings.json").exists():
-        start = _recorded(Path(args.out))
-    settings = _agent_settings(args, start)
-    words = [Path(problem["model"]).stem for problem in settings.env_kwargs["problems"]]
-    name = run_name("agent", settings.algorithm, *words, f"s{settings.seed}")
-    folder = Path(args.out) if hasattr(args, "out") else free_folder("runs", name)
-    quiet = hasattr(args, "quiet")
     total = settings.timesteps or (settings.episodes or 0) * longest_episode(settings)  # finds what cannot be, too
-    with AgentProgress(settings, total, console(stderr=True), quiet=quiet) as progress:
-        command = shlex.join(["rlprune", *sys.argv[1:]])
-        agent = train(settings, folder, resume=resume, command=command, on_episode=progress.episode)
-    if hasattr(args, "json"):
+    with Tenths(f"training {settings.algorithm}", quiet=given["quiet"]) as bar:
+        told = episodes(bar, total, settings.episodes)
+        agent = train(settings, folder, resume=given["resume"], command=command_line(), on_episode=told)
+    if given["json"]:
         print(json.dumps({**agent.card, "file": str(folder / FILE)}, indent=2))
-    elif not quiet:
+    elif not given["quiet"]:
         _print_metrics(agent.card, settings)
         print(f"Written to {folder / FILE}; run it with `rlprune episode --agent {folder / FILE} --model NEW`")
     return 0
 
 
+def _fresh() -> dict[str, Any]:
+    """Arguments of `MixedPruningEnv`, in plain values."""
+    common = {"tolerance": FREE, "criterion": GAME["criterion"], "recovery": GAME["recovery"], "skip": []}
+    problems, budgets = [{"model": "lenet5"}], levels("budgets", ["0.3:0.7"])
+    return {"problems": problems, "budgets": budgets, "tolerances": None, "max_rate": GAME["max_rate"],
+            "common": common}  # fmt: skip
+
+
 def _recorded(folder: Path) -> AgentSettings:
     """The settings that a training was started with."""
-    from rlprune.agents.rl.settings import AgentSettings
-
     try:
         settings = AgentSettings(**read_json(folder / "settings.json"))
     except TypeError:
@@ -132,79 +134,75 @@ def _recorded(folder: Path) -> AgentSettings:
     return settings
 
 
-def _agent_settings(args: argparse.Namespace, start: AgentSettings) -> AgentSettings:
-    """The settings of `start`, changed by the options that were given."""
-    from rlprune.agents.rl.settings import AgentSettings
+def _lessons(start: AgentSettings) -> Lessons:
+    """Settings as the options that stand for them."""
+    kwargs, common = start.env_kwargs, start.env_kwargs["common"]
+    models = tuple("=".join(problem[name] for name in ("model", "weights") if name in problem)
+                   for problem in kwargs["problems"])  # fmt: skip
+    lists = {name: tuple(map(str, kwargs[name] or ())) for name in ("budgets", "tolerances")}
+    rules = {name: common[name] for name in ("criterion", "recovery") if name in common}
+    return Lessons(models=models, **lists, **rules, max_rate=kwargs["max_rate"], skip=tuple(common.get("skip", ())),
+                   reward=kwargs.get("reward", "gain"), agent_device=start.device)  # fmt: skip
 
-    given = given_fields(args, AgentSettings)
-    given.pop("device", None)  # that of the networks
-    if hasattr(args, "agent_device"):
-        given["device"] = args.agent_device
+
+def _changed(start: AgentSettings, given: Mapping[str, Any]) -> AgentSettings:
+    """Settings with the values that differ from theirs."""
+    own = {item.name for item in fields(AgentSettings)} - set(NOT_LESSONS)
+    changes = {name: value for name, value in given.items() if name in own | {"seed"}}
+    if "agent_device" in given:
+        changes["device"] = given["agent_device"]
     if "timesteps" in given and "episodes" not in given:
-        given["episodes"] = None
-    if hasattr(args, "set"):
-        given["hyperparameters"] = {**start.hyperparameters, **_changes(args.set)}
-    return replace(start, **given, env_kwargs=_env_kwargs(args, start.env_kwargs))
-
-
-def _env_kwargs(args: argparse.Namespace, start: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of `MixedPruningEnv`, in plain values: those of `start`, changed by the options that were given."""
-    common = dict(start.get("common") or {"tolerance": FREE, **{key: GAME[key] for key in GAME if key != "max_rate"}})
-    kwargs = {
-        "problems": [{"model": "lenet5"}],
-        "budgets": _levels("0.3:0.7"),
-        "tolerances": None,
-        "max_rate": GAME["max_rate"],
-        **start,
-        "common": common,
-    }
-    for option, name in (("models", "problems"), ("budget", "budgets"), ("tolerance", "tolerances")):
-        if hasattr(args, option):
-            kwargs[name] = getattr(args, option)
+        changes["episodes"] = None
+    changes["hyperparameters"] = {**start.hyperparameters, **_presets(given.get("set", []))}
+    kwargs = {**start.env_kwargs, "common": dict(start.env_kwargs["common"])}
     for name in ("max_rate", "reward", "seed"):
-        if hasattr(args, name):
-            kwargs[name] = getattr(args, name)
-    common |= {
-        name: getattr(args, name) for name in (*PLACE, "data", "criterion", "recovery", "skip") if hasattr(args, name)
-    }
-    return kwargs
+        kwargs |= {name: given[name]} if name in given else {}
+    if "models" in given:
+        pairs = [model.partition("=")[::2] for model in given["models"]]
+        kwargs["problems"] = [{"model": name, **({"weights": file} if file else {})} for name, file in pairs]
+    for name in ("budgets", "tolerances"):
+        if name in given:
+            kwargs[name] = levels(name, given[name]) if given[name] else None
+    shared = {item.name for item in fields(ProblemSpec)} - {"seed"} | {"criterion", "recovery", "skip"}
+    values = {name: given[name] for name in given if name in shared}
+    kwargs["common"] |= {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+    return replace(start, **changes, env_kwargs=kwargs)
 
 
-class AgentProgress(Live):
-    """Shows how a training gets on: a bar with the time left on a terminal, ten lines elsewhere.
+def levels(name: str, texts: Sequence[str]) -> list[float]:
+    """`0.3` as it is; `0.3:0.7` and `0.3:0.7:9` in even steps, both ends with it.
 
-    Args:
-        settings: Of the training.
-        total: Time steps that it takes at most.
-        console: Where to print.
-        quiet: Show nothing.
+    >>> levels("budgets", ["0.3:0.7"]), levels("budgets", ["0.25", "0.1"])
+    ([0.3, 0.4, 0.5, 0.6, 0.7], [0.25, 0.1])
     """
+    found: list[float] = []
+    for text in texts:
+        low, *rest = text.split(":")
+        try:
+            high, steps = rest[0] if rest else low, int(rest[1]) if len(rest) > 1 else LEVELS if rest else 1
+            values = [round(float(value), 6) for value in np.linspace(float(low), float(high), steps)]
+            if not values or len(rest) > 2 or not all(0.0 <= value <= 1.0 for value in values):
+                raise ValueError
+        except ValueError:
+            raise UserError(
+                f"--{name} {text!r} is not a number in [0, 1], or a range A:B or A:B:STEPS of such numbers"
+            ) from None
+        found += values
+    return found
 
-    def __init__(self, settings: AgentSettings, total: int, console: Console, *, quiet: bool = False) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[note]}"))
-        super().__init__(*columns, console=console, quiet=quiet)
-        self.settings, self.total = settings, total
-        self._task = self._progress.add_task(f"training {settings.algorithm}", total=1.0, note="starting")
-        self._started, self._before = time.monotonic(), -1.0
-        self._best, self._told = -float("inf"), 0.0
 
-    def episode(self, count: int, line: dict[str, Any]) -> None:
-        """An episode has ended."""
-        done = line["timesteps"] / max(self.total, 1)
-        if self.settings.episodes is not None:
-            done = max(done, count / self.settings.episodes)
-        done = min(done, 1.0)
-        now = time.monotonic()
-        if self._before < 0:  # a resumed training starts late, so the clock starts with the first episode seen
-            self._before, self._started = done, now
-        each = (now - self._started) / (done - self._before) if done > self._before else None
-        left = "" if each is None else f", about {duration(each * (1.0 - done))} left"
-        self._best = max(self._best, line["reward"])
-        note = f"episode {count}, reward {line['reward']:+.3f}, best {self._best:+.3f}{left}"
-        self._progress.update(self._task, completed=done, note=note)
-        if self.lines and (done >= self._told + 0.1 or done >= 1.0 > self._told):
-            self._told = done
-            self.console.print(f"{100 * done:3.0f} %  {note}", highlight=False)
+def _presets(texts: Sequence[str]) -> dict[str, Any]:
+    """`n_steps=64` -> {"n_steps": 64}; what is not JSON is text."""
+    changes: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise UserError(f"--set is {text!r}; it must be NAME=VALUE, as in n_steps=64")
+        try:
+            changes[name] = json.loads(value)
+        except json.JSONDecodeError:
+            changes[name] = value
+    return changes
 
 
 def _print_metrics(card: Mapping[str, Any], settings: AgentSettings) -> None:
@@ -220,165 +218,66 @@ def _print_metrics(card: Mapping[str, Any], settings: AgentSettings) -> None:
 # --- episode --------------------------------------------------------------------------------------------------------
 
 
-def configure_episode(parser: argparse.ArgumentParser) -> None:
-    """Options of `rlprune episode`."""
-    recipe = METHODS.get("amc-rules").settings
-    group = parser.add_argument_group("controller, one of the two")
-    known = assets.names()
-    built_in = f"; built in: {', '.join(known)} (default: {known[0]})" if known else ""
-    group.add_argument(
-        "--agent", metavar="FILE|NAME", help=f"zip of a trained agent, with its card beside it, or a name{built_in}"
-    )
-    group.add_argument("--controller", metavar="RULE", help=", ".join(RULES.names()))
-    field_options(group, PruneSettings, skip=[n for n in PruneSettings.__dataclass_fields__ if n != "samples"])
-    problem_options(parser)
-    group = parser.add_argument_group("goal")
-    group.add_argument(
-        "--budget", "--target-macs", dest="target_macs", type=float, metavar="X",
-        help=f"fraction of the MACs to keep (default: {recipe.target_macs})",
-    )  # fmt: skip
-    group.add_argument(
-        "--tolerance", type=float, metavar="X",
-        help="largest drop of the control score; what leaves it is tried again with less removed (default: any drop)",
-    )  # fmt: skip
-    group.add_argument("--attempts", type=int, metavar="N", help=f"how often to try (default: {recipe.attempts})")
-    group = parser.add_argument_group("the rules of the game (default: those the agent was trained by)")
-    fields = ("criterion", "recovery", "max_rate", "skip")
-    others = [name for name in PruneSettings.__dataclass_fields__ if name not in fields]
-    field_options(group, PruneSettings, skip=others, defaults=replace(recipe, **_game({})))
-    group = parser.add_argument_group("fine-tuning", "Training of the pruned network; the better of both is kept.")
-    tuning = replace(recipe.finetune, epochs=0.0)
-    field_options(group, TrainSettings, prefix="finetune-", defaults=tuning)
-    run_options(parser)
-    rule_options(parser)
+@dataclass(frozen=True)
+class Player:
+    """Who plays.
+
+    Attributes:
+        agent: Zip of a trained agent with its card beside it, or the name of one that comes with the package; unless a
+            controller is given, the first of these.
+    """
+
+    agent: str | None = None
 
 
-def run_episode(args: argparse.Namespace) -> int:
-    """Run a controller once on a network, and write the run folder that `prune` writes."""
-    resume, quiet = hasattr(args, "resume"), hasattr(args, "quiet")
-    if resume and not hasattr(args, "out"):
-        raise UserError("--resume needs the folder of the run: name it with --out")
-    if resume and RunFolder(args.out).exists():
-        recorded = RunFolder(args.out).read()["settings"]
-        if "problem" not in recorded:
-            raise UserError(f"{args.out} holds another kind of run; name the run with --out")
-        settings = PruneSettings.from_json(recorded)
-        if _episode_settings(args, settings) != settings:
-            raise UserError(f"the run in {args.out} was started with other settings; --resume takes none of its own")
-    else:
-        settings = _episode_settings(args, None)
-    folder = RunFolder(args.out if hasattr(args, "out") else free_folder("runs", _name(settings)))
-    with LiveRun(settings.tolerance, console(stderr=True), quiet=quiet) as live:
-        command = shlex.join(["rlprune", *sys.argv[1:]])
-        record = prune(settings, folder, command=command, resume=resume, watcher=live)
-    if hasattr(args, "json"):
-        print(json.dumps(record, indent=2))
-    elif not quiet:
-        print_summary(record, console())
-        print(f"Written to {folder.path}")
-    return 0
+COMMON_EPISODE = {"model", "data", "weights", "seed", "device", "agent", "controller", "budget", "tolerance", "epochs",
+                  "samples", "criterion", "recovery", "max_rate", "skip", "out", "resume", "quiet", "json"}  # fmt: skip
 
 
-def _episode_settings(args: argparse.Namespace, start: PruneSettings | None) -> PruneSettings:
-    """The settings of `start` (None: of AMC's rules, as the agent knows them), changed by the options given."""
-    if hasattr(args, "agent") and hasattr(args, "controller"):
+def episode(argv: Sequence[str], about: str, examples: str) -> int:
+    """Run a controller on a network, and write the run folder that `prune` writes.
+
+    One round that meets a budget, without training, by the rules that the agent was trained by; where a tolerance or
+    epochs are given, a run like any other, with that controller.
+    """
+    folder_to_resume(argv)
+    recipe, spec = recorded(argv) or (_recipe(argv), ProblemSpec())
+    sections = [
+        Section(Player),
+        Section(ProblemSpec, default=spec),
+        *recipe_sections(recipe, argv),
+        Section(What, skip=("method", "recipe", "published")),
+        Section(Run),
+    ]
+    given = parse("episode", sections, argv, common=COMMON_EPISODE, about=about, examples=examples)
+    if given["agent"] is not None:
+        given["controller"] = f"{AGENT}{given['agent']}"
+    return run_prune(changed(recipe, given), spec_of(given), given)
+
+
+def _recipe(argv: Sequence[str]) -> Recipe:
+    """The recipe that the defaults come from."""
+    agent, controller = value_of(argv, "--agent"), value_of(argv, "--controller")
+    if agent is not None and controller is not None:
         raise UserError("--agent and --controller are both given; choose one of them")
-    agent, known = getattr(args, "agent", None), assets.names()
-    if agent is None and not hasattr(args, "controller") and start is None:
-        if not known:
+    if agent is None and controller is None:
+        if not names():
             raise UserError(
                 "no controller is given; name a trained agent with --agent FILE, or a rule with --controller"
             )
-        agent = known[0]
-    controller = f"{AGENT}{agent}" if agent is not None else getattr(args, "controller", None)
-    if start is None:
-        recipe = METHODS.get("amc-rules").settings
-        start = replace(
-            recipe,
-            **_game(_card_rules(agent) if agent is not None else {}),
-            controller=str(controller),
-            controller_options={},
-            tolerance=FREE,
-            finetune=replace(recipe.finetune, epochs=0.0),
-        )
-    given = given_fields(args, PruneSettings)
-    given["controller"] = controller = controller or start.controller
-    options = dict(start.controller_options) if controller == start.controller else {}
-    options |= given_rule_options(args, controller)
-    finetune = replace(start.finetune, **given_fields(args, TrainSettings, "finetune-"))
-    settings = replace(
-        start, **given, problem=problem_spec(args, start.problem), controller_options=options, finetune=finetune
-    )
-    # The environment tells the agent of the tolerance where nothing but the pruning decides whether it is kept.
-    free = settings.tolerance >= FREE or finetune.epochs > 0
-    return replace(settings, check="end" if free else "round")
-
-
-def _game(card: Mapping[str, Any]) -> dict[str, Any]:
-    """The rules of the game as settings of a run."""
-    rules = {**GAME, **card}
-    return {**rules, "skip": tuple(rules["skip"])}
+        agent = names()[0]
+    controller = controller or f"{AGENT}{agent}"
+    rules = _card_rules(controller.removeprefix(AGENT)) if controller.startswith(AGENT) else {}
+    recipe = Recipe(controller=controller, method=controller.partition(":")[0], repair=CYCLE, **{**GAME, **rules})
+    if any(value_of(argv, flag) is not None for flag in ("--tolerance", "--epochs")):
+        return replace(recipe, tolerance=FREE, epochs=0.0, finish=CYCLE)
+    once = {"published": True, "once": True, "check": "end", "finish": TrainSettings(epochs=0.0)}
+    return replace(recipe, tolerance=FREE, budget=0.5, **once)
 
 
 def _card_rules(file: str) -> dict[str, Any]:
     """The rules by which an agent was trained, as far as its card tells."""
-    from rlprune.agents.rl.sb3 import load_agent
-
-    kwargs = (load_agent(file).card.get("env") or {}).get("kwargs") or {}
+    card = read_json(agent_file(file).with_suffix(".json"))
+    kwargs = (card.get("env") or {}).get("kwargs") or {} if isinstance(card, dict) else {}
     kwargs = {**kwargs, **(kwargs.get("common") or {})}
-    return {name: kwargs[name] for name in GAME if name in kwargs}
-
-
-def _name(settings: PruneSettings) -> str:
-    """What the run folder is called."""
-    problem, who = settings.problem, settings.controller
-    stem = Path(who.removeprefix(AGENT))
-    played = stem.parent.name or stem.stem if who.startswith(AGENT) else who
-    words = subject(problem.model, problem.data)
-    return run_name(*words, played, f"b{settings.target_macs:g}", f"s{settings.seed}")
-
-
-# --- reading options ------------------------------------------------------------------------------------------------
-
-
-def _names(text: str) -> list[str]:
-    return [] if text == "none" else [part.strip() for part in text.split(",") if part.strip()]
-
-
-def _models(text: str) -> list[dict[str, str]]:
-    """`a,b=b.pt` -> arguments of two environments."""
-    pairs = [name.partition("=")[::2] for name in _names(text)]
-    return [{"model": model, "weights": weights} if weights else {"model": model} for model, weights in pairs]
-
-
-def _levels(text: str) -> list[float]:
-    """`0.3,0.5` as it is; `0.3:0.7` and `0.3:0.7:9` in even steps, both ends with it."""
-    try:
-        if ":" not in text:
-            values = [float(part) for part in _names(text)]
-        else:
-            low, high, *steps = text.split(":")
-            values = [
-                round(float(v), 6) for v in np.linspace(float(low), float(high), int(*steps) if steps else LEVELS)
-            ]
-        if not values or not all(0.0 <= value <= 1.0 for value in values):
-            raise ValueError
-    except (TypeError, ValueError):
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is not a list A,B,C or a range A:B or A:B:STEPS of numbers in [0, 1]"
-        ) from None
-    return values
-
-
-def _changes(texts: list[str]) -> dict[str, Any]:
-    """`n_steps=64` -> {"n_steps": 64}; what is not JSON is text."""
-    changes: dict[str, Any] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not (name and equals):
-            raise UserError(f"--set is {text!r}; it must be NAME=VALUE, as in n_steps=64")
-        try:
-            changes[name] = json.loads(value)
-        except json.JSONDecodeError:
-            changes[name] = value
-    return changes
+    return {name: tuple(kwargs[name]) if name == "skip" else kwargs[name] for name in GAME if name in kwargs}

@@ -14,15 +14,16 @@ import re
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, get_type_hints
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_type_hints
 
 import docstring_parser
 import tyro
 
 from rlprune.errors import UserError
 
-ALIASES = {"budget": ("--target-macs",), "methods": ("--controllers",)}
-APPENDED = {"keep"}
+ALIASES = {"budget": ("--target-macs",), "methods": ("--controllers",), "algorithm": ("--algo",)}
+APPENDED = {"keep", "set"}
 
 
 @dataclass(frozen=True)
@@ -87,11 +88,12 @@ class Json:
 
 
 def notes_of(cls: Any) -> dict[str, str]:
-    """Field name -> its text in the class docstring; names shared by a line are told alike."""
+    """Field name -> its text in the class docstring, or a base's; names shared by a line are told alike."""
     found = {}
-    for entry in docstring_parser.parse(cls.__doc__ or "").params:
-        for name in entry.arg_name.split(","):
-            found[name.strip()] = " ".join((entry.description or "").split())
+    for base in reversed(cls.__mro__):
+        for entry in docstring_parser.parse(base.__doc__ or "").params:
+            for name in entry.arg_name.split(","):
+                found[name.strip()] = " ".join((entry.description or "").split())
     return found
 
 
@@ -127,7 +129,7 @@ def parse(
         more = "" if shown is None else f"\nAll options: rlprune {command} --help-all"
         print(f"examples:\n{examples}{more}")
         raise SystemExit(0)
-    words = [_none(word) for text in argv for word in _numbers(text)]
+    words = [word for text in _switched(sections, argv) for word in _words(text)]
     found = _call(command, _table(sections, positional or {}, None), words, about)
     values: dict[str, Any] = {}
     for item in dataclasses.fields(found):
@@ -151,7 +153,8 @@ def _table(sections: Sequence[Section], positional: Mapping[str, str], shown: Co
             extra = [tyro.conf.UseAppendAction] if name in APPENDED else []
             text = text if shown is None else _first(text)
             note = tyro.conf.arg(help=text, aliases=ALIASES.get(name, ()), help_behavior_hint=_hint(default))
-            rows.append((name, Annotated[(kind, note, *extra)], field(default=default)))
+            start = field(default_factory=default.copy) if isinstance(default, list) else field(default=default)
+            rows.append((name, Annotated[(kind, note, *extra)], start))
         if not section.name:
             made += rows
         elif rows:
@@ -200,14 +203,30 @@ def _in_a_line(text: str, command: str) -> str:
     return f"{message}{hint} (see rlprune {command} --help)"
 
 
-def _none(text: str) -> str:
-    return "None" if text == "none" else text
+def _switched(sections: Sequence[Section], argv: Sequence[str]) -> Iterable[str]:
+    """What was given, where `--amp` alone is `--amp True`, of options that may be on, off, or something else."""
+    flags = {
+        f"--{section.name}." + name if section.name else f"--{name}"
+        for section in sections
+        for name, kind, _, _ in section.fields()
+        if kind is not bool and bool in get_args(kind)
+    }
+    for text, after in zip(argv, [*argv[1:], "--"], strict=True):
+        off = text.replace("--no-", "--", 1)
+        if text in flags and after.startswith("--"):
+            yield from (text, "True")
+        elif off != text and off in flags:
+            yield from (off, "False")
+        else:
+            yield text
 
 
-def _numbers(text: str) -> list[str]:
-    """`0.01,0.02`, also behind a flag and an equals sign, is two numbers."""
+def _words(text: str) -> list[str]:
+    """`none` is None, and `0.1,0.2`, also behind a flag and an equals sign, are two numbers."""
     found = re.fullmatch(r"(?:(--[\w.-]+)=)?([-+.\de]+(?:,[-+.\de]+)+)", text)
-    return [text] if found is None else [*filter(None, found.groups()[:1]), *found[2].split(",")]
+    if found is None:
+        return ["None" if text == "none" else text]
+    return [*filter(None, found.groups()[:1]), *found[2].split(",")]
 
 
 def _split(value: Any) -> Any:
@@ -215,6 +234,26 @@ def _split(value: Any) -> Any:
     if isinstance(value, tuple) and all(isinstance(part, str) for part in value):
         return tuple(word for part in value for word in part.split(",") if word not in ("None", ""))
     return value
+
+
+def value_of(argv: Sequence[str], flag: str) -> str | None:
+    """The value of a flag, before the options that it decides are known."""
+    for place, text in enumerate(argv):
+        if text == flag and place + 1 < len(argv):
+            return argv[place + 1]
+        if text.startswith(flag + "="):
+            return text.partition("=")[2]
+    return None
+
+
+def folder_to_resume(argv: Sequence[str]) -> Path | None:
+    """Where to go on, if `--resume` is given; raises UserError without `--out`."""
+    if "--resume" not in argv or "--help" in argv:
+        return None
+    out = value_of(argv, "--out")
+    if out is None:
+        raise UserError("--resume needs the folder to go on with: name it with --out")
+    return Path(out)
 
 
 def command_line() -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from rlprune.agents.commands.options import Run, Section, command_line, parse
+from rlprune.agents.commands.options import Run, Section, command_line, parse, value_of
 from rlprune.agents.controllers.registry import RULES, rule_class
 from rlprune.agents.runs.recipe import AGENT, PHASES, Recipe
 from rlprune.agents.runs.recipes import RECIPES, get_recipe, list_recipes
@@ -19,6 +20,7 @@ from rlprune.training.settings import TrainSettings
 
 COMMON = {"model", "data", "weights", "seed", "device", "method", "recipe", "published", "tolerance", "budget",
           "epochs", "minutes", "skip", "round_to", "lr", "out", "resume", "quiet", "json"}  # fmt: skip
+ANY_DROP = 1e9
 NOT_OPTIONS = ("options", "method", "summary", "published", *PHASES)
 
 
@@ -32,7 +34,7 @@ class What:
         published: Play the paper's own schedule instead of seeking the tolerance with one budget of epochs.
         lr: Learning rate of all training.
         batch_size: Images a step in all training.
-        amp: Mixed precision (bfloat16) in all training.
+        amp: Mixed precision (bfloat16) in all training: on, off, or auto.
     """
 
     method: str = "prc"
@@ -40,13 +42,12 @@ class What:
     published: bool = False
     lr: float | None = None
     batch_size: int | None = None
-    amp: bool | None = None
+    amp: bool | str | None = None
 
 
 def prune(argv: Sequence[str], about: str, examples: str) -> int:
     """Prune a network."""
-    from_folder = _resumed(argv)
-    recipe, spec = from_folder or (_start(argv), ProblemSpec())
+    recipe, spec = recorded(argv) or (_start(argv), ProblemSpec())
     sections = [
         Section(ProblemSpec, default=spec),
         Section(What, default=What(method=recipe.method, published=recipe.published)),
@@ -54,11 +55,13 @@ def prune(argv: Sequence[str], about: str, examples: str) -> int:
         Section(Run),
     ]
     given = parse("prune", sections, argv, common=COMMON, about=about, examples=examples)
+    if given["budget"] is not None and given["budget"] != recipe.budget and not _has(argv, "--tolerance"):
+        given["tolerance"] = ANY_DROP  # the target alone is the goal
     recipe, spec = changed(recipe, given), spec_of(given)
-    return run_prune(recipe, spec, given, "prune")
+    return run_prune(recipe, spec, given)
 
 
-def run_prune(recipe: Recipe, spec: ProblemSpec, given: dict[str, Any], command: str) -> int:
+def run_prune(recipe: Recipe, spec: ProblemSpec, given: dict[str, Any]) -> int:
     """Build the problem, prune it into a folder, and say what came of it."""
     out, resume = given["out"], given["resume"]
     if out == "":
@@ -70,9 +73,12 @@ def run_prune(recipe: Recipe, spec: ProblemSpec, given: dict[str, Any], command:
     from rlprune.agents.runs.describing import default_name
     from rlprune.agents.runs.prune import prune_problem
     from rlprune.report.live import LiveRun
-    from rlprune.report.summary import print_summary
+    from rlprune.report.summary import near_chance, print_summary
 
     problem = spec.build()
+    hint = near_chance(problem.baseline.metric, problem.baseline.value, len(problem.data.classes))
+    if hint and spec.weights and not resume:
+        print(f"rlprune prune: {hint}", file=sys.stderr)
     folder = RunFolder(out or free_folder("runs", default_name(problem, recipe)))
     with LiveRun(recipe.tolerance, quiet=given["quiet"]) as live:
         live.work("starting")
@@ -87,7 +93,7 @@ def run_prune(recipe: Recipe, spec: ProblemSpec, given: dict[str, Any], command:
 
 def recipe_sections(recipe: Recipe, argv: Sequence[str] = ()) -> list[Section]:
     """The options of a recipe: its own, its controller's behind the controller's name, and its phases'."""
-    controller = _value(argv, "--controller") or recipe.controller
+    controller = value_of(argv, "--controller") or recipe.controller
     found = [Section(Recipe, default=recipe, skip=NOT_OPTIONS)]
     if not controller.startswith(AGENT):
         rule = rule_class(controller)
@@ -117,12 +123,12 @@ def spec_of(given: dict[str, Any]) -> ProblemSpec:
 
 def _start(argv: Sequence[str]) -> Recipe:
     """The recipe that the defaults come from."""
-    file, method = _value(argv, "--recipe"), _value(argv, "--method")
+    file, method = value_of(argv, "--recipe"), value_of(argv, "--method")
     if file is not None and method is not None:
         raise UserError("--method and --recipe are both given; choose one of them")
     for text in argv:  # an option of a controller that does not run
         name = text.removeprefix("--").partition(".")[0] if text.startswith("--") and "." in text else ""
-        running = _value(argv, "--controller") or (
+        running = value_of(argv, "--controller") or (
             RECIPES[method or "prc"].controller if method in (None, *RECIPES) else ""
         )
         if name in RULES and name != running and file is None:
@@ -132,11 +138,11 @@ def _start(argv: Sequence[str]) -> Recipe:
     return get_recipe(file or method or "prc", published="--published" in argv)
 
 
-def _resumed(argv: Sequence[str]) -> tuple[Recipe, ProblemSpec] | None:
+def recorded(argv: Sequence[str]) -> tuple[Recipe, ProblemSpec] | None:
     """What the run to go on with was started with."""
     if "--resume" not in argv:
         return None
-    out = _value(argv, "--out")
+    out = value_of(argv, "--out")
     path = Path(out) if out else newest_unfinished(Path("runs"))
     if path is None or not RunFolder(path).exists():
         return None
@@ -147,14 +153,8 @@ def _resumed(argv: Sequence[str]) -> tuple[Recipe, ProblemSpec] | None:
     return recipe, ProblemSpec.from_json(settings["problem"])
 
 
-def _value(argv: Sequence[str], flag: str) -> str | None:
-    """The value of a flag, before the options that it decides are known."""
-    for place, text in enumerate(argv):
-        if text == flag and place + 1 < len(argv):
-            return argv[place + 1]
-        if text.startswith(flag + "="):
-            return text.partition("=")[2]
-    return None
+def _has(argv: Sequence[str], flag: str) -> bool:
+    return any(text == flag or text.startswith(flag + "=") for text in argv)
 
 
 @dataclass(frozen=True)

@@ -1,40 +1,23 @@
-"""The subcommand that scans a network's sensitivity; `rlprune.cli` looks it up."""
+"""`rlprune sensitivity`."""
 
 from __future__ import annotations
 
-import argparse
 import fnmatch
 import json
-import shlex
-import sys
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-from rlprune.agents.commands.options import (
-    console,
-    field_options,
-    given_fields,
-    problem_options,
-    problem_spec,
-    run_options,
-)
-from rlprune.channels import ChannelGroups
-from rlprune.criteria import get_criterion
+from rlprune.agents.commands.options import Run, Section, command_line, folder_to_resume, parse
+from rlprune.agents.commands.prune import spec_of
 from rlprune.errors import UserError, check_rate
 from rlprune.files import read_json, write_json, write_text
 from rlprune.record import RunFolder, free_folder, run_name, subject
-from rlprune.recovery import make_recovery
-from rlprune.report import plots
-from rlprune.report.live import Live
-from rlprune.report.scans import draw_scan, print_scan
-from rlprune.scoring.sensitivity import RATES, scan
 from rlprune.spec import ProblemSpec
 
+COMMON = {"model", "data", "weights", "seed", "device", "criterion", "recovery", "rates", "groups", "limit", "amp",
+          "out", "resume", "quiet", "json"}  # fmt: skip
 SCAN, SETTINGS, PICTURE = "sensitivity.json", "settings.json", "sensitivity.png"
 
 
@@ -57,14 +40,12 @@ class ScanSettings:
     problem: ProblemSpec = field(default_factory=ProblemSpec)
     criterion: str = "l1"
     recovery: str = "none"
-    rates: tuple[float, ...] = RATES
+    rates: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
     groups: tuple[str, ...] = ()
     limit: int | None = None
     amp: bool = False
 
     def __post_init__(self) -> None:
-        get_criterion(self.criterion)
-        make_recovery(self.recovery)
         for rate in self.rates:
             check_rate("--rates", rate)
         if not self.rates:
@@ -78,9 +59,9 @@ class ScanSettings:
         words = subject(self.problem.model, self.problem.data)
         return run_name("scan", *words, self.criterion, f"s{self.problem.seed}")
 
-    def chosen(self, groups: ChannelGroups) -> list[str]:
-        """The names of the groups to scan."""
-        names = [group.name for group in groups.prunable]
+    def chosen(self, names: Iterable[str]) -> list[str]:
+        """Of the names of groups that can be pruned those to scan."""
+        names = list(names)
         for pattern in self.groups:
             if not fnmatch.filter(names, pattern):
                 raise UserError(f"--groups {pattern!r} is the name of no group that can be pruned: see rlprune inspect")
@@ -98,25 +79,54 @@ class ScanSettings:
         return cls(**{**content, **lists, "problem": ProblemSpec.from_json(content["problem"])})
 
 
-def configure_sensitivity(parser: argparse.ArgumentParser) -> None:
-    """Options of `rlprune sensitivity`."""
-    problem_options(parser)
-    field_options(parser.add_argument_group("scan"), ScanSettings, skip=("problem",), defaults=ScanSettings())
-    run_options(parser)
-
-
-def run_sensitivity(args: argparse.Namespace) -> int:
+def sensitivity(argv: Sequence[str], about: str, examples: str) -> int:
     """Scan a network; writes the scan, a picture of it, and what is needed to go on with it."""
-    resume, quiet = hasattr(args, "resume"), hasattr(args, "quiet")
-    if resume and not hasattr(args, "out"):
-        raise UserError("--resume needs the folder of the scan: name it with --out")
-    settings, folder = _settings(args, resume)
+    folder, start = folder_to_resume(argv), ScanSettings()
+    begun = folder is not None and (folder / SETTINGS).exists()
+    if folder is not None and begun:
+        start = ScanSettings.from_json(read_json(folder / SETTINGS))
+    sections = [Section(ProblemSpec, default=start.problem), Section(ScanSettings, default=start), Section(Run)]
+    given = parse("sensitivity", sections, argv, common=COMMON, about=about, examples=examples)
+    own = {item.name: given[item.name] for item in fields(ScanSettings) if item.name in given}
+    settings = replace(start, **own, problem=spec_of(given))
+    if begun and settings != start:
+        raise UserError(f"the scan in {folder} was started with other settings; --resume takes none of its own")
+    _scan(settings, _folder(given["out"], begun, settings), given)
+    return 0
+
+
+def _folder(out: str | None, begun: bool, settings: ScanSettings) -> Path:
+    """Where the scan goes."""
+    if out is None:
+        return free_folder("runs", settings.title)
+    folder = Path(out)
+    if not begun and (folder / SETTINGS).exists():
+        raise UserError(f"{folder} holds a scan already; add --resume to go on with it, or choose another --out")
+    if RunFolder(folder).exists():
+        raise UserError(f"{folder} holds another kind of run, not a scan; choose another --out")
+    return folder
+
+
+def _scan(settings: ScanSettings, folder: Path, given: Mapping[str, Any]) -> None:
+    """Scan, write, and say what was found."""
+    from rich.console import Console  # from here on it may take its time
+
+    from rlprune.agents.commands.progress import Tenths
+    from rlprune.criteria import get_criterion
+    from rlprune.recovery import make_recovery
+    from rlprune.report import plots
+    from rlprune.report.scans import draw_scan, print_scan
+    from rlprune.report.units import Unit
+    from rlprune.scoring.sensitivity import scan
+
+    get_criterion(settings.criterion)
+    make_recovery(settings.recovery)
     problem = settings.problem.build()
-    names = settings.chosen(problem.groups)
+    names = settings.chosen(group.name for group in problem.groups.prunable)
     RunFolder(folder).clear_remains()
     write_json(folder / SETTINGS, settings.to_json())
-    write_text(folder / "command.txt", shlex.join(["rlprune", *sys.argv[1:]]) + "\n")
-    with ScanProgress(console(stderr=True), quiet=quiet) as progress:
+    write_text(folder / "command.txt", command_line() + "\n")
+    with Tenths("scan", quiet=given["quiet"]) as bar:
         found = scan(
             problem,
             criterion=settings.criterion,
@@ -127,55 +137,13 @@ def run_sensitivity(args: argparse.Namespace) -> int:
             amp=settings.amp,
             seed=settings.problem.seed,
             path=folder / SCAN,
-            on_step=progress.step,
+            on_step=bar.step,
         )
     write_json(folder / SCAN, found.to_json())
-    plots.save(draw_scan(found, settings.title), folder / PICTURE)
-    if hasattr(args, "json"):
+    unit = Unit.of(problem.evaluator.score(problem.model, "control", 1).figures("control"))
+    plots.save(draw_scan(found, settings.title, unit), folder / PICTURE)
+    if given["json"]:
         print(json.dumps(found.to_json(), indent=2))
-    elif not quiet:
-        print_scan(found, console())
+    elif not given["quiet"]:
+        print_scan(found, Console(), unit)
         print(f"Written to {folder}")
-    return 0
-
-
-def _settings(args: argparse.Namespace, resume: bool) -> tuple[ScanSettings, Path]:
-    """What was asked for, and where it goes."""
-    folder = Path(args.out) if hasattr(args, "out") else None
-    begun = folder is not None and (folder / SETTINGS).exists()
-    if begun and not resume:
-        raise UserError(f"{folder} holds a scan already; add --resume to go on with it, or choose another --out")
-    if folder is not None and RunFolder(folder).exists():
-        raise UserError(f"{folder} holds another kind of run, not a scan; choose another --out")
-    start = ScanSettings()
-    if folder is not None and begun:
-        start = ScanSettings.from_json(read_json(folder / SETTINGS))
-    settings = replace(start, **given_fields(args, ScanSettings), problem=problem_spec(args, start.problem))
-    if begun and settings != start:
-        raise UserError(f"the scan in {folder} was started with other settings; --resume takes none of its own")
-    return settings, folder or free_folder("runs", settings.title)
-
-
-class ScanProgress(Live):
-    """A bar with the time left on a terminal, a line for every tenth elsewhere."""
-
-    def __init__(self, console: Console, *, quiet: bool = False) -> None:
-        super().__init__(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.percentage:3.0f} %"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=console,
-            quiet=quiet,
-        )
-        self._told = 0.0
-        self._task = self._progress.add_task("unpruned network", total=1.0)
-
-    def step(self, group: str, done: float) -> None:
-        """A score is about to be computed."""
-        self._progress.update(self._task, description=group, completed=done)
-        if self.lines and done >= self._told + 0.1:
-            self._told = done
-            self.console.print(f"{100 * done:3.0f} %  {group}", highlight=False)

@@ -90,7 +90,7 @@ class Law(Protocol):
         Args:
             aim: What was asked for.
             now: Where the run stood then.
-            line: The round's record: `accepted`, `macs_share`, `harm` (immediate drop), `drop` (after training).
+            line: The round's record: `accepted`, `macs_share`, `harm` (drop before training), `drop` (after it).
         """
         ...
 

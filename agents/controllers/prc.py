@@ -116,20 +116,21 @@ class PRC(RoundRule):
         return self
 
     def aim(self, now: Standing) -> Aim | None:
-        """As far as the slack T reaches where training leaves the share h of a drop: an immediate drop of T / h."""
+        """As far as the tolerance reaches where training leaves the share h of a drop: an immediate drop of ε / h."""
         trained, self._kind = now.epochs > 0, None
-        if (trained and now.left < 0.05) or now.met:
+        if trained and now.left < 0.05:
             return None
-        if self._setbacks >= GIVE_UP:
+        if now.met or self._setbacks >= GIVE_UP:
             return rest(now)
         epochs = cycle_length(now)
-        window = now.reach(self._step, self._setbacks)
+        last = epochs >= now.left and not self._setbacks  # nothing is learnt for a later round: as far as T / h goes
+        window = now.least if last else now.reach(self._step, self._setbacks)
         floor = max(now.least, window, now.target or 0.0)
         if now.share * math.exp(-SMALLEST) < floor:
             return None
         bounds = {now.least: "floor", window: "tolerance" if self._setbacks else "window", now.target: "target"}
         healing = self._heals.predicted if trained else 1.0
-        found = furthest(now, self.delta * now.slack / max(healing, 1e-9), floor)
+        found = furthest(now, self._heals.allows(now, self.delta), floor)
         share, bound = found or (now.share * math.exp(-SMALLEST), "tolerance")
         return Aim(share, epochs, bounds[floor] if bound == "window" else bound, enough(now), healing)
 
@@ -255,7 +256,7 @@ class PRC(RoundRule):
         else:
             self._setbacks, self._step = self._setbacks + 1, max(SMALLEST, taken / 2)
         self._heals.weight = now.tolerance
-        return self._heals.learn(line["harm"], line["drop"] - now.drop)
+        return self._heals.learn(line["harm"], line["drop"])
 
     def state_dict(self) -> dict[str, Any]:
         """What the next round needs to know of the rounds before."""

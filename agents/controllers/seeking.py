@@ -35,10 +35,14 @@ def cycle_length(now: Standing) -> float:
 
 
 def rest(now: Standing) -> Aim | None:
-    """Training alone, after setbacks: the slack that it wins may allow one more removal. None if too little is left."""
+    """Training alone: where the target is met, or after setbacks, when slack that it wins may allow one removal more.
+
+    None if too little is left.
+    """
     if now.epochs <= 0 or now.left < 0.1 * now.epochs:
         return None
-    return Aim(now.share, now.left if now.left < 0.25 * now.epochs else now.left / 2.0, "rest", -math.inf)
+    whole = now.met or now.left < 0.25 * now.epochs
+    return Aim(now.share, now.left if whole else now.left / 2.0, "rest")
 
 
 def enough(now: Standing) -> float:
@@ -70,6 +74,13 @@ class Healing:
         whole = self.harm + self.weight
         share = (self.left + self.expected * self.weight) / whole if whole > 0 else self.expected
         return min(2.0, max(0.03, share))
+
+    def allows(self, now: Standing, scale: float = 1.0) -> float:
+        """The immediate drop that training is trusted with: ε / h in all, since it heals the drop there is as well.
+
+        Where there is no training, the slack T.
+        """
+        return scale * (now.tolerance / self.predicted - now.drop if now.epochs > 0 else now.slack)
 
     def learn(self, harm: float, left: float) -> float | None:
         """Take in a round: immediate drop, and what was left of it. Returns the share, None where it tells nothing."""
@@ -126,19 +137,20 @@ class Seeker:
     def aim(self, now: Standing) -> Aim | None:
         """As far as step, floor, target and the healing seen so far allow."""
         trained = now.epochs > 0
-        if (trained and now.left < 0.05) or now.met:
+        if trained and now.left < 0.05:
             return None
-        if self._failed >= GIVE_UP:
+        if now.met or self._failed >= GIVE_UP:
             return rest(now)
         epochs = cycle_length(now)
-        floor = max(now.least, now.reach(self._step, self._failed), now.target or 0.0)
+        last = epochs >= now.left and not self._failed  # nothing is learnt for a later round
+        floor = max(now.least, now.least if last else now.reach(self._step, self._failed), now.target or 0.0)
         if now.share * math.exp(-SMALLEST) < floor:
             return None if now.least >= floor or now.target else rest(now)
         why = "window" if floor > now.least else "floor"
         if floor == now.target:
             why = "target"
         healing = self.healing.predicted if trained else 1.0
-        found = furthest(now, now.slack / healing, floor)
+        found = furthest(now, self.healing.allows(now), floor)
         share, bound = found if found is not None else (now.share * math.exp(-SMALLEST), "tolerance")
         return Aim(share, epochs, why if bound == "window" else bound, enough(now), healing)
 
@@ -155,7 +167,7 @@ class Seeker:
             self._failed += 1
             self._step = max(SMALLEST, taken / 2)
         self.healing.weight = now.tolerance
-        return self.healing.learn(line["harm"], line["drop"] - now.drop)
+        return self.healing.learn(line["harm"], line["drop"])
 
     def state_dict(self) -> dict[str, Any]:
         """What it has learnt."""

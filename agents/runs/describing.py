@@ -98,7 +98,8 @@ def default_name(problem: PruningProblem, recipe: Recipe) -> str:
     """What a run's folder is called."""
     source = problem.source or {"model": type(problem.model).__name__, "data": "live"}
     model, data = str(source["model"]), str(source["data"])
-    who = Path(recipe.controller.partition(":")[2]).stem if ":" in recipe.controller else recipe.method
+    file = Path(recipe.controller.partition(":")[2])
+    who = (file.parent.name or file.stem) if ":" in recipe.controller else recipe.method
     words = [Path(model.partition(":")[2] or model).stem, Path(data).stem, who, f"t{recipe.tolerance:g}"]
     words += [f"b{recipe.budget:g}"] if recipe.budget is not None else []
     return "-".join([*words, f"s{problem.seed}"]).replace(":", "-")

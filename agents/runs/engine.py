@@ -82,6 +82,7 @@ class _Play:
         self.budget, self.trained_before = recipe.budget, 0
         self.inside: Network | None = None  # the last inside the tolerance, where the end is what is checked
         self.finishes: list[dict[str, Any]] = []
+        self.pace: dict[str, Any] = {}  # of training, as the first cycle chose it: the same for all, resumed or not
         self.before, self.started = 0.0, time.monotonic()
 
     # The run ----------------------------------------------------------------------------------------------------
@@ -168,11 +169,12 @@ class _Play:
                 break
         line = self.env.history[-1]
         line |= record_of(self.heal.last)
+        self._keep_pace(None if self.heal.last is None else self.heal.last.pace)
         line["epochs_left"] = self._epochs_left()
         if self.law is not None and aim is not None:
             line |= {"share": line["macs"] / self.problem.cost.macs(), "slack": now.slack, "bound_by": aim.bound_by}
             line.setdefault("harm", line["drop"])
-            seen = self.law.learn(aim, now, {**line, "harm": line["harm"] - now.drop})
+            seen = self.law.learn(aim, now, line)
             line |= {"healing_predicted": aim.healing, "healing": seen}
         if self.recipe.check == "end" and self.recipe.published and self._inside(self.env.network):
             self.inside = self.env.network
@@ -182,7 +184,7 @@ class _Play:
         """A round that only trains: the accepted network goes on, better or as it was."""
         network, number = self.env.accepted.copy(), len(self.env.history)
         file = self.sink.cycle_file(f"cycle-{self.attempt}-{number}")
-        cycle = Cycle(replace(self.recipe.repair, epochs=aim.epochs), None, None, file)
+        cycle = Cycle(replace(self.recipe.repair, epochs=aim.epochs, **self.pace), None, None, file)
         report = self._fit(network, cycle, now.drop, "rest", number)
         if report.gained > 0:
             self.env.adopt(network)
@@ -195,6 +197,10 @@ class _Play:
         line |= {"harm": now.drop, "epochs_left": self._epochs_left()}
         self.law.learn(aim, now, line)
         return (done, stopped) if report.gained > 0 else (True, "nothing more inside")
+
+    def _keep_pace(self, pace: Mapping[str, Any] | None) -> None:
+        if pace is not None and not self.pace:
+            self.pace = dict(pace)
 
     def _fit(self, network: Network, cycle: Cycle, drop: float, purpose: str, number: int) -> Trained:
         """Train a network in place, and tell of it."""
@@ -212,11 +218,11 @@ class _Play:
             return None
         if aim is not None:
             last = aim.epochs >= self._epochs_left() - 1e-9  # nothing else is left to do with them
-            settings = replace(recipe.repair, epochs=aim.epochs)
+            settings = replace(recipe.repair, epochs=aim.epochs, **self.pace)
             return Cycle(settings, None if last else aim.enough, recipe.tolerance, file)
         if recipe.once or recipe.check == "end" or recipe.repair.epochs <= 0:
             return None
-        settings = replace(recipe.repair, schedule="restarts")
+        settings = replace(recipe.repair, schedule="restarts", **self.pace)
         return Cycle(settings, recipe.repair_to * recipe.tolerance, None, file)
 
     # The end ----------------------------------------------------------------------------------------------------
@@ -297,6 +303,7 @@ class _Play:
             "law": {} if self.law is None else self.law.state_dict(),
             "ledger": self.problem.ledger.state_dict(),
             "inside": pack_network(self.inside),
+            "pace": self.pace,
             "seconds": self.before + time.monotonic() - self.started,
             "done": done,
             "stopped": stopped,
@@ -309,5 +316,5 @@ class _Play:
         if self.law is not None:
             self.law.load_state_dict(state["law"])
         self.problem.ledger.load_state_dict(state["ledger"])
-        self.inside = unpack_network(state["inside"], self.problem)
+        self.inside, self.pace = unpack_network(state["inside"], self.problem), dict(state["pace"])
         return bool(state["done"]), str(state["stopped"])

@@ -95,20 +95,27 @@ def choices(model: nn.Module, groups: ChannelGroups, reads: set[tuple[str, str]]
     cut = {width.tensor.rpartition(".")[0] for widths in scopes.values() for width in widths}
     found = []
     for path, module in model.named_modules():
-        scope = path
-        while scope not in scopes and scope:
-            scope = scope.rpartition(".")[0]
-        built_in = type(module).__module__.startswith("torch.nn.")
+        settings = _settings(module)
+        tensors = () if path in cut else (*module._parameters.values(), *module._buffers.values())
+        own = {size for tensor in tensors if tensor is not None for size in tensor.shape}  # of what stays
         for name, value in vars(module).items():
             used = (path, name) in reads
-            if (built_in and name not in _BUILT_IN) or (path in cut and name in _OWN):  # surgery sets those by tensors
+            if ((settings is None or name in settings) and name not in _BUILT_IN) or (path in cut and name in _OWN):
                 continue
             if used or _WIDTH.search(name):
                 for place, number in _numbers(value) if used or type(value) is int else ():
-                    options = _options(scopes.get(scope, []), path, name, number, used) if number > 1 else ()
+                    options = _nearest(scopes, path, name, number, used) if number > 1 and number not in own else ()
                     if options:
                         found.append(Choice(path, name, place, number, options))
     return found
+
+
+def _settings(module: nn.Module) -> set[str] | None:
+    """Names of what torch's own classes keep for themselves; None if the module is of such a class: all of it."""
+    if type(module).__module__.startswith("torch.nn."):
+        return None
+    ours = [cls for cls in type(module).__mro__ if cls.__module__.startswith("torch.nn.")]
+    return {name for cls in ours for name in getattr(cls, "__constants__", ())}
 
 
 def _numbers(value: Any) -> list[tuple[int | None, int]]:
@@ -138,6 +145,16 @@ def _scopes(groups: ChannelGroups) -> dict[str, list[_Width]]:
             path = path.rpartition(".")[0]
             scopes[path].append(width)
     return scopes
+
+
+def _nearest(scopes: Mapping[str, list[_Width]], path: str, name: str, value: int, used: bool) -> tuple[Terms, ...]:
+    """Ways in which a number could follow the widths below its module, else those below the module around it."""
+    scope = path
+    while True:
+        options = _options(scopes.get(scope, []), path, name, value, used)
+        if options or not scope or not used:
+            return options
+        scope = scope.rpartition(".")[0]
 
 
 def _options(widths: list[_Width], path: str, name: str, value: int, used: bool) -> tuple[Terms, ...]:

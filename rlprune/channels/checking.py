@@ -48,21 +48,17 @@ def check_groups(
     Raises:
         UserError: in strict mode, listing the groups that fail and why.
     """
-    before = groups
-    checker = Checker(model, groups, forward, choices=choices)
+    checker = Checker(model, groups, forward, choices)
     failed = checker.failures(0.3)
-    trained = Checker(model, checker.groups.with_locks(failed), forward, True, choices, checker.chosen)
-    if trained.runs():
-        failed.update(trained.failures(0.0))
-        groups = trained.groups
-    else:
-        checker.groups = checker.groups.with_locks(failed)
-        failed.update(checker.failures(0.0))
-        groups = checker.groups
+    checker.groups = checker.groups.with_locks(failed)
+    checker.train()
+    if not checker.runs():
+        checker.train(False)
+    failed.update(checker.failures(0.0))
     if failed and strict:
         lines = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
         raise UserError(f"{len(failed)} channel groups fail the self-check ({lines}); lock them with keep=")
-    return before.with_attributes(groups.attributes).with_locks(failed)
+    return groups.with_attributes(checker.groups.attributes).with_locks(failed)
 
 
 @dataclass(frozen=True)
@@ -82,20 +78,15 @@ class Checker:
         model: nn.Module,
         groups: ChannelGroups,
         forward: Forward,
-        training: bool = False,
         choices: Sequence[Choice] = (),
-        chosen: dict[Choice, int] | None = None,
     ) -> None:
         self.model = shaken(model)
-        self.training = training
-        if training:
-            training_paths(self.model)
+        self.training = False
         self.forward = forward
         self._sharpen()
         self.passes = 0
-        self.chosen = dict(chosen) if chosen is not None else dict.fromkeys(choices, 0)
         self.groups = groups
-        self._follow(self.chosen)
+        self._follow(dict.fromkeys(choices, 0))
         self._tries = TRIES
         self._double: tuple[nn.Module, Forward] | None = None
         self._expected: tuple[PruningPlan, tuple[list[Any], list[Tensor]]] | None = None
@@ -115,6 +106,15 @@ class Checker:
         self.chosen = chosen
         attributes = [choice.attribute(option) for choice, option in chosen.items()]
         self.groups = self.groups.with_attributes(a for a in attributes if a is not None)
+
+    def train(self, training: bool = True) -> None:
+        """Go on in training mode, or back in evaluation mode."""
+        self.training = training
+        self._double = self._expected = None
+        if training:
+            training_paths(self.model)
+        else:
+            self.model.eval()
 
     def runs(self) -> bool:
         """Whether the full network runs in this mode; many cannot train on bare example inputs."""

@@ -187,11 +187,7 @@ def _note_changes(model: nn.Module, pruned: nn.Module) -> None:
     changed = {path: set(names) for path, names in getattr(model, CHANGED, {}).items()}
     for (path, before), after in zip(model.named_modules(), pruned.modules(), strict=True):
         old, new = vars(before), vars(after)
-        names = {
-            key
-            for key, v in new.items()
-            if isinstance(v, (int, tuple, list)) and key != "training" and old.get(key) != v
-        }
+        names = {key for key, value in new.items() if _plain(value) and _plain(old.get(key)) and old[key] != value}
         if names:
             changed.setdefault(path, set()).update(names)
     if changed:

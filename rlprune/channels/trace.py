@@ -15,6 +15,9 @@ from rlprune.channels.units import IntArray
 APPROXIMATE = "~"  # a mark that begins so says what only an approximate removal changes
 
 
+UNSET = "channels of a fixed tensor join it, for nothing was written into them"
+
+
 @dataclass
 class Call:
     """What is known of one layer (a weight used by convolutions or matrix products) after all its calls."""
@@ -90,6 +93,12 @@ class Trace:
         if id(tensor) not in self._entries:
             self.put(tensor, self.fixed("it joins a constant tensor that is neither parameter nor buffer"))
         return self._entries[id(tensor)]
+
+    def labels(self, tensor: Tensor) -> Labels | None:
+        """A tensor's labels, if it has any but those of memory that nothing was written into yet."""
+        entry = self.get(tensor)
+        unset = isinstance(entry, Labels) and bool((entry.vector == self.book.reason(UNSET)).all())
+        return entry if isinstance(entry, Labels) and not unset else None
 
     def follow(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
         """Remember for the outputs of an operator whether they depend on the model's inputs, else on which tensors."""

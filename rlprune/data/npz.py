@@ -18,10 +18,11 @@ _KEYS = ("train", "train_labels", "test", "test_labels")
 def load_npz(path: Path, cut: Cut, task: str = "classification") -> DataSplits:
     """Inputs, uint8 or floating point, with targets; both of any rank.
 
-    Inputs: images (N, H, W), (N, H, W, C) or (N, C, H, W) with C of 1 or 3; signals (N, L) of floating point, or (N, C, L) where a string
-    `layout` in the file says NCL; volumes (N, C, D, H, W). Classification has whole-number labels (N,), and an array
-    of strings `classes` may name the classes. Other tasks take their targets as they are, images in [0, 1] where they
-    are uint8. `test` and `test_labels` may be missing; a fifth of the training examples is put aside then.
+    Inputs: images (N, H, W), (N, H, W, C) or (N, C, H, W) with C of 1 or 3; signals (N, L) of floating point, or
+    (N, C, L) where a string `layout` in the file says NCL; volumes (N, C, D, H, W). Classification has whole-number
+    labels (N,), and an array of strings `classes` may name the classes. Other tasks take their targets as they are,
+    images in [0, 1] where they are uint8. `test` and `test_labels` may be missing; a fifth of the training examples is
+    put aside then.
 
     Raises:
         UserError: The file is missing, damaged, or its arrays are not of that form.

@@ -127,9 +127,7 @@ class Evaluator:
         """How `model` and its like are computed, for whoever runs them without `score`; tried once, on two images."""
         if not self._settled:
             with evaluating(model), torch.inference_mode(), self.precision():
-                self._score(
-                    model, self.data.split("control").first(2)
-                )
+                self._score(model, self.data.split("control").first(2))
         return self.pace
 
     def precision(self) -> AbstractContextManager[Any]:

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rlprune.channels.labels import Bare, Entry, Labels
+from rlprune.channels.labels import Bare, Labels
 from rlprune.channels.rules import joining, layers, mixing, moving, products
 from rlprune.channels.rules.base import Op, find_rule, unknown
 from rlprune.channels.rules.pointwise import elementwise
-from rlprune.channels.trace import Trace
+from rlprune.channels.trace import UNSET, Trace
 
 assert joining and layers and mixing and moving and products  # imported for the rules they enter
 
@@ -23,7 +23,7 @@ def apply(trace: Trace, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
     trace.follow(op.inputs, op.outputs)
     written = None
     if func._schema.is_mutable and args and isinstance(args[0], Tensor):
-        written = (args[0], trace.get(args[0]))
+        written = (args[0], trace.labels(args[0]))
     found = find_rule(func)
     if found is not None:
         found(trace, op)
@@ -40,10 +40,10 @@ def known(func: Any) -> bool:
     return find_rule(func) is not None or torch.Tag.pointwise in func.tags
 
 
-def _write_through(trace: Trace, op: Op, tensor: Tensor, before: Entry) -> None:
+def _write_through(trace: Trace, op: Op, tensor: Tensor, before: Labels | None) -> None:
     """After an in-place change gave a tensor labels: other tensors in the same memory hold them too, or parts."""
     after = trace.get(tensor)
-    if isinstance(before, Labels) or not isinstance(after, Labels):
+    if before is not None or not isinstance(after, Labels):
         return
     others = trace.sharing(tensor)
     count = tensor.untyped_storage().nbytes() // tensor.element_size()
@@ -81,7 +81,7 @@ def _seen_through(trace: Trace, tensor: Tensor, written: Labels, other: Tensor, 
     low, high = max(begin, at), min(begin + len(written.vector), at + other.shape[place])
     if low >= high:
         return True  # other channels
-    unset = trace.book.reason("channels of a fixed tensor join it, for nothing was written into them")
+    unset = trace.book.reason(UNSET)
     if isinstance(entry, Labels):
         old = entry.vector.copy()
     else:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from rlprune.cli import main
 from rlprune.data import load_data
 from rlprune.errors import UserError
 from rlprune.models import cache_folder, create_model, default_weights, load_weights, weights_normalisation
@@ -203,3 +204,27 @@ def test_weights_say_how_images_are_normalised(state: dict[str, torch.Tensor], t
         weights_normalisation("resnet20", str(silent))
     (tmp_path / "preprocessor_config.json").write_text('{"image_mean": [0.5], "image_std": [0.25]}')
     assert weights_normalisation("resnet20", str(silent)) == "0.5:0.25"
+
+
+def test_the_command_line_says_it_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lenet = create_model("lenet5")
+    torch.save(lenet, "whole.pt")
+    torch.save({"state_dict": prefixed(lenet.state_dict(), "model."), "epoch": 3}, "lit.ckpt")
+    (tmp_path / "hf").mkdir()
+    (tmp_path / "hf" / "model.safetensors").touch()
+    (tmp_path / "net.py").write_text("def build(): ...\n")
+    for arguments, message in (
+        (["--weights", "whole.pt"], "pickled whole model"),
+        (["--weights", "hf"], "hf is a folder; give hf/model.safetensors"),
+        (["--weights", "none.pt"], "no such file: none.pt"),
+        (["--model", "net.py"], "give net.py:build"),
+    ):
+        assert main(["evaluate", *arguments]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert message in line
+    assert main(["evaluate", "--weights", "lit.ckpt"]) == 0
+    out, err = capsys.readouterr()
+    assert "accuracy on 359 examples" in out and ("near chance" in err or not err)
