@@ -93,7 +93,10 @@ def test_all_cells_are_trained_alike(done):
     for stage in ("prune", "scratch"):
         trained = {found["spent"]["images_trained"] for found in stages(content, stage).values()}
         assert len(trained) == 1 and trained != {0}
-    assert len({found["spent"]["images_trained"] for s in ("prune", "scratch") for found in stages(content, s).values()}) == 1
+    assert (
+        len({found["spent"]["images_trained"] for s in ("prune", "scratch") for found in stages(content, s).values()})
+        == 1
+    )
     assert all("latency" not in found for found in stages(content, "prune").values()), "two cells ran side by side"
 
 
@@ -214,9 +217,7 @@ def test_what_fails_is_recorded_and_not_fatal(tmp_path):
 def test_what_nothing_can_be_removed_from_counts_as_nothing_removed(done):
     _, content = done
     error = {"kind": "NothingInside", "message": "tolerance 0.01 cannot be met"}
-    cells = [
-        {**cell, "goal": {"kind": "tolerance", "value": 0.01}} for cell in content["cells"] if cell["seed"] == 0
-    ]
+    cells = [{**cell, "goal": {"kind": "tolerance", "value": 0.01}} for cell in content["cells"] if cell["seed"] == 0]
     cells[1] |= {"status": "failed", "error": error, "stages": {"prune": {"status": "failed", "error": error}}}
     rows = {row["controller"]: row for row in analyse(cells, "uniform")["settings"][0]["rows"]}
     assert rows["cem"]["merit"]["mean"] == 0 and rows["cem"]["failed"] == 1
