@@ -40,7 +40,6 @@ class Changes:
         skip: Kinds of groups that stay whole, such as residual; `none` for no kind.
         max_rate: Most of a group that one round may remove.
         rounds: Most rounds.
-        samples: Episodes of a controller that draws, of which the best is kept.
         lr: Learning rate of all training.
         batch_size: Images a step in all training.
         amp: Mixed precision in all training; off where a recipe leaves it open, so that all cells train alike.
@@ -51,7 +50,6 @@ class Changes:
     skip: tuple[str, ...] = ()
     max_rate: float | None = None
     rounds: int | None = None
-    samples: int | None = None
     lr: float | None = None
     batch_size: int | None = None
     amp: Literal["on", "off"] | None = None

@@ -49,8 +49,15 @@ class Standing:
         return max(self.tolerance - self.drop, 0.0)
 
     def reach(self, step: float, setbacks: int) -> float:
-        """The share that a step (a logarithm) reaches; without training on the way, a target is reached in one."""
-        return 0.0 if self.target is not None and self.epochs == 0 and not setbacks else self.share * math.exp(-step)
+        """The share that a step (a logarithm) reaches, or 0 where a target is as well gone for at once.
+
+        That is so where no training is to come between, or where getting there is inside the tolerance without any.
+        """
+        if self.target is not None and not setbacks:
+            harm = 0.0 if self.epochs == 0 else self.harm(self.target)
+            if harm is not None and harm <= self.slack:
+                return 0.0
+        return self.share * math.exp(-step)
 
 
 @dataclass(frozen=True)

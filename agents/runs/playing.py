@@ -11,6 +11,7 @@ from rlprune.agents.controllers.base import Controller, Rule
 from rlprune.agents.controllers.law import Law, Standing
 from rlprune.agents.controllers.registry import make_rule
 from rlprune.agents.controllers.sampling import BestOf
+from rlprune.agents.controllers.search import Search
 from rlprune.agents.controllers.seeking import Seeker
 from rlprune.agents.runs.healing import Heal
 from rlprune.agents.runs.recipe import AGENT, Recipe
@@ -46,6 +47,8 @@ def make_controller(name: str, options: Mapping[str, Any] | None = None) -> Cont
 def controller_of(recipe: Recipe, watcher: Watcher) -> Controller:
     """The recipe's controller, untouched by any environment."""
     controller = make_controller(recipe.controller, recipe.options)
+    if isinstance(controller, Search):
+        controller.cheap = cheap_repairs(recipe, watcher)  # a cycle of training for every trial is not in the budget
     if recipe.samples > 1:
         controller = BestOf(controller, recipe.samples)
     if isinstance(controller, Rule):

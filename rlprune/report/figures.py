@@ -49,6 +49,7 @@ def draw_figures(content: Content) -> dict[str, Figure]:
         drawn = {
             "scores": scores(problem, cells, styles),
             "standings": standings(tables, styles) if tables else None,
+            "progress": progress(cells, styles, unit),
             "drops": drops(cells, styles, unit),
             "widths": widths(cells, styles, unit),
             "rewards": rewards(cells, styles, unit),
@@ -173,6 +174,26 @@ def drops(cells: Sequence[Cell], styles: Styles, unit: Unit) -> Figure | None:
         axes.set_title(goal, fontsize=10)
         axes.set_xlabel("round")
         axes.set_ylabel(f"drop ({unit.differences})")
+        _finish(axes, styles, {cell["controller"] for cell in members})
+    return figure
+
+
+def progress(cells: Sequence[Cell], styles: Styles, unit: Unit) -> Figure | None:
+    """MACs left against the epochs of training spent, a line for every cell, a panel for each tolerance."""
+    trained = [cell for cell in cells if cell["goal"]["kind"] == "tolerance" and cell.get("curve", [(0,)])[-1][0] > 0]
+    groups = _grouped(trained, lambda cell: _goal(cell, unit))
+    if not groups:
+        return None
+    figure = plots.blank(max(6.0, 4.0 * len(groups)), 3.4)
+    for axes, (goal, members) in zip(figure.subplots(1, len(groups), squeeze=False)[0], groups.items(), strict=True):
+        for cell in members:
+            spent, left = zip(*cell["curve"], strict=True)
+            style = {**styles[cell["controller"]], "markersize": 4, "linewidth": 1.2}
+            axes.step(spent, [100 * share for share in left], where="post", **style)
+        axes.set_yscale("log")
+        axes.set_title(goal, fontsize=10)
+        axes.set_xlabel("epochs spent")
+        axes.set_ylabel("MACs left (%)")
         _finish(axes, styles, {cell["controller"] for cell in members})
     return figure
 
