@@ -238,7 +238,7 @@ def episode(argv: Sequence[str], about: str, examples: str) -> int:
     """Run a controller on a network, and write the run folder that `prune` writes.
 
     One round that meets a budget, without training, by the rules that the agent was trained by; where a tolerance or
-    epochs are given, a run like any other, with that controller.
+    epochs are given, a run like any other with that controller, unless the best of some samples is asked for.
     """
     folder_to_resume(argv)
     recipe, spec = recorded(argv) or (_recipe(argv), ProblemSpec())
@@ -269,7 +269,8 @@ def _recipe(argv: Sequence[str]) -> Recipe:
     controller = controller or f"{AGENT}{agent}"
     rules = _card_rules(controller.removeprefix(AGENT)) if controller.startswith(AGENT) else {}
     recipe = Recipe(controller=controller, method=controller.partition(":")[0], repair=CYCLE, **{**GAME, **rules})
-    if any(value_of(argv, flag) is not None for flag in ("--tolerance", "--epochs")):
+    goes_on = any(value_of(argv, flag) is not None for flag in ("--tolerance", "--epochs"))
+    if goes_on and value_of(argv, "--samples") is None:  # of samples, whole episodes are compared
         return replace(recipe, tolerance=FREE, epochs=0.0, finish=CYCLE)
     once = {"published": True, "once": True, "check": "end", "finish": TrainSettings(epochs=0.0)}
     return replace(recipe, tolerance=FREE, budget=0.5, **once)

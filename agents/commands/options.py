@@ -15,7 +15,7 @@ import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import docstring_parser
 import tyro
@@ -24,6 +24,7 @@ from rlprune.errors import UserError
 
 ALIASES = {"budget": ("--target-macs",), "methods": ("--controllers",), "algorithm": ("--algo",)}
 APPENDED = {"keep", "set"}
+NUMBERS = re.compile(r"[\d.+-][\d.e+-]*(,[\d.+-][\d.e+-]*)+")
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ class Section:
         kinds = {"__annotations__": {item.name: item.type for item in rows}, "__module__": self.cls.__module__}
         hints = get_type_hints(type("Kinds", (), kinds))  # of the fields alone: other names may need imports
         for item in rows:
-            if item.name in self.skip or dataclasses.is_dataclass(hints[item.name]):
+            kind = hints[item.name]
+            if item.name in self.skip or dataclasses.is_dataclass(kind) or get_origin(kind) is Mapping:
                 continue
             if self.default is not None:
                 default = getattr(self.default, item.name)
@@ -129,8 +131,7 @@ def parse(
         more = "" if shown is None else f"\nAll options: rlprune {command} --help-all"
         print(f"examples:\n{examples}{more}")
         raise SystemExit(0)
-    words = [word for text in _switched(sections, argv) for word in _words(text)]
-    found = _call(command, _table(sections, positional or {}, None), words, about)
+    found = _call(command, _table(sections, positional or {}, None), _words(sections, argv), about)
     values: dict[str, Any] = {}
     for item in dataclasses.fields(found):
         value = getattr(found, item.name)
@@ -154,7 +155,7 @@ def _table(sections: Sequence[Section], positional: Mapping[str, str], shown: Co
             text = text if shown is None else _first(text)
             note = tyro.conf.arg(help=text, aliases=ALIASES.get(name, ()), help_behavior_hint=_hint(default))
             start = field(default_factory=default.copy) if isinstance(default, list) else field(default=default)
-            rows.append((name, Annotated[(kind, note, *extra)], start))
+            rows.append((name, Annotated[tuple([kind, note, *extra])], start))
         if not section.name:
             made += rows
         elif rows:
@@ -203,36 +204,42 @@ def _in_a_line(text: str, command: str) -> str:
     return f"{message}{hint} (see rlprune {command} --help)"
 
 
-def _switched(sections: Sequence[Section], argv: Sequence[str]) -> Iterable[str]:
-    """What was given, where `--amp` alone is `--amp True`, of options that may be on, off, or something else."""
-    flags = {
-        f"--{section.name}." + name if section.name else f"--{name}"
+def _words(sections: Sequence[Section], argv: Sequence[str]) -> list[str]:
+    """What was given, as tyro takes it.
+
+    `--amp` alone is on, of options that may be on, off, or something else; `none` is None where that can be; and
+    `0.1,0.2` are two numbers.
+    """
+    kinds = {
+        f"--{section.name}.{name}" if section.name else flag: get_args(kind)
         for section in sections
         for name, kind, _, _ in section.fields()
-        if kind is not bool and bool in get_args(kind)
+        for flag in (f"--{name}", *ALIASES.get(name, ()))
     }
-    for text, after in zip(argv, [*argv[1:], "--"], strict=True):
+    kinds = {flag.replace("_", "-"): parts for flag, parts in kinds.items()}
+    found, before = list[str](), ""
+    for text, after in zip(argv, [*argv, "--"][1:], strict=True):
+        flag, equals, value = text.partition("=")
         off = text.replace("--no-", "--", 1)
-        if text in flags and after.startswith("--"):
-            yield from (text, "True")
-        elif off != text and off in flags:
-            yield from (off, "False")
+        if len(kinds.get(text, ())) > 1 and bool in kinds[text] and after.startswith("--"):
+            found += [text, "True"]
+        elif off != text and bool in kinds.get(off, ()):
+            found += [off, "False"]
+        elif text == "none" and type(None) in kinds.get(before, ()):
+            found.append("None")
+        elif equals and value == "none" and type(None) in kinds.get(flag, ()):
+            found.append(f"{flag}=None")
         else:
-            yield text
-
-
-def _words(text: str) -> list[str]:
-    """`none` is None, and `0.1,0.2`, also behind a flag and an equals sign, are two numbers."""
-    found = re.fullmatch(r"(?:(--[\w.-]+)=)?([-+.\de]+(?:,[-+.\de]+)+)", text)
-    if found is None:
-        return ["None" if text == "none" else text]
-    return [*filter(None, found.groups()[:1]), *found[2].split(",")]
+            values = value.split(",") if NUMBERS.fullmatch(value) else []
+            found += text.split(",") if NUMBERS.fullmatch(text) else [flag, *values] if values else [text]
+        before = text
+    return found
 
 
 def _split(value: Any) -> Any:
     """`a,b` in a list of names is two of them, and `none` is no list."""
     if isinstance(value, tuple) and all(isinstance(part, str) for part in value):
-        return tuple(word for part in value for word in part.split(",") if word not in ("None", ""))
+        return tuple(word for part in value for word in part.split(",") if word not in ("none", ""))
     return value
 
 

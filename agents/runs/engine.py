@@ -13,6 +13,7 @@ from typing import Any
 
 from rlprune.agents.controllers.base import Rule, State
 from rlprune.agents.controllers.law import Aim, Standing
+from rlprune.agents.controllers.search import Search
 from rlprune.agents.runs.healing import Cycle, Heal, Trained, drop_of, fit_cycle, images, record_of
 from rlprune.agents.runs.playing import cheap_repairs, controller_of, law_of, make_game, shown_to, standing
 from rlprune.agents.runs.recipe import Recipe
@@ -96,8 +97,10 @@ class _Play:
             self.finishes = list(state["finishes"])
         while True:
             stopped = self._episode(state)
-            network = self._finished(self.env.accepted if self.recipe.once is False else self.env.network)
+            last = self.env.network if self.recipe.once else self.env.accepted
+            network = self._finished(last)
             if network is not None:
+                stopped = "tolerance" if network is self.inside and network is not last else stopped
                 tried = getattr(self.controller, "tried", [])
                 seconds = self.before + time.monotonic() - self.started
                 return Outcome(network, self.rounds, stopped, self.finishes, tried, self._epochs_spent(), seconds)
@@ -124,6 +127,8 @@ class _Play:
         self.env.watch = self.watcher.work
         if isinstance(self.controller, Rule):
             self.controller.bind(self.env)
+        if self.law is not None and isinstance(self.controller, Search):
+            self.controller.cheap = self.heal.cheap  # what is only tried is not trained
         self.observation, _ = self.env.reset(seed=problem.seed)
         self.hidden: State = None
         done, stopped = False, "finished"

@@ -32,6 +32,11 @@ class FolderSink:
         self.curves = Curves(folder.path)
         self._told = -1
 
+    @property
+    def begun(self) -> bool:
+        """Whether anything was written."""
+        return self._told >= 0
+
     def load(self) -> Mapping[str, Any] | None:
         """The state of the last whole round."""
         return self.folder.load_checkpoint(str(self.problem.device))

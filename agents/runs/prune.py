@@ -117,7 +117,7 @@ def prune_problem(
     try:
         outcome = play(own, recipe, watcher=watcher, sink=sink)
     except UserError:
-        if sink is not None:
+        if sink is not None and sink.begun:
             sink.record["status"] = "nothing removed"
             sink.folder.write(sink.record)
         raise

@@ -40,7 +40,7 @@ class Recipe:
         skip: Kinds of groups that stay whole: `residual`, `depthwise`, `grouped`, `concatenated`, `transposed`,
             `linear`.
         max_rate: Most of a group that one round may remove.
-        samples: Episodes to play of a controller that draws, of which the best is kept.
+        samples: Episodes to play of a controller that draws, of which the best is kept (published).
         published: Play the paper's own schedule and stop.
         rounds: Stop after this many rounds; None goes on.
         once: Published: remove everything in one round; what comes out of tolerance is tried again with less.
@@ -95,6 +95,11 @@ class Recipe:
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
                 raise UserError(f"{name} is {value}; it must be a finite number >= 0")
+        if self.samples > 1 and not self.published:
+            raise UserError(
+                f"samples is {self.samples}, and whole episodes are what they are of: leave it out, or play "
+                "a schedule that is published, as `rlprune episode` does without --tolerance"
+            )
         if self.check not in CHECKS:
             raise unknown_name("check", self.check, CHECKS)
         if self.on_violation not in ON_VIOLATION:
@@ -104,6 +109,11 @@ class Recipe:
                 raise UserError(f"{self.controller} takes no options; it was trained with its own")
         elif self.options:
             make_rule(self.controller, self.options)
+            if self.budget is not None and self.controller == "uniform" and self.options.get("rate") is not None:
+                raise UserError(
+                    f"a uniform rate of {self.options['rate']} and a budget of {self.budget} of the MACs contradict "
+                    "each other: leave one out (--target-macs none, or no --uniform.rate)"
+                )
         elif self.controller not in RULES:
             raise unknown_name("controller", self.controller, [*RULES, f"{AGENT}FILE"])
 

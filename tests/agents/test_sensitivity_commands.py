@@ -63,11 +63,11 @@ def test_a_killed_scan_goes_on_and_ends_with_the_same_file(tmp_path: Path, whole
 
 
 def test_controllers_read_a_finished_scan(tmp_path: Path, whole: Path, capsys: Any) -> None:
-    file = ["--sensitivity-file", str(whole / "sensitivity.json")]
+    file = ["--sensitivity.file", str(whole / "sensitivity.json")]
     asked = ["episode", "--controller", "sensitivity", "--budget", "0.5", "--recovery", "lsq", "--json"]
     assert main([*asked, *file, "--out", str(tmp_path / "read")]) == 0
     read = json.loads(capsys.readouterr().out)
-    assert main([*asked, "--sensitivity-limit", "64", "--out", str(tmp_path / "anew")]) == 0
+    assert main([*asked, "--sensitivity.limit", "64", "--out", str(tmp_path / "anew")]) == 0
     anew = json.loads(capsys.readouterr().out)
     assert read["pruned"]["macs"] <= 0.5 * read["baseline"]["macs"]
     assert read["cost"]["evaluations"] < anew["cost"]["evaluations"]

@@ -11,8 +11,10 @@ import pytest
 import torch
 from torch import nn
 
-from rlprune.agents import METHODS, make_controller
-from rlprune.agents.runs.pruning import make_env
+from rlprune.agents.runs.healing import Heal
+from rlprune.agents.runs.playing import cheap_repairs, controller_of, make_game
+from rlprune.agents.runs.recipes import get_recipe
+from rlprune.agents.runs.watching import Silent
 from rlprune.data import load_data
 from rlprune.envs import FilterPruningEnv
 from rlprune.problem import PruningProblem
@@ -51,13 +53,16 @@ def problem() -> PruningProblem:
 
 @pytest.fixture
 def playing(problem: PruningProblem) -> Callable[..., tuple[Any, FilterPruningEnv]]:
-    """The rule of a method, with some options, bound to the environment that its recipe asks for."""
+    """The rule of a method, with some options, bound to the environment that its published recipe asks for."""
 
-    def play(method: str, *, target: float | None = 0.5, **options: Any) -> tuple[Any, FilterPruningEnv]:
-        settings = METHODS.get(method).settings
-        settings = replace(settings, target_macs=target, controller_options=options)
-        env = make_env(problem, settings)
-        rule: Any = make_controller(settings.controller, options)
+    def play(
+        method: str, *, target: float | None = 0.5, press: float = 0.0, **options: Any
+    ) -> tuple[Any, FilterPruningEnv]:
+        recipe = replace(get_recipe(method, published=True), budget=target, options=options)
+        recipe = recipe.change(press={"epochs": press})
+        heal = Heal(cheap_repairs(recipe, Silent()), Silent().work, lambda: False)
+        env = make_game(problem, recipe, target, heal, {})
+        rule: Any = controller_of(recipe, Silent())
         rule.bind(env)
         env.reset()
         return rule, env

@@ -9,8 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from rlprune.agents.controllers.images import FixedImages
 from rlprune.agents.controllers.importance import gate_gradient, gate_scores
-from rlprune.agents.controllers.rounds import FixedImages
 from rlprune.channels import PruningPlan, mask_channels
 from rlprune.criteria import lowest
 from rlprune.criteria.gates import fold_gates
@@ -48,7 +48,7 @@ def play_round(rule: Any, env: Any) -> None:
 
 def test_a_round_takes_the_smallest_gates_of_all_layers(playing: Any) -> None:
     rule, env = playing("importance-weights", target=0.3, images=100, share=0.1, epsilon=1e3)
-    counts = rule.plan_round()
+    counts = rule.plan()
     pool = sorted((abs(float(s)), name) for name, scores in env.scores.items() for s in scores)
     number = int(0.1 * len(pool))
     assert sum(counts.values()) == number
@@ -74,7 +74,7 @@ def test_gates_follow_their_filters_through_removals_and_files(playing: Any) -> 
 def test_too_large_an_increase_of_the_loss_ends_it(playing: Any, problem: Any) -> None:
     """The increase is that of the gated network's loss over the images; here by masking instead of removing."""
     rule, env = playing("importance-weights", target=0.3, images=100, share=0.2, epsilon=1e3)
-    counts, gates = rule.plan_round(), rule._current(env.network)
+    counts, gates = rule.plan(), rule._current(env.network)
     images, labels = next(iter(rule._images.batches()))
     gated = problem.base().model
     fold_gates(gated, problem.groups, gates)
@@ -85,7 +85,7 @@ def test_too_large_an_increase_of_the_loss_ends_it(playing: Any, problem: Any) -
     assert increase == pytest.approx(float(losses[1] - losses[0]), abs=1e-5)
     for epsilon, goes_on in ((increase + 1e-4, True), (max(increase - 1e-4, 0.0), increase <= 0)):
         rule, _ = playing("importance-weights", target=0.3, images=100, share=0.2, epsilon=max(epsilon, 0.0))
-        assert bool(rule.plan_round()) == goes_on
+        assert bool(rule.plan()) == goes_on
 
 
 def masked(model: Any, problem: Any, plan: PruningPlan) -> Any:
@@ -94,7 +94,7 @@ def masked(model: Any, problem: Any, plan: PruningPlan) -> Any:
 
 def test_folding_multiplies_the_gates_in(playing: Any) -> None:
     rule, env = playing("importance-weights", target=0.3, images=100)
-    rule.plan_round()
+    rule.plan()
     folded = rule.finish(env.network)
     gates = rule._current(env.network)
     before = env.network.model.convs[0].weight

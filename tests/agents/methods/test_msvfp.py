@@ -45,11 +45,11 @@ def test_the_layer_of_the_smallest_loss_goes(playing: Any, problem: Any) -> None
 
 
 def test_the_norm_ranks_until_half_of_the_target_then_similarity(playing: Any, problem: Any) -> None:
-    rule, env = playing("msvfp", images=50, retrain_epochs=0.0, step=0.2)
+    rule, env = playing("msvfp", images=50, step=0.2)
     seen = []
     while env.history == [] or not env.history[-1]["macs"] <= 0.5 * problem.cost.macs():
         gone = 1 - problem.macs(env.network) / problem.cost.macs()
-        rule.plan_round()
+        rule.plan()
         weight = env.network.model.get_submodule("convs.1").weight.detach().double().flatten(1)
         norm, distance = weight.norm(dim=1).numpy(), torch.cdist(weight, weight).sum(1).numpy()
         early = gone < 0.25
@@ -60,14 +60,14 @@ def test_the_norm_ranks_until_half_of_the_target_then_similarity(playing: Any, p
 
 
 def test_capped_layers_are_left_alone(playing: Any) -> None:
-    rule, env = playing("msvfp", images=50, cap=0.3, step=0.4, retrain_epochs=0.0, target=None)
+    rule, env = playing("msvfp", images=50, cap=0.3, step=0.4, target=None)
     removed = [play_round(rule, env) for _ in range(4)]
     assert sorted(name for line in removed for name in line) == ["convs.0", "convs.1", "convs.2"]
     assert removed[-1] == {}
 
 
 def test_it_retrains_after_so_many_points_and_remembers(playing: Any, problem: Any) -> None:
-    rule, env = playing("msvfp", images=50, step=0.2, retrain_every=0.05, lr=0.001, retrain_epochs=0.1)
+    rule, env = playing("msvfp", images=50, step=0.2, retrain_every=0.05, press=0.1)
     spent = problem.ledger.images_trained
     first = play_round(rule, env)
     assert first and problem.ledger.images_trained == spent, "nothing is gone yet"

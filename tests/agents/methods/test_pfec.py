@@ -56,7 +56,7 @@ def test_stages_share_the_median_and_sensitive_layers_stay_whole() -> None:
 
 def test_rates_are_the_largest_that_the_scan_allows(playing: Any, problem: Any) -> None:
     rule, env = playing("pfec", target=None, allowed=0.02, by_stage=False)
-    counts = rule.plan_round()
+    counts = rule.plan()
     base = env.baseline.value
     for name in ("convs.0", "convs.1", "convs.2"):
         size = problem.groups[name].size

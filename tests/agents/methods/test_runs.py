@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +13,17 @@ import gymnasium
 import pytest
 import torch
 
-from rlprune.agents import METHODS, RULES, PruneSettings, prune, replay
+from rlprune.agents import Recipe, get_recipe, list_recipes, list_rules, replay
 from rlprune.agents.rl.sb3 import make_agent, save_agent
-from rlprune.agents.runs.basetraining import BaseSettings, train_base
-from rlprune.agents.runs.pruning import Silent
+from rlprune.agents.runs.basesettings import BaseSettings
+from rlprune.agents.runs.basetraining import train_base
+from rlprune.agents.runs.prune import prune_problem
+from rlprune.agents.runs.watching import Silent
 from rlprune.cli import main
+from rlprune.problem import PruningProblem
 from rlprune.record import RunFolder, comparable
-from rlprune.recovery import TrainSettings
 from rlprune.spec import ProblemSpec
+from rlprune.training.settings import TrainSettings
 
 NETWORK = """
 import torch
@@ -46,17 +47,25 @@ def build(num_classes, in_channels):
     return Net(num_classes)
 """
 
-QUICK = {
-    "pfec": ["--finetune-lr", "0.01"],
-    "fpsl": ["--lr", "0.02", "--fpsl-share", "0.1", "--finetune-lr", "0.02", "--finetune-milestones", "1,2"],
-    "msvfp": ["--msvfp-images", "100", "--msvfp-step", "0.2", "--msvfp-retrain-every", "0.1"],
-    "importance-weights": ["--importance-weights-images", "200", "--importance-weights-share", "0.15"],
-    "slimming": ["--slimming-epochs", "1"],
-    "eagleeye": ["--random-episodes", "5"],
-    "amc-rules": ["--controller", "random", "--random-episodes", "5"],
-    "uniform": [],
-    "prc": ["--prc-afp-epochs", "0.5", "--prc-alpha", "0.2", "--repair-epochs", "1", "--rounds", "3"],
+QUICK = {  # what makes a method quick, and what its published schedule needs besides
+    "pfec": ([], ["--finish.lr", "0.01"]),
+    "fpsl": (["--fpsl.share", "0.1"], ["--lr", "0.02", "--finish.milestones", "1,2", "--epochs", "4"]),
+    "msvfp": (["--msvfp.images", "100", "--msvfp.step", "0.2"], ["--msvfp.retrain-every", "0.1"]),
+    "importance-weights": (
+        ["--importance-weights.images", "200"],
+        ["--importance-weights.share", "0.15", "--importance-weights.epsilon", "9"],
+    ),
+    "slimming": (["--press.epochs", "1"], []),
+    "eagleeye": (["--random.episodes", "5"], []),
+    "amc-rules": (["--controller", "random", "--random.episodes", "5"], []),
+    "uniform": ([], []),
+    "prc": (["--press.epochs", "0.5", "--prc.alpha", "0.2"], ["--repair.epochs", "1", "--rounds", "3"]),
+    "error": ([], None),
+    "sensitivity": (["--sensitivity.limit", "100"], None),
+    "random": (["--random.episodes", "5"], None),
+    "cem": (["--cem.episodes", "24"], None),
 }
+PUBLISHED = [name for name, (_, more) in QUICK.items() if more is not None]
 
 
 @pytest.fixture(scope="module")
@@ -70,21 +79,37 @@ def trained(tmp_path_factory: Any) -> list[str]:
 
 
 def test_every_method_is_tried_here() -> None:
-    assert set(QUICK) == set(METHODS.names())
+    assert set(QUICK) == set(list_recipes())
 
 
-@pytest.mark.parametrize("method", sorted(QUICK))
-def test_a_method_runs(method: str, trained: list[str], tmp_path: Path) -> None:
-    argv = ["prune", "--method", method, *trained, "--out", str(tmp_path / "run"), "--quiet"]
-    argv += ["--target-macs", "0.6", "--tolerance", "0.03", "--finetune-epochs", "2"]
-    assert main([*argv, *QUICK[method]]) == 0
-    record = RunFolder(tmp_path / "run").read()
+def played(argv: list[str], folder: Path) -> dict[str, Any]:
+    """The record of `rlprune prune`."""
+    assert main(["prune", *argv, "--out", str(folder), "--quiet"]) == 0
+    return RunFolder(folder).read()
+
+
+@pytest.mark.parametrize("method", sorted(PUBLISHED))
+def test_a_published_method_runs(method: str, trained: list[str], tmp_path: Path) -> None:
+    goal = ["--target-macs", "0.6", "--tolerance", "0.03", "--finish.epochs", "2"]
+    quick, more = QUICK[method]
+    argv = ["--method", method, "--published", *trained, *goal, *quick, *(more or [])]
+    record = played(argv, tmp_path / "run")
     assert record["status"] == "finished" and record["method"] == method
     assert record["drop"] <= 0.03
     assert record["pruned"]["macs"] < record["baseline"]["macs"]
     assert record["data"]["roles"]["control_from"] == "train", "the weights say which images they have seen"
-    last = record["finetune"][-1]
-    assert last["kept"] == (last["after"] >= last["before"])
+    last = record["finish"][-1]
+    assert last["drop"] <= last["drop_before"] and last["kept"] == (last["drop"] < last["drop_before"])
+    assert replay(tmp_path / "run")["checks"]
+
+
+@pytest.mark.parametrize("method", sorted(QUICK))
+def test_a_method_seeks_the_tolerance(method: str, trained: list[str], tmp_path: Path) -> None:
+    argv = ["--method", method, *trained, "--tolerance", "0.03", "--epochs", "2", *QUICK[method][0]]
+    record = played(argv, tmp_path / "run")
+    assert record["status"] == "finished" and record["method"] == method
+    assert record["drop"] <= 0.03 and record["epochs"] <= 2.5 + 0.5 * len(record["rounds"])
+    assert record["pruned"]["macs"] < record["baseline"]["macs"]
     assert replay(tmp_path / "run")["checks"]
 
 
@@ -92,55 +117,54 @@ def test_a_trained_agent_plays_by_amcs_rules(trained: list[str], tmp_path: Path)
     hyperparameters = {"policy": "MlpPolicy", "n_steps": 8, "batch_size": 8}
     agent = make_agent("ppo", gymnasium.make("rlprune/ToyPruning-v0"), hyperparameters, seed=0)
     save_agent(tmp_path / "agent.zip", agent, {"algorithm": "ppo", "hyperparameters": hyperparameters})
-    argv = ["prune", "--method", "amc-rules", *trained, "--out", str(tmp_path / "run"), "--quiet", "--tolerance", "0.9"]
-    assert main([*argv, "--controller", f"agent:{tmp_path / 'agent.zip'}", "--finetune-epochs", "0"]) == 0
-    record = RunFolder(tmp_path / "run").read()
+    argv = ["--method", "amc-rules", "--published", *trained, "--tolerance", "0.9"]
+    argv += ["--controller", f"agent:{tmp_path / 'agent.zip'}", "--finish.epochs", "0"]
+    record = played(argv, tmp_path / "run")
     assert record["pruned"]["macs"] <= 0.5 * record["baseline"]["macs"]
     assert replay(tmp_path / "run")["checks"]
 
 
 def test_options_override_the_recipe(trained: list[str], tmp_path: Path) -> None:
-    argv = ["prune", "--method", "uniform", *trained, "--out", str(tmp_path / "run"), "--quiet", "--tolerance", "0.5"]
-    assert main([*argv, "--target-macs", "0.8", "--criterion", "random", "--finetune-epochs", "0"]) == 0
-    settings = PruneSettings.from_json(RunFolder(tmp_path / "run").read()["settings"])
-    recipe = METHODS.get("uniform").settings
-    assert (settings.target_macs, settings.criterion, settings.finetune.epochs) == (0.8, "random", 0.0)
-    assert (settings.recovery, settings.one_shot, settings.finetune.lr) == (recipe.recovery, True, recipe.finetune.lr)
+    argv = ["--method", "uniform", "--published", *trained, "--tolerance", "0.5"]
+    argv += ["--target-macs", "0.8", "--criterion", "random", "--finish.epochs", "0"]
+    settings = recipe_of(played(argv, tmp_path / "run"))
+    recipe = get_recipe("uniform", published=True)
+    assert (settings.budget, settings.criterion, settings.finish.epochs) == (0.8, "random", 0.0)
+    assert (settings.recovery, settings.once, settings.finish.lr) == (recipe.recovery, True, recipe.finish.lr)
+
+
+def recipe_of(record: dict[str, Any]) -> Recipe:
+    return Recipe.from_json({name: value for name, value in record["settings"].items() if name != "problem"})
 
 
 def test_rates_can_be_given_instead_of_a_target(trained: list[str], tmp_path: Path) -> None:
     rates = tmp_path / "rates.json"
     rates.write_text('{"conv*": 0.5}')
-    free = ["--target-macs", "none", "--finetune-epochs", "0", "--tolerance", "1", "--quiet"]
+    free = ["--published", "--target-macs", "none", "--finish.epochs", "0", "--tolerance", "1"]
     for name, options, wanted in (
-        ("uniform", ["--uniform-rate", "0.25"], {"conv1": 0.25, "conv2": 0.25, "fc1": 0.25, "fc2": 0.25}),
-        ("table", ["--controller", "table", "--table-file", str(rates)], {"conv1": 0.5, "conv2": 0.5}),
+        ("uniform", ["--uniform.rate", "0.25"], {"conv1": 0.25, "conv2": 0.25, "fc1": 0.25, "fc2": 0.25}),
+        ("table", ["--controller", "table", "--table.file", str(rates)], {"conv1": 0.5, "conv2": 0.5}),
     ):
-        out = str(tmp_path / name)
-        assert main(["prune", "--method", "uniform", *trained, *options, *free, "--out", out]) == 0
-        widths = {line["name"]: 1 - line["after"] / line["before"] for line in RunFolder(out).read()["widths"]}
+        record = played(["--method", "uniform", *trained, *options, *free], tmp_path / name)
+        widths = {line["name"]: 1 - line["after"] / line["before"] for line in record["widths"]}
         for group, gone in widths.items():
             assert gone == pytest.approx(wanted.get(group, 0.0), abs=0.06), group
 
 
 def test_fine_tuning_takes_what_is_left_of_all_epochs(trained: list[str], tmp_path: Path) -> None:
-    argv = ["prune", "--method", "fpsl", *trained, "--out", str(tmp_path / "run"), "--quiet", "--tolerance", "1"]
-    quick = ["--fpsl-share", "0.1", "--target-macs", "0.6", "--round-epochs", "0.5", "--total-epochs", "4"]
-    assert main([*argv, *quick]) == 0
-    record = RunFolder(tmp_path / "run").read()
-    settings = PruneSettings.from_json(record["settings"])
+    argv = ["--method", "fpsl", "--published", *trained, "--tolerance", "1"]
+    quick = ["--fpsl.share", "0.1", "--target-macs", "0.6", "--repair.epochs", "0.5", "--epochs", "4"]
+    record = played([*argv, *quick], tmp_path / "run")
     between = sum(bool(sum(line["removed"].values())) for line in record["rounds"]) * 0.5
-    assert settings.finetuning(between).epochs == pytest.approx(4 - between) and 0 < between < 4
-    assert settings.finetuning(between).milestones == pytest.approx((150 - between, 225 - between))
-    assert record["finetune"][0]["epochs"] == math.ceil(4 - between - 0.05)
-    images = len(settings.problem.build().data.train)
+    assert 0 < between < 4 and record["finish"][0]["epochs"] == pytest.approx(4 - between, abs=0.3)
+    assert record["epochs"] == pytest.approx(4, rel=0.05)
+    images = len(ProblemSpec.from_json(record["settings"]["problem"]).build().data.train)
     assert record["cost"]["images_trained"] == pytest.approx(4 * images, rel=0.05)
 
 
 def test_what_leaves_the_tolerance_is_tried_again_with_less(trained: list[str], tmp_path: Path) -> None:
-    argv = ["prune", "--method", "uniform", *trained, "--out", str(tmp_path / "run"), "--quiet", "--target-macs", "0.3"]
-    assert main([*argv, "--recovery", "none", "--finetune-epochs", "0", "--tolerance", "0.05", "--attempts", "9"]) == 0
-    record = RunFolder(tmp_path / "run").read()
+    argv = ["--method", "uniform", "--published", *trained, "--target-macs", "0.3", "--recovery", "none"]
+    record = played([*argv, "--finish.epochs", "0", "--tolerance", "0.05", "--attempts", "9"], tmp_path / "run")
     shares = [line["macs"] / record["baseline"]["macs"] for line in record["rounds"]]
     assert [line["attempt"] for line in record["rounds"]] == list(range(len(shares))) and len(shares) > 1
     assert shares == sorted(shares) and record["drop"] <= 0.05
@@ -149,10 +173,9 @@ def test_what_leaves_the_tolerance_is_tried_again_with_less(trained: list[str], 
 
 def test_outside_at_the_end_hands_back_the_last_inside(trained: list[str], tmp_path: Path) -> None:
     """No training repairs anything here, so the target cannot be reached inside the tolerance."""
-    argv = ["prune", "--method", "fpsl", *trained, "--out", str(tmp_path / "run"), "--quiet", "--target-macs", "0.05"]
-    quick = ["--fpsl-share", "0.06", "--recovery", "none", "--finetune-epochs", "0", "--tolerance", "0.05"]
-    assert main([*argv, *quick]) == 0
-    record = RunFolder(tmp_path / "run").read()
+    argv = ["--method", "fpsl", "--published", *trained, "--target-macs", "0.05", "--epochs", "none"]
+    quick = ["--fpsl.share", "0.06", "--recovery", "none", "--finish.epochs", "0", "--tolerance", "0.05"]
+    record = played([*argv, *quick], tmp_path / "run")
     assert record["drop"] <= 0.05 and record["stopped"] == "tolerance"
     drops = [record["baseline"]["control_score"] - line["score"] for line in record["rounds"]]
     assert drops[-1] > 0.05, "the end was outside"
@@ -161,19 +184,20 @@ def test_outside_at_the_end_hands_back_the_last_inside(trained: list[str], tmp_p
 
 
 def test_a_tolerance_no_attempt_keeps_is_an_error(trained: list[str], tmp_path: Path, capsys: Any) -> None:
-    argv = ["prune", "--method", "uniform", *trained, "--out", str(tmp_path / "run"), "--quiet", "--target-macs", "0.1"]
-    assert main([*argv, "--recovery", "none", "--finetune-epochs", "0", "--tolerance", "0", "--attempts", "1"]) == 2
+    argv = ["prune", "--method", "uniform", "--published", *trained, "--out", str(tmp_path / "run"), "--quiet"]
+    goal = ["--target-macs", "0.1", "--tolerance", "0", "--attempts", "1"]
+    assert main([*argv, *goal, "--recovery", "none", "--finish.epochs", "0"]) == 2
     assert "cannot be met" in capsys.readouterr().err
 
 
 def test_the_constants_are_shown_as_options(capsys: Any) -> None:
     assert main(["methods", "msvfp", "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
-    assert (shown["--msvfp-step"], shown["--msvfp-cap"], shown["--msvfp-images"]) == (0.1, 0.7, 10000)
+    assert (shown["--msvfp.step"], shown["--msvfp.cap"], shown["--msvfp.images"]) == (0.1, 0.7, 10000)
     assert main(["methods", "--json"]) == 0
-    assert set(json.loads(capsys.readouterr().out)) == set(METHODS.names())
-    for name in METHODS.names():
-        assert METHODS.get(name).settings.controller in RULES.names()
+    assert set(json.loads(capsys.readouterr().out)) == set(list_recipes())
+    for name in list_recipes():
+        assert get_recipe(name).controller in list_rules()
         assert main(["methods", name]) == 0
 
 
@@ -182,17 +206,20 @@ def test_the_constants_are_shown_as_options(capsys: Any) -> None:
     [
         (["--method", "fspl"], "did you mean 'fpsl'"),
         (["--check", "ends"], "did you mean 'end'"),
-        (["--skip", "residul,linear"], "did you mean 'residual'"),
-        (["--finetune-schedule", "cosin"], "did you mean 'cosine'"),
-        (["--finetune-lr", "0"], "lr is 0.0"),
-        (["--attempts", "0"], "--attempts is 0"),
-        (["--method", "fpsl", "--fpsl-share", "2"], "share is 2.0"),
-        (["--method", "msvfp", "--msvfp-images", "0"], "images is 0"),
+        (["--skip", "residul", "linear"], "did you mean 'residual'"),
+        (["--finish.schedule", "cosin"], "did you mean 'cosine'"),
+        (["--finish.lr", "0"], "lr is 0.0"),
+        (["--attempts", "0"], "attempts is 0"),
+        (["--method", "fpsl", "--fpsl.share", "2"], "share is 2.0"),
+        (["--method", "msvfp", "--msvfp.images", "0"], "images is 0"),
         (["--controller", "agent:nowhere.zip"], "nowhere.zip"),
-        (["--method", "fpsl", "--prc-alpha", "0.2"], "--prc-alpha is an option of the controller 'prc'"),
-        (["--method", "uniform", "--uniform-rate", "0.1"], "contradict each other"),
-        (["--controller", "table", "--table-file", "nowhere.json"], "no such file"),
-        (["--total-epochs", "-1"], "--total-epochs is -1.0"),
+        (["--method", "fpsl", "--prc.alpha", "0.2"], "--prc.alpha is an option of 'prc'"),
+        (["--method", "uniform", "--published", "--uniform.rate", "0.1"], "contradict each other"),
+        (["--method", "error", "--published"], "published method"),
+        (["--recipe", "nowhere.yml"], "nowhere.yml"),
+        (["--recipe", "a.yml", "--method", "prc"], "both given"),
+        (["--controller", "table", "--table.file", "nowhere.json"], "no such file"),
+        (["--epochs", "-1"], "epochs is -1.0"),
         (["--criterion", "l1:combine=maxx"], "did you mean 'max'"),
     ],
 )
@@ -223,38 +250,51 @@ class Interrupts(Silent):
             raise Stop
 
 
-def settings_of(method: str, trained: list[str], **changes: Any) -> PruneSettings:
-    spec = ProblemSpec(model=trained[1], weights=trained[3], control_from="train")
-    finetune = TrainSettings(epochs=3, lr=0.01)
-    return replace(
-        METHODS.get(method).settings, **{"problem": spec, "finetune": finetune, "tolerance": 0.05, **changes}
-    )
-
-
-RESUMED = {
-    "uniform": {"target_macs": 0.08, "tolerance": 0.02, "recovery": "none", "attempts": 9},
-    "fpsl": {"target_macs": 0.6, "lr": 0.02, "controller_options": {"share": 0.1}},
-    "msvfp": {"target_macs": 0.7, "controller_options": {"images": 50, "step": 0.2, "retrain_every": 0.1}},
-    "importance-weights": {"target_macs": 0.6, "controller_options": {"images": 100, "share": 0.1, "epsilon": 9.0}},
-    "prc": {"rounds": 3, "controller_options": {"afp_epochs": 0.5}, "repair_epochs": 0.5},
+FINISH = {"epochs": 3.0, "lr": 0.01}
+RESUMED: dict[str, dict[str, Any]] = {
+    "uniform": {"budget": 0.08, "tolerance": 0.02, "recovery": "none", "attempts": 9},
+    "fpsl": {"budget": 0.6, "repair": {"lr": 0.02}, "share": 0.1, "epochs": 4.0},
+    "msvfp": {"budget": 0.7, "images": 50, "step": 0.2, "retrain_every": 0.1},
+    "importance-weights": {"budget": 0.6, "images": 100, "share": 0.1, "epsilon": 9.0},
+    "prc": {"rounds": 3, "press": {"epochs": 0.5}, "repair": {"epochs": 0.5}},
+}
+LAW = {
+    "prc": {"epochs": 4.0},
+    "error": {"epochs": 3.0, "tolerance": 0.01},
+    "msvfp": {"epochs": 3.0, "images": 50, "step": 0.2},
 }
 
 
-@pytest.mark.parametrize("method", sorted(RESUMED))
-def test_a_run_stopped_again_and_again_ends_bit_equal(method: str, trained: list[str], tmp_path: Path) -> None:
-    settings = settings_of(method, trained, **RESUMED[method])
-    whole = prune(settings, RunFolder(tmp_path / "whole"))
+@pytest.fixture(scope="module")
+def problem(trained: list[str]) -> PruningProblem:
+    return ProblemSpec(model=trained[1], weights=trained[3], control_from="train").build()
+
+
+@pytest.mark.parametrize(
+    ("method", "published"), [*((name, True) for name in RESUMED), *((name, False) for name in LAW)]
+)
+def test_a_run_stopped_again_and_again_ends_bit_equal(
+    method: str, published: bool, problem: PruningProblem, tmp_path: Path
+) -> None:
+    """Stopped inside training cycles too, since a watcher is told of every step of one."""
+    recipe = get_recipe(method, published=published)
+    if published:
+        recipe = recipe.change(**{"finish": FINISH, "tolerance": 0.05, **RESUMED[method]})
+    else:
+        recipe = recipe.change(**{"tolerance": 0.03, **LAW[method]})
+    whole = prune_problem(problem, recipe, folder=RunFolder(tmp_path / "whole")).record
     folder, stops = RunFolder(tmp_path / "stopped"), 0
     for after in (2, 9, 23, 12, 40, 31):
         try:
-            prune(settings, folder, resume=True, watcher=Interrupts(after))
+            prune_problem(problem, recipe, folder=folder, resume=True, watcher=Interrupts(after))
         except Stop:
             stops += 1
     assert stops > 1
-    assert comparable(prune(settings, folder, resume=True)) == comparable(whole)
-    assert not list(folder.path.glob("finetune-*")) and not folder.checkpoint_file.exists()
+    again = prune_problem(problem, recipe, folder=folder, resume=True)
+    assert comparable(again.record) == comparable(whole)
+    assert not [*folder.path.glob("finish-*"), *folder.path.glob("cycle-*")] and not folder.checkpoint_file.exists()
     if method == "uniform":
-        assert len(whole["finetune"]) > 1, "more than one attempt"
+        assert len(whole["finish"]) > 1, "more than one attempt"
 
 
 def test_training_goes_on_bit_equal(trained: list[str], tmp_path: Path) -> None:
@@ -286,9 +326,9 @@ def test_two_processes_train_one_network(trained: list[str], tmp_path: Path) -> 
 
 
 def test_two_processes_fine_tune_a_pruned_network(trained: list[str], tmp_path: Path) -> None:
-    argv = ["prune", "--method", "uniform", *trained, "--out", str(tmp_path / "run"), "--quiet", "--tolerance", "1"]
-    assert main([*argv, "--target-macs", "0.3", "--recovery", "none", "--finetune-epochs", "0"]) == 0
-    pruned, record = str(tmp_path / "run" / "model.pt"), RunFolder(tmp_path / "run").read()
+    argv = ["--method", "uniform", "--published", *trained, "--tolerance", "1", "--target-macs", "0.3"]
+    record = played([*argv, "--recovery", "none", "--finish.epochs", "0"], tmp_path / "run")
+    pruned = str(tmp_path / "run" / "model.pt")
     on = ["train", *trained[:2], "--weights", pruned, "--teacher", trained[3], "--distillation", "0.5"]
     how = ["--epochs", "2", "--lr", "0.02", "--quiet", "--out"]
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

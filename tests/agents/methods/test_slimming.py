@@ -33,15 +33,15 @@ def test_the_penalty_is_the_sum_of_absolute_scales(problem: Any) -> None:
 
 
 def test_the_percentile_cuts_across_layers(playing: Any, problem: Any) -> None:
-    rule, _ = playing("slimming", target=None, percentile=0.4, epochs=0.0)
+    rule, _ = playing("slimming", target=None, percentile=0.4)
     values = scales(problem.model)
     limit = np.sort(np.concatenate(list(values.values())))[int(0.4 * 30) - 1]
-    assert rule.plan_round() == {name: int((v <= limit).sum()) for name, v in values.items() if (v <= limit).any()}
+    assert rule.plan() == {name: int((v <= limit).sum()) for name, v in values.items() if (v <= limit).any()}
 
 
 def test_a_target_takes_the_fewest_channels_that_meet_it(playing: Any, problem: Any) -> None:
-    rule, env = playing("slimming", target=0.6, epochs=0.0)
-    counts, cost = rule.plan_round(), CostModel(problem.groups)
+    rule, env = playing("slimming", target=0.6)
+    counts, cost = rule.plan(), CostModel(problem.groups)
     target = 0.6 * problem.cost.macs()
     assert cost.macs(counts) <= target
     last = max(counts, key=lambda name: np.sort(env.scores[name])[counts[name] - 1])
@@ -57,4 +57,4 @@ def test_without_a_norm_it_says_so(problem: Any) -> None:
     rule: Any = make_controller("slimming")
     rule.bind(env)
     with pytest.raises(UserError, match="needs batch norms"):
-        rule.plan_round()
+        rule.plan()
