@@ -155,7 +155,8 @@ def _table(sections: Sequence[Section], positional: Mapping[str, str], shown: Co
             text = text if shown is None else _first(text)
             note = tyro.conf.arg(help=text, aliases=ALIASES.get(name, ()), help_behavior_hint=_hint(default))
             start = field(default_factory=default.copy) if isinstance(default, list) else field(default=default)
-            rows.append((name, Annotated[tuple([kind, note, *extra])], start))
+            marks = (kind, note, *extra)
+            rows.append((name, Annotated[marks], start))
         if not section.name:
             made += rows
         elif rows:

@@ -13,7 +13,6 @@ from typing import Any
 
 from rlprune.agents.controllers.base import Rule, State
 from rlprune.agents.controllers.law import Aim, Standing
-from rlprune.agents.controllers.search import Search
 from rlprune.agents.runs.healing import Cycle, Heal, Trained, drop_of, fit_cycle, images, record_of
 from rlprune.agents.runs.playing import cheap_repairs, controller_of, law_of, make_game, shown_to, standing
 from rlprune.agents.runs.recipe import Recipe
@@ -127,8 +126,6 @@ class _Play:
         self.env.watch = self.watcher.work
         if isinstance(self.controller, Rule):
             self.controller.bind(self.env)
-        if self.law is not None and isinstance(self.controller, Search):
-            self.controller.cheap = self.heal.cheap  # what is only tried is not trained
         self.observation, _ = self.env.reset(seed=problem.seed)
         self.hidden: State = None
         done, stopped = False, "finished"
