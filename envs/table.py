@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import nn
 
 from rlprune.channels import ChannelGroups, PruningPlan
 from rlprune.envs.env import FilterPruningEnv
-from rlprune.envs.episode.cache import MemoryScores, ScoreCache
-from rlprune.envs.episode.transitions import NetworkState, Repairs, Transitions
+from rlprune.envs.episode.cache import ScoreCache
+from rlprune.envs.episode.offline import OfflineTransitions
 from rlprune.envs.rules import Rules
 from rlprune.errors import UserError
 from rlprune.files import read_json, write_json
-from rlprune.network import Network
-from rlprune.problem import PruningProblem
-from rlprune.recovery import make_recovery
 from rlprune.tasks import Score
 
 FORMAT = "rlprune-table-3"
@@ -142,37 +138,6 @@ class ScoreTable:
         return float(weights @ values / weights.sum())
 
 
-class _TableTransitions(Transitions):
-    """Looks scores up; there are no networks."""
-
-    def __init__(self, table: ScoreTable) -> None:
-        super().__init__(cast(PruningProblem, table), make_recovery("none"), MemoryScores())
-        self._table = table
-        self._base = NetworkState("table", PruningPlan(), lambda: Network(nn.Identity(), table.groups))
-
-    def base(self) -> NetworkState:
-        return self._base
-
-    def after(self, state: NetworkState, plan: PruningPlan, seed: int, recovery: Repairs | None = None) -> NetworkState:
-        def build() -> Network:
-            raise UserError("a table has scores and no networks; replay the plan in the environment it was recorded in")
-
-        return NetworkState("table", plan, build)
-
-    def scores(self, criterion: str, state: NetworkState, seed: int) -> dict[str, NDArray[np.float64]]:
-        return self._table.ranking
-
-    def error_curves(
-        self, state: NetworkState, names: Sequence[str], scores: Mapping[str, NDArray[np.float64]]
-    ) -> dict[str, NDArray[np.float64]]:
-        return self._table.curves
-
-    def score(self, state: NetworkState) -> Score:
-        if not state.plan:
-            return self._table.baseline
-        return replace(self._table.baseline, value=self._table.score(state.plan.counts), loss=None)
-
-
 class TablePruningEnv(FilterPruningEnv):
     """`rlprune/LayerwisePruning-v0` on recorded scores: equal spaces, windows, observations and rewards; no network.
 
@@ -196,7 +161,13 @@ class TablePruningEnv(FilterPruningEnv):
         render_mode: str | None = None,
     ) -> None:
         recorded = ScoreTable.load(table)
+        baseline = recorded.baseline
         changes: dict[str, Any] = {"reward": reward, "budget": budget, "tolerance": tolerance, "max_rate": max_rate}
         changes = {name: value for name, value in changes.items() if value is not None}
         rules = replace(recorded.rules, one_shot=True, rounds=None, dense=dense, **changes)
-        self._setup(_TableTransitions(recorded), rules.check(), render_mode)
+
+        def lookup(plan: PruningPlan) -> Score:
+            return replace(baseline, value=recorded.score(plan.counts), loss=None) if plan else baseline
+
+        transitions = OfflineTransitions(recorded.groups, baseline, recorded.ranking, recorded.curves, lookup)
+        self._setup(transitions, rules.check(), render_mode)

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import cast
 
 import numpy as np
-from numpy.typing import NDArray
-from torch import nn
 
 from rlprune.channels import ChannelGroup, ChannelGroups, Layer, PruningPlan, Slot
 from rlprune.envs.env import FilterPruningEnv
-from rlprune.envs.episode.cache import MemoryScores
-from rlprune.envs.episode.transitions import NetworkState, Repairs, Transitions
+from rlprune.envs.episode.offline import OfflineTransitions
 from rlprune.envs.observations import score_mass
 from rlprune.envs.rules import Rules
-from rlprune.network import Network
-from rlprune.problem import PruningProblem
-from rlprune.recovery import make_recovery
 from rlprune.seeding import numpy_generator
 from rlprune.tasks import Score
 
@@ -93,34 +85,6 @@ class ToyProblem:
         return ChannelGroups(groups, layers, shapes_by_name, parameters)
 
 
-class _ToyTransitions(Transitions):
-    """Scores by the formula."""
-
-    def __init__(self, toy: ToyProblem) -> None:
-        super().__init__(cast(PruningProblem, toy), make_recovery("none"), MemoryScores())
-        self._toy = toy
-
-    def base(self) -> NetworkState:
-        return self._state(PruningPlan({}))
-
-    def after(self, state: NetworkState, plan: PruningPlan, seed: int, recovery: Repairs | None = None) -> NetworkState:
-        return self._state(state.plan.then(plan, self._toy.groups))
-
-    def score(self, state: NetworkState) -> Score:
-        return self._toy.score(state.plan)
-
-    def scores(self, criterion: str, state: NetworkState, seed: int) -> dict[str, NDArray[np.float64]]:
-        return self._toy.ranking
-
-    def error_curves(
-        self, state: NetworkState, names: Sequence[str], scores: Mapping[str, NDArray[np.float64]]
-    ) -> dict[str, NDArray[np.float64]]:
-        return {}
-
-    def _state(self, plan: PruningPlan) -> NetworkState:
-        return NetworkState("toy", plan, lambda: Network(nn.Identity(), self._toy.groups.after(plan), plan))
-
-
 class ToyPruningEnv(FilterPruningEnv):
     """`rlprune/LayerwisePruning-v0` on a formula; `optimum` and `uniform_score` are known.
 
@@ -142,7 +106,8 @@ class ToyPruningEnv(FilterPruningEnv):
     ) -> None:
         self.toy = ToyProblem(blocks, seed)
         rules = Rules(one_shot=True, budget=budget, max_rate=max_rate, reward=reward, seed=seed).check()
-        self._setup(_ToyTransitions(self.toy), rules, render_mode)
+        toy = self.toy
+        self._setup(OfflineTransitions(toy.groups, toy.baseline, toy.ranking, {}, toy.score), rules, render_mode)
 
     @cached_property
     def optimum(self) -> float:

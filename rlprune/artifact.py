@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
+from rlprune.channels.copying import unwrapped
+from rlprune.channels.surgery import CHANGED
 from rlprune.errors import UserError, unknown_name
 from rlprune.files import read_tensors, write_tensors, write_whole
 
@@ -26,6 +28,7 @@ def save_pruned(path: Path, base: nn.Module, pruned: nn.Module, meta: dict[str, 
     Returns:
         The SHA-256 of the tensors, as `fingerprint` gives it.
     """
+    base, pruned = unwrapped(base), unwrapped(pruned)
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in pruned.state_dict().items()}
     digest = fingerprint(state)
     write_tensors(
@@ -42,16 +45,15 @@ def save_pruned(path: Path, base: nn.Module, pruned: nn.Module, meta: dict[str, 
 
 
 def changed_attributes(base: nn.Module, pruned: nn.Module) -> dict[str, dict[str, Any]]:
-    """By module path, the plain attributes (`out_channels`, `groups` ...) whose value pruning changed."""
-    plain = (int, float, bool, str, tuple)
+    """By module path, the plain attributes (`out_channels`, `groups` ...) whose value pruning changed.
+
+    Surgery notes their names in the network it makes, so that what fills at run time (a grid, a last image size) is
+    not taken for pruning.
+    """
     changes: dict[str, dict[str, Any]] = {}
-    for path, module in pruned.named_modules():
-        before = vars(base.get_submodule(path))
-        changed = {
-            key: value
-            for key, value in vars(module).items()
-            if key != "training" and isinstance(value, plain) and before.get(key) != value
-        }
+    for path, names in getattr(pruned, CHANGED, {}).items():
+        before, after = vars(base.get_submodule(path)), vars(pruned.get_submodule(path))
+        changed = {name: after[name] for name in names if name in after and before.get(name) != after[name]}
         if changed:
             changes[path] = changed
     return changes
@@ -89,6 +91,7 @@ def into(model: nn.Module, saved: dict[str, Any]) -> nn.Module:
     for module_path, attributes in saved["attributes"].items():
         for key, value in attributes.items():
             setattr(model.get_submodule(module_path), key, value)
+    vars(model)[CHANGED] = {path: sorted(attributes) for path, attributes in saved["attributes"].items()}
     for name, tensor in saved["state_dict"].items():
         module_path, _, leaf = name.rpartition(".")
         module = model.get_submodule(module_path)

@@ -7,11 +7,13 @@ error stream, so that `--json` can be piped.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module, metadata
+from typing import Any
 
-from rlprune.errors import UserError, unknown_name
+from rlprune.errors import Notice, UserError, unknown_name
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise unknown_name("command", name, COMMANDS)
         module, _, function = COMMANDS[name].home.partition(":")
         run = getattr(import_module(f"rlprune.agents.commands.{module}"), function)
-        return int(run(argv[1:], COMMANDS[name].summary, COMMANDS[name].examples))
+        with warnings.catch_warnings():
+            warnings.showwarning = _one_line(name, warnings.showwarning)
+            return int(run(argv[1:], COMMANDS[name].summary, COMMANDS[name].examples))
     except UserError as error:
         print(f"rlprune {name}: {error}", file=sys.stderr)
         return 2
@@ -138,6 +142,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 141
     except SystemExit as end:
         return int(end.code or 0)
+
+
+def _one_line(name: str, show: Callable[..., None]) -> Callable[..., None]:
+    """What shows warnings: a notice as a line, anything else as before."""
+
+    def showwarning(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, Notice):
+            print(f"rlprune {name}: {message}", file=sys.stderr)
+        else:
+            show(message, category, *where, **more)
+
+    return showwarning
 
 
 def _help() -> str:

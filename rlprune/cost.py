@@ -18,9 +18,13 @@ import numpy.typing as npt
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakIdKeyDictionary
 
-from rlprune.channels.forward import Forward, working_copy
+from rlprune.channels.copying import unwrapped
+from rlprune.channels.forward import Forward, plainly, warn_uncounted, working_copy
 from rlprune.channels.groups import ChannelGroups
+from rlprune.channels.rules.table import known
 from rlprune.errors import UserError
 
 Counts = npt.NDArray[np.int64]
@@ -31,6 +35,8 @@ class _MacCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, model: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.macs = 0
+        self.uncounted: set[str] = set()
+        self.active = WeakIdKeyDictionary()  # what is computed from the model's inputs
         self._weights = {p.untyped_storage()._cdata for p in model.parameters()}
 
     def _is_weight(self, tensor: torch.Tensor) -> bool:
@@ -41,8 +47,8 @@ class _MacCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         out = func(*args, **(kwargs or {}))
         name = func._schema.name.split("::")[-1]
-        if name in ("convolution", "_convolution"):
-            x, weight, transposed = args[0], args[1], args[6]
+        if name in ("convolution", "_convolution", "deform_conv2d"):
+            x, weight, transposed = args[0], args[1], name != "deform_conv2d" and args[6]
             positions = x if transposed else out
             spatial = weight.ndim - 2
             batch = x.shape[0] if x.ndim == weight.ndim else 1
@@ -51,11 +57,18 @@ class _MacCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             left, right = args[-2:] if name in ("mm", "bmm") else args[1:3]
             if left.ndim == 2 or self._is_weight(left) or self._is_weight(right):
                 self.macs += math.prod(left.shape) * right.shape[-1]
+        inputs = [value for value in tree_leaves((args, kwargs)) if isinstance(value, torch.Tensor)]
+        if any(tensor in self.active for tensor in inputs):
+            self.active.update((leaf, True) for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor))
+            if not known(func) and any(tensor.ndim > 1 and self._is_weight(tensor) for tensor in inputs):
+                self.uncounted.add(name)
         return out
 
 
 def count_macs(model: nn.Module, *example_inputs: Any, kwargs: Mapping[str, Any] | None = None) -> int:
     """Multiply-accumulates of convolutions and linear layers in one call of the model.
+
+    Operators that take weights and whose MACs are not known are named in a warning.
 
     Args:
         model: any module; it comes out untouched.
@@ -65,10 +78,14 @@ def count_macs(model: nn.Module, *example_inputs: Any, kwargs: Mapping[str, Any]
     >>> count_macs(nn.Conv2d(3, 8, 3, padding=1), torch.zeros(1, 3, 10, 10))
     21600
     """
-    worker = working_copy(model, share=False).eval()
-    counter = _MacCounter(worker)
-    with torch.no_grad(), counter:
-        Forward(example_inputs, dict(kwargs or {}))(worker)
+    with plainly(), torch.no_grad():
+        worker = working_copy(unwrapped(model)).eval()
+        counter = _MacCounter(worker)
+        with counter:
+            Forward(example_inputs, dict(kwargs or {}))(
+                worker, lambda inputs: counter.active.update((tensor, True) for tensor in inputs)
+            )
+    warn_uncounted(counter.uncounted)
     return counter.macs
 
 
@@ -142,7 +159,8 @@ class BilinearCost:
     def of_macs(cls, groups: ChannelGroups, names: Sequence[str]) -> BilinearCost:
         """MACs of all conv and linear layers, as a function of the counts removed from the groups `names`."""
         terms = [(layer.extent, layer.weight, tuple(range(len(layer.shape)))) for layer in groups.layers.values()]
-        return cls._build(groups, names, terms, groups.fixed_macs)
+        filtered = np.array([groups[name].filter_macs for name in names], dtype=np.int64)
+        return cls._build(groups, names, terms, groups.fixed_macs, filtered)
 
     @classmethod
     def of_parameters(cls, groups: ChannelGroups, names: Sequence[str]) -> BilinearCost:
@@ -171,8 +189,12 @@ class BilinearCost:
         names: Sequence[str],
         terms: Sequence[tuple[int, str, tuple[int, ...]]],
         constant: int = 0,
+        each: Counts | None = None,
     ) -> BilinearCost:
-        """The sum of terms (factor, tensor, dims): the factor times the tensor's sizes along these dimensions."""
+        """The sum of terms (factor, tensor, dims): the factor times the tensor's sizes along these dimensions.
+
+        With every unit of the groups goes `each` (n,) of the constant.
+        """
         copies: dict[tuple[str, int], Counts] = {}
         for column, name in enumerate(names):
             for slot in groups[name].slots:
@@ -190,6 +212,10 @@ class BilinearCost:
                 table[place, number] = copies[tensor, dim]
                 width[place, number] = shape[dim]
             weight[number] = factor * math.prod(shape[dim] for dim in dims if dim not in shrinking)
+        if each is not None and each.any():
+            weight, table = np.append(weight, 1), np.concatenate([table, np.zeros_like(table[:, :1])], axis=1)
+            width = np.concatenate([width, [[0], [1]]], axis=1)
+            table[0, -1] = each
         return cls(weight, width[0], width[1], table[0], table[1], constant)
 
 

@@ -10,6 +10,14 @@ class UserError(ValueError):
     """A mistake in what the user gave. The command line prints it as one line and exits with status 2."""
 
 
+class Notice(UserWarning):
+    """What a user should know and need not mend. The command line prints it as one line."""
+
+
+class NothingInside(UserError):
+    """No network inside the tolerance was found, whatever was tried."""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     """The error for a name that is not in a registry, with the closest known one as a suggestion."""
     known = sorted(known)

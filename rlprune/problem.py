@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -17,11 +18,11 @@ from rlprune.criteria import CriterionContext, get_criterion
 from rlprune.data import DataSplits
 from rlprune.data.live import CALIBRATION, LiveData, LiveSplit, ToBatch, positional, reader
 from rlprune.devices import checked_device
-from rlprune.errors import UserError
+from rlprune.errors import Notice, UserError
 from rlprune.measuring.store import Measured
 from rlprune.network import Network
-from rlprune.scoring.evaluation import Evaluator, Ledger, OwnEvaluator, batch_within, check_fits
-from rlprune.tasks import Batch, Score, Task, get_task
+from rlprune.scoring.evaluation import Evaluator, Ledger, OwnEvaluator, batch_within, check_fits, evaluating
+from rlprune.tasks import Batch, Score, Task, as_task, overlooked
 
 CALIBRATION_PIXELS = 2**20  # in a batch
 LOADERS = ("control", "train", "calibration", "test")
@@ -91,7 +92,7 @@ class PruningProblem:
             self.data = _live(model, loaders, task, evaluate, batch, seed)
         else:
             self.data = data
-        self.task = get_task(task or self.data.task) if isinstance(task or self.data.task, str) else task
+        self.task = as_task(task or self.data.task)
         self.model = copy.deepcopy(model).eval().to(self.device)
         self.ledger, self.measured = Ledger(), Measured()
         self._evaluate, self._example = evaluate, _placed(self.model, example_inputs, self.device)
@@ -103,6 +104,21 @@ class PruningProblem:
         if not self.groups.prunable:
             raise UserError("no channel group of this network can be pruned; `rlprune inspect` shows every reason")
         self.cost = CostModel(self.groups)
+        if evaluate is None:
+            self._introduce()
+
+    def _introduce(self) -> None:
+        """Say which outputs the task overlooks, and let it know how the unpruned network does."""
+        with evaluating(self.model), torch.no_grad():
+            warning = overlooked(self.task, self.model(*self.example_inputs))
+        if warning:
+            warnings.warn(warning, Notice, stacklevel=3)
+
+        def score(task: Task) -> Score:
+            return Evaluator(task, self.data, device=str(self.device)).score(self.model, "control")
+
+        self.task = self.task.prepared(score)
+        self.evaluator = self._evaluator()
 
     def _evaluator(self) -> Evaluator:
         if self._evaluate is not None:

@@ -22,9 +22,10 @@ class ProblemSpec:
     """A problem in plain values, so that it can be written down, sent to a worker process and built again.
 
     Attributes:
-        model: Network by zoo name, `torchvision:NAME`, `package.module:function` or `file.py:function`.
+        model: Network by zoo name, `torchvision:NAME`, `timm:NAME`, `hf:FOLDER`, or a function, class or module of your
+            own, `package.module:name` or `file.py:name`.
         data: Data set by name, such as `digits`, an `.npz` file, a folder, or `torchvision:NAME`.
-        weights: Weights file with a state dict; None takes the weights that the zoo trains itself (digits/lenet5 only).
+        weights: Weights file as people save them; None takes those that come with the network (digits/lenet5 only).
         task: What the network does, where the data's own task needs an option, such as `detection:metric=map50`.
         root: Folder that `data` is relative to, or where torchvision's sets lie.
         seed: Seed of everything random.
@@ -34,6 +35,11 @@ class ProblemSpec:
             training image.
         control_size: Examples the tolerance is kept on; None chooses.
         calibration_size: Examples that recovery looks at; None chooses.
+        size: Side in pixels that images in folders are brought to; None chooses.
+        channels: Channels that images in folders are read with, 1 (grey) or 3 (colour); None keeps what they are.
+        normalise: Normalisation of images: `imagenet`, `none`, `MEAN:STD` (each one number, or one a channel with
+            commas between), or `from-weights`, as they say themselves; None takes ImageNet's constants for colour, and
+            what is measured on the train role for others.
         keep: Patterns of layer or group names that must not be pruned.
         min_channels: Smallest width a group may reach.
         round_to: Widths stay multiples of this.
@@ -49,6 +55,9 @@ class ProblemSpec:
     control_from: str | None = None
     control_size: int | None = None
     calibration_size: int | None = None
+    size: int | None = None
+    channels: int | None = None
+    normalise: str | None = None
     keep: tuple[str, ...] = ()
     min_channels: int = 2
     round_to: int = 1
@@ -105,7 +114,13 @@ class ProblemSpec:
 
     def _load(self, control_from: str | None) -> DataSplits:
         from rlprune.data import load_data
+        from rlprune.models import weights_normalisation
 
+        normalise = self.normalise
+        if normalise == "from-weights":
+            normalise = weights_normalisation(self.model, self.weights)
+        elif normalise is None and self.weights is not None:
+            normalise = weights_meta(self.weights).get("normalise")  # as `rlprune train` was told to
         return load_data(
             self.data,
             root=self.root,
@@ -113,6 +128,10 @@ class ProblemSpec:
             control_from=control_from,
             control_size=self.control_size,
             calibration_size=self.calibration_size,
+            size=self.size,
+            channels=self.channels,
+            normalise=normalise,
+            task=self.task,
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -146,10 +165,12 @@ def load_network(spec: ProblemSpec, splits: DataSplits, *, untrained: bool = Fal
     """The network of `spec` with its weights, which may be those of a network that was pruned before."""
     from rlprune.artifact import is_pruned, load_pruned
     from rlprune.devices import checked_device
-    from rlprune.models import default_weights, load_weights, resolve_model
+    from rlprune.models import brings_weights, default_weights, load_weights, resolve_model
 
     device = checked_device(spec.device)
     model = resolve_model(spec.model, num_classes=len(splits.classes), in_channels=splits.input_shape[0])
+    if spec.weights is None and brings_weights(spec.model):
+        return model.eval().to(device)
     if spec.weights is None:
         with suppress(UserError) if untrained else nullcontext():
             default_weights(model, spec.model, splits)

@@ -1,143 +1,155 @@
-"""The subcommands `compare`, `report` and `pareto`."""
+"""`rlprune compare`, `rlprune report` and `rlprune pareto`."""
 
 from __future__ import annotations
 
-import argparse
 import json
-import shlex
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal
 
-from rlprune.agents.commands.options import console
-from rlprune.agents.compare.settings import CompareSettings, PlaySettings, TuneSettings
-from rlprune.agents.compare.stages import Job, Result
+from rlprune.agents.commands.options import Json, Section, command_line, parse
+from rlprune.agents.commands.prune import spec_of
+from rlprune.agents.compare.settings import CompareSettings
+from rlprune.agents.controllers.registry import RULES, rule_class
 from rlprune.errors import UserError
-from rlprune.report.live import duration
-from rlprune.report.standings import print_comparison
-from rlprune.report.units import Unit
+from rlprune.files import read_json
+from rlprune.record import free_folder
 from rlprune.spec import ProblemSpec
 
-T = TypeVar("T")
-DEFAULT_BUDGETS = (0.25, 0.1)
+if TYPE_CHECKING:
+    from rlprune.agents.compare.cells import Job, Result
+    from rlprune.agents.compare.comparison import Comparison
+
+COMMON = {"methods", "models", "data", "seeds", "tolerances", "budgets", "epochs", "scratch", "baseline", "skip", "lr",
+          "device", "workers", "ray", "out", "resume", "quiet", "json"}  # fmt: skip
+OWN_PROBLEM = ("model", "data", "weights", "seed")
+FORMATS = ("png", "svg")
 
 
-# --- compare --------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Changes:
+    """What all recipes are changed to; each keeps its own unless given. A rule's options go behind its name.
+
+    Attributes:
+        criterion: Ranking of the filters.
+        recovery: Repairs after each removal that need no training, joined by `+`.
+        skip: Kinds of groups that stay whole, such as residual; `none` for no kind.
+        max_rate: Most of a group that one round may remove.
+        rounds: Most rounds.
+        lr: Learning rate of all training.
+        batch_size: Images a step in all training.
+        amp: Mixed precision in all training; off where a recipe leaves it open, so that all cells train alike.
+    """
+
+    criterion: str | None = None
+    recovery: str | None = None
+    skip: tuple[str, ...] = ()
+    max_rate: float | None = None
+    rounds: int | None = None
+    lr: float | None = None
+    batch_size: int | None = None
+    amp: Literal["on", "off"] | None = None
 
 
-def configure_compare(parser: argparse.ArgumentParser) -> None:
-    """The options of `rlprune compare`."""
-    new, play, tune, problem = CompareSettings(budgets=DEFAULT_BUDGETS), PlaySettings(), TuneSettings(), ProblemSpec()
-    group = parser.add_argument_group("what is compared (lists are separated by commas)")
-    _add(group, "controllers", _names, "LIST", f"rules, searches, agent:FILE (default: {','.join(new.controllers)})")
-    _add(group, "models", _names, "LIST", "networks, NAME or NAME=WEIGHTS_FILE (default: lenet5)")
-    _add(group, "data", _names, "LIST", "data sets (default: digits)")
-    _add(group, "seeds", _integers, "LIST", "seeds (default: 0,1,2)")
-    _add(group, "budgets", _numbers, "LIST", "fractions of the MACs to keep (default, without --tolerances: 0.25,0.1)")
-    _add(group, "tolerances", _numbers, "LIST", "drops of the control score allowed, as in 0.01,0.02")
-    _add(group, "baseline", str, "NAME", "controller the others are compared with (default: uniform, else the first)")
+@dataclass(frozen=True)
+class Work:
+    """How the cells are done.
 
-    group = parser.add_argument_group("the rules of the game")
-    _add(group, "criterion", str, "NAME", f"ranking of the filters (default: {play.criterion})")
-    _add(group, "recovery", str, "NAMES", f"repairs after each removal, joined by + (default: {play.recovery})")
-    _add(group, "max-rate", float, "X", f"most of a group that one-round schedules remove (default: {play.max_rate})")
-    _add(
-        group,
-        "round-rate",
-        float,
-        "X",
-        f"most of a group that others remove a round (default: {play.round_rate})",
-    )
-    _add(group, "rounds", int, "N", f"most rounds (default: {play.rounds})")
-    _add(group, "skip", _names, "LIST", "kinds of groups that stay whole, such as residual")
-    _add(group, "repair-epochs", float, "X", "training a round may spend to come back inside a tolerance (default: 0)")
-    _add(group, "evaluations", int, "N", f"networks a search may score in each cell (default: {play.evaluations})")
-    group.add_argument(
-        "--set",
-        action="append",
-        metavar="CONTROLLER.OPTION=VALUE",
-        help="a setting of one controller, as in prc.alpha=0.2; repeatable",
-    )
+    Attributes:
+        workers: Processes on this machine, one thread each.
+        ray: Address of a Ray cluster to run on instead: auto, HOST:PORT, or local.
+        out: Folder; a new one under runs/ unless given. What it holds already is not done again.
+        resume: Go on with the comparison in `--out`, or with the newest unfinished one, by the settings that it has.
+        retry_failed: Try again what failed before.
+        report: Write the HTML file and the figures.
+        quiet: No progress, no table.
+        json: Print comparison.json.
+    """
 
-    group = parser.add_argument_group("training afterwards, the same budget for every cell")
-    _add(group, "finetune", float, "EPOCHS", "in all; training done while pruning is taken off (default: 0)")
-    _add(group, "finetune-lr", float, "X", f"its learning rate (default: {tune.finetune_lr})")
-    group.add_argument("--scratch", action="store_true", help="train the pruned shapes from scratch as well")
-    _add(group, "scratch-epochs", float, "EPOCHS", "epochs of that (default: those of --finetune)")
-    _add(group, "scratch-lr", float, "X", f"its learning rate (default: {tune.scratch_lr})")
-    _add(group, "batch-size", int, "N", f"images a step in both (default: {tune.batch_size})")
-
-    group = parser.add_argument_group("networks and data")
-    _add(group, "root", str, "DIR", "where data sets are, or are downloaded to")
-    _add(group, "device", str, "NAME", f"default: {problem.device}")
-    _add(group, "control-from", str, "ROLE", "train or test: what the control split is cut from (default: as prune)")
-    _add(group, "control-size", int, "N", "images in the control split")
-    _add(group, "calibration-size", int, "N", "images in the calibration split")
-    _add(group, "min-channels", int, "N", f"smallest width of a group (default: {problem.min_channels})")
-    _add(group, "round-to", int, "N", f"widths stay multiples of this (default: {problem.round_to})")
-    group.add_argument("--keep", action="append", metavar="PATTERN", help="never prune layers of this name; repeatable")
-
-    group = parser.add_argument_group("run")
-    _add(group, "workers", int, "N", "processes on this machine, one thread each (default: 1)")
-    _add(group, "ray", str, "ADDRESS", "run on a Ray cluster instead, as in auto, host:6379, or local")
-    _add(group, "out", str, "DIR", "folder (default: a new one under runs/); what it holds already is not done again")
-    group.add_argument("--resume", action="store_true", help="without --out: go on with the newest unfinished one")
-    group.add_argument("--retry-failed", action="store_true", help="try again what failed before")
-    group.add_argument("--no-report", action="store_true", help="no HTML, no figures")
-    group.add_argument("--quiet", action="store_true", help="no progress, no table")
-    group.add_argument("--json", action="store_true", help="print comparison.json")
+    workers: int = 1
+    ray: str | None = None
+    out: str | None = None
+    resume: bool = False
+    retry_failed: bool = False
+    report: bool = True
+    quiet: bool = False
+    json: bool = False
 
 
-def run_compare(args: argparse.Namespace) -> int:
-    """`rlprune compare`."""
-    from rlprune.agents.compare.comparison import compare, newest_unfinished
-    from rlprune.record import free_folder
+def compare(argv: Sequence[str], about: str, examples: str) -> int:
+    """Compare schedules."""
+    from_folder = _resumed(argv)
+    start = from_folder[1] if from_folder else CompareSettings()
+    flags = [text.removeprefix("--").partition("=")[0] for text in argv if text.startswith("--")]
+    rules = {flag.partition(".")[0] for flag in flags if "." in flag} & set(RULES)
+    sections = [
+        Section(CompareSettings, default=start, skip=("changes",)),
+        Section(Changes),
+        Section(ProblemSpec, default=start.problem, skip=OWN_PROBLEM),
+        *(Section(rule_class(rule), rule, rule_class(rule)(**start.changes.get(rule, {}))) for rule in rules),
+        Section(Work),
+    ]
+    given = parse("compare", sections, argv, common=COMMON, about=about, examples=examples)
+    shared = {item.name: given[item.name] for item in fields(Changes) if given[item.name] or item.name in flags}
+    options = {rule: _changed(rule_class(rule)(), given[rule.replace("-", "_")]) for rule in rules}
+    problem = {name: value for name, value in given.items() if name not in OWN_PROBLEM}
+    own = {item.name: given[item.name] for item in fields(CompareSettings) if item.name in given}
+    own |= {"problem": spec_of(problem), "changes": {**start.changes, **shared, **options}}
+    settings = replace(start, **own)
+    folder = from_folder[0] if from_folder else Path(given["out"] or free_folder("runs", settings.name))
+    return run_compare(settings, folder, given)
 
-    settings = compare_settings(args)
-    quiet, as_json = hasattr(args, "quiet"), hasattr(args, "json")
-    folder = Path(args.out) if hasattr(args, "out") else None
-    if folder is None and hasattr(args, "resume"):
-        folder = newest_unfinished([Path("runs")])
-    folder = folder or free_folder("runs", settings.name)
-    content = compare(
+
+def _changed(plain: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a rule that are not its defaults."""
+    return {name: value for name, value in given.items() if value != getattr(plain, name)}
+
+
+def run_compare(settings: CompareSettings, folder: Path, given: Mapping[str, Any]) -> int:
+    """Do the work, and say what came of it."""
+    from rich.console import Console  # from here on it may take its time
+
+    from rlprune.agents.compare.comparison import compare as work
+    from rlprune.report.standings import print_comparison
+
+    content = work(
         settings,
         folder,
-        workers=getattr(args, "workers", 1),
-        ray=getattr(args, "ray", None),
-        retry_failed=hasattr(args, "retry_failed"),
-        command=shlex.join(["rlprune", *sys.argv[1:]]),
-        watcher=None if quiet else Progress(),
+        workers=given["workers"],
+        ray=given["ray"],
+        retry_failed=given["retry_failed"],
+        command=command_line(),
+        watcher=None if given["quiet"] else Progress(),
     )
-    if not hasattr(args, "no_report"):
+    errors = [cell.get("error", {"kind": None}) for cell in content["cells"]]
+    if all(error["kind"] in ("UserError", "NothingInside") for error in errors):
+        raise UserError(f"no cell could be done: {errors[0]['message']}")
+    if given["report"]:
         write_report_files(folder)
-    if as_json:
+    if given["json"]:
         print(json.dumps(content, indent=2))
-    elif not quiet:
-        print_comparison(content["analysis"], console())
-        print(f"Written to {folder}" + ("" if hasattr(args, "no_report") else f"; open {folder / 'report.html'}"))
+    elif not given["quiet"]:
+        print_comparison(content["analysis"], Console())
+        print(f"Written to {folder}" + (f"; open {folder / 'report.html'}" if given["report"] else ""))
     return 0
 
 
-def compare_settings(args: argparse.Namespace) -> CompareSettings:
-    """The settings that the options say."""
-    given = {name: getattr(args, name) for name in ("controllers", "models", "data", "seeds") if hasattr(args, name)}
-    goals = {name: getattr(args, name) for name in ("budgets", "tolerances") if hasattr(args, name)}
-    controllers = given.get("controllers", CompareSettings(budgets=DEFAULT_BUDGETS).controllers)
-    baseline = getattr(args, "baseline", "uniform" if "uniform" in controllers else controllers[0])
-    problem = _given(args, ProblemSpec(), ("root", "device", "control_from", "control_size", "calibration_size"))
-    problem = _given(args, problem, ("min_channels", "round_to"))
-    if hasattr(args, "keep"):
-        problem = replace(problem, keep=tuple(args.keep))
-    rules = ("criterion", "recovery", "max_rate", "round_rate", "rounds", "skip", "repair_epochs", "evaluations")
-    play = replace(_given(args, PlaySettings(), rules), options=_options(getattr(args, "set", [])))
-    training = ("finetune", "finetune_lr", "scratch", "scratch_epochs", "scratch_lr", "batch_size")
-    tune = TuneSettings(**{name: getattr(args, name) for name in training if hasattr(args, name)})
-    return CompareSettings(
-        **given, **(goals or {"budgets": DEFAULT_BUDGETS}), baseline=baseline, problem=problem, play=play, tune=tune
-    )
+def _resumed(argv: Sequence[str]) -> tuple[Path, CompareSettings] | None:
+    """The comparison to go on with, and what it was started with."""
+    if "--resume" not in argv:
+        return None
+    from rlprune.agents.compare.comparison import newest_unfinished
+
+    words = [word for text in argv for word in text.split("=", 1)]
+    out = next((after for flag, after in pairwise(words) if flag == "--out"), None)
+    folder = Path(out) if out else newest_unfinished(Path("runs"))
+    if folder is None or not (folder / "comparison.json").exists():
+        return None
+    return folder, CompareSettings.from_json(read_json(folder / "comparison.json")["settings"])
 
 
 class Progress:
@@ -147,43 +159,50 @@ class Progress:
         self._started = time.monotonic()
         self._before: int | None = None
 
-    def __call__(self, comparison: Any, job: Job, result: Result) -> None:
-        """A stage has ended."""
-        if self._before is None:
-            self._before = comparison.done - 1
-        done = comparison.done - self._before
-        left = (time.monotonic() - self._started) / max(done, 1) * (comparison.total - comparison.done)
-        if result.content["status"] == "failed":
-            outcome = f"failed: {result.content['error']['message']}"
+    def __call__(self, comparison: Comparison, job: Job, result: Result) -> None:
+        """A cell has ended."""
+        from rlprune.report.live import duration
+        from rlprune.report.units import Unit
+
+        done, total = comparison.done, len(comparison.cells)
+        self._before = done - 1 if self._before is None else self._before
+        left = (time.monotonic() - self._started) / max(done - self._before, 1) * (total - done)
+        last = result.stages[[stage for stage in job.stages if stage in result.stages][-1]]
+        if last["status"] == "failed":
+            outcome = f"failed: {last['error']['message']}"
         else:
-            found = result.content["pruned"]
+            found = (result.stages.get("prune") or job.pruned or last)["pruned"]
             outcome = f"test {Unit.of(found).score(found['test_score'])}, {found['macs']:,} MACs"
-        stage = "" if job.stage == "prune" else f" {job.stage}"
-        number = f"{comparison.done}/{comparison.total}"
-        print(f"{number:>9}  {job.cell.id}{stage}: {outcome}; about {duration(left)} left", file=sys.stderr, flush=True)
+        line = f"{f'{done}/{total}':>9}  {job.cell.id}: {outcome}; about {duration(left)} left"
+        print(line, file=sys.stderr, flush=True)
 
 
 # --- report ---------------------------------------------------------------------------------------------------------
 
 
-def configure_report(parser: argparse.ArgumentParser) -> None:
-    """The options of `rlprune report`."""
-    parser.add_argument("folder", metavar="FOLDER", help="a run, or a comparison")
-    parser.add_argument("--out", metavar="FILE", help="the HTML file (default: FOLDER/report.html)")
-    parser.add_argument("--figures", type=_names, metavar="LIST", help="formats of the figures (default: png,svg)")
-    parser.add_argument("--no-figures", action="store_true", help="the HTML file alone")
+@dataclass(frozen=True)
+class Report:
+    """What is written of a folder.
+
+    Attributes:
+        out: The HTML file; FOLDER/report.html unless given.
+        figures: Formats of the figures in FOLDER/figures: png, svg, or none.
+    """
+
+    out: str | None = None
+    figures: tuple[str, ...] = FORMATS
 
 
-def run_report(args: argparse.Namespace) -> int:
-    """`rlprune report`."""
-    folder = Path(args.folder)
-    out = Path(args.out) if hasattr(args, "out") else None
-    formats = () if hasattr(args, "no_figures") else getattr(args, "figures", ("png", "svg"))
-    print(f"Written to {write_report_files(folder, out, formats)}")
+def report(argv: Sequence[str], about: str, examples: str) -> int:
+    """Make the report of a run or a comparison."""
+    folder = {"folder": "A run, or a comparison."}
+    given = parse("report", [Section(Report)], argv, positional=folder, about=about, examples=examples)
+    out = Path(given["out"]) if given["out"] else None
+    print(f"Written to {write_report_files(Path(given['folder']), out, given['figures'])}")
     return 0
 
 
-def write_report_files(folder: Path, out: Path | None = None, formats: tuple[str, ...] = ("png", "svg")) -> Path:
+def write_report_files(folder: Path, out: Path | None = None, formats: tuple[str, ...] = FORMATS) -> Path:
     """Write a folder's report, figures (into `figures/`) and TensorBoard events (into `tensorboard/`)."""
     from rlprune.report.content import load_content
     from rlprune.report.figures import write_events, write_figures
@@ -201,46 +220,53 @@ def write_report_files(folder: Path, out: Path | None = None, formats: tuple[str
 # --- pareto ---------------------------------------------------------------------------------------------------------
 
 
-def configure_pareto(parser: argparse.ArgumentParser) -> None:
-    """The options of `rlprune pareto`."""
-    parser.add_argument("folder", metavar="FOLDER", help="where runs and comparisons are, as in runs/")
-    parser.add_argument(
-        "--by",
-        type=_names,
-        metavar="LIST",
-        help="score, macs, parameters, latency (default: the first three)",
-    )
-    parser.add_argument("--data", metavar="NAME", help="networks for this data set alone")
-    parser.add_argument("--all", action="store_true", help="list the beaten ones too")
-    parser.add_argument("--export", metavar="ID", help="export this network")
-    parser.add_argument("--format", metavar="FORMAT", help="of the export: pt (default), pt2 or onnx")
-    parser.add_argument("--out", metavar="FILE", help="of the export (default: pruned.FORMAT)")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+@dataclass(frozen=True)
+class Pareto:
+    """Which networks are listed, and what is done with one.
+
+    Attributes:
+        by: What counts: score, macs, parameters, latency.
+        data: Networks for this data set alone.
+        all: List the beaten ones too.
+        export: Export the network of this id.
+        format: Of the export: pt, pt2 or onnx.
+        out: Of the export; pruned.FORMAT unless given.
+    """
+
+    by: tuple[str, ...] = ("score", "macs", "parameters")
+    data: str | None = None
+    all: bool = False
+    export: str | None = None
+    format: str = "pt"
+    out: str | None = None
 
 
-def run_pareto(args: argparse.Namespace) -> int:
-    """`rlprune pareto`."""
+def pareto(argv: Sequence[str], about: str, examples: str) -> int:
+    """List the networks that no other one beats, or export one."""
+    folder = {"folder": "Where runs and comparisons are, as in runs/."}
+    given = parse("pareto", [Section(Pareto), Section(Json)], argv, positional=folder, about=about, examples=examples)
+    from rich.console import Console
+
     from rlprune.report.pareto import archive, choose, find_networks, print_networks
 
-    networks = find_networks(Path(args.folder))
-    if hasattr(args, "data"):
+    networks = find_networks(Path(given["folder"]))
+    if given["data"] is not None:
         known = sorted({network.data for network in networks})
-        networks = [network for network in networks if network.data == args.data]
+        networks = [network for network in networks if network.data == given["data"]]
         if not networks:
             raise UserError(
-                f"no network for data {args.data!r} in {args.folder}; there are: {', '.join(known) or 'none'}"
+                f"no network for data {given['data']!r} in {given['folder']}; there are: {', '.join(known) or 'none'}"
             )
-    if hasattr(args, "export"):
-        form = getattr(args, "format", "pt")
-        path = Path(getattr(args, "out", f"pruned.{form}"))
-        print(export_network(choose(networks, args.export), path, form))
+    if given["export"] is not None:
+        path = Path(given["out"] or f"pruned.{given['format']}")
+        print(export_network(choose(networks, given["export"]), path, given["format"]))
         return 0
-    best = archive(networks, getattr(args, "by", ("score", "macs", "parameters")))
-    shown = networks if hasattr(args, "all") else best
-    if hasattr(args, "json"):
+    best = archive(networks, given["by"])
+    shown = networks if given["all"] else best
+    if given["json"]:
         print(json.dumps([{**network.to_json(), "front": network in best} for network in shown], indent=2))
         return 0
-    print_networks(shown, best, console())
+    print_networks(shown, best, Console())
     print(f"{len(best)} of {len(networks)} networks are beaten by no other. Export one with --export ID.")
     return 0
 
@@ -253,54 +279,8 @@ def export_network(network: Any, path: Path, form: str) -> str:
 
     problem, pruned = rebuild(network.folder) if network.kind == "run" else rebuild_cell(network.folder, network.stage)
     if form == "pt":
-        meta = {"model": problem.spec.model, "classes": list(problem.data.classes), "plan": pruned.plan.to_json()}
+        meta = {"model": network.model, "classes": list(problem.data.classes), "plan": pruned.plan.to_json()}
         save_pruned(path, problem.model, pruned.model, meta)
         return f"{path}: written as the README says how to load it"
     difference = export(pruned.model, problem.export_inputs, path, form)
     return f"{path}: same outputs as the network (relative difference {difference:.1e})"
-
-
-# --- reading options ------------------------------------------------------------------------------------------------
-
-
-def _add(group: argparse._ArgumentGroup, name: str, kind: Callable[[str], Any], metavar: str, text: str) -> None:
-    group.add_argument(f"--{name}", dest=name.replace("-", "_"), type=kind, metavar=metavar, help=text)
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
-def _integers(text: str) -> tuple[int, ...]:
-    return tuple(_number(int, part, "a whole number") for part in _names(text))
-
-
-def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(_number(float, part, "a number") for part in _names(text))
-
-
-def _number(kind: Callable[[str], T], text: str, what: str) -> T:
-    try:
-        return kind(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not {what}") from None
-
-
-def _given(args: argparse.Namespace, start: T, names: tuple[str, ...]) -> T:
-    found = {name: getattr(args, name) for name in names if hasattr(args, name)}
-    return replace(start, **found)  # type: ignore[type-var]
-
-
-def _options(texts: list[str]) -> dict[str, dict[str, Any]]:
-    """`prc.alpha=0.2` -> {"prc": {"alpha": 0.2}}; what is not JSON is text."""
-    options: dict[str, dict[str, Any]] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        controller, dot, option = name.partition(".")
-        if not (equals and dot and controller and option):
-            raise UserError(f"--set is {text!r}; it must be CONTROLLER.OPTION=VALUE, as in prc.alpha=0.2")
-        try:
-            options.setdefault(controller, {})[option] = json.loads(value)
-        except json.JSONDecodeError:
-            options.setdefault(controller, {})[option] = value
-    return options

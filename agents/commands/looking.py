@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,10 @@ from rlprune.spec import ProblemSpec
 def evaluate(argv: Sequence[str], about: str, examples: str) -> int:
     """Score a network."""
     given = parse("evaluate", [Section(ProblemSpec), Section(Json)], argv, about=about, examples=examples)
-    from rlprune.report.summary import describe_scores
+    from rlprune.report.summary import describe_scores, near_chance
 
-    problem = spec_of(given).build()
+    spec = spec_of(given)
+    problem = spec.build()
     found = {
         **problem.evaluator.score(problem.model, "control").figures("control"),
         **problem.evaluator.score(problem.model, "whole_test").figures("test"),
@@ -25,6 +27,9 @@ def evaluate(argv: Sequence[str], about: str, examples: str) -> int:
         "parameters": problem.parameters(problem.base()),
     }
     print(json.dumps(found, indent=2) if given["json"] else describe_scores(found))
+    hint = near_chance(found["metric"], found["control_score"], len(problem.data.classes))
+    if hint and spec.weights:
+        print(f"rlprune evaluate: {hint}", file=sys.stderr)
     return 0
 
 

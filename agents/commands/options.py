@@ -22,7 +22,7 @@ import tyro
 
 from rlprune.errors import UserError
 
-ALIASES = {"budget": ("--target-macs",), "algorithm": ("--algo",)}
+ALIASES = {"budget": ("--target-macs",), "methods": ("--controllers",), "algorithm": ("--algo",)}
 APPENDED = {"keep", "set"}
 NUMBERS = re.compile(r"[\d.+-][\d.e+-]*(,[\d.+-][\d.e+-]*)+")
 
@@ -155,7 +155,8 @@ def _table(sections: Sequence[Section], positional: Mapping[str, str], shown: Co
             text = text if shown is None else _first(text)
             note = tyro.conf.arg(help=text, aliases=ALIASES.get(name, ()), help_behavior_hint=_hint(default))
             start = field(default_factory=default.copy) if isinstance(default, list) else field(default=default)
-            rows.append((name, Annotated[(kind, note, *extra)], start))
+            marks = (kind, note, *extra)
+            rows.append((name, Annotated[marks], start))
         if not section.name:
             made += rows
         elif rows:
@@ -230,7 +231,8 @@ def _words(sections: Sequence[Section], argv: Sequence[str]) -> list[str]:
         elif equals and value == "none" and type(None) in kinds.get(flag, ()):
             found.append(f"{flag}=None")
         else:
-            found += text.split(",") if NUMBERS.fullmatch(text) else [text]
+            values = value.split(",") if NUMBERS.fullmatch(value) else []
+            found += text.split(",") if NUMBERS.fullmatch(text) else [flag, *values] if values else [text]
         before = text
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from rlprune.training.settings import TrainSettings
 
 COMMON = {"model", "data", "weights", "seed", "device", "method", "recipe", "published", "tolerance", "budget",
           "epochs", "minutes", "skip", "round_to", "lr", "out", "resume", "quiet", "json"}  # fmt: skip
+ANY_DROP = 1e9
 NOT_OPTIONS = ("options", "method", "summary", "published", *PHASES)
 
 
@@ -53,6 +55,8 @@ def prune(argv: Sequence[str], about: str, examples: str) -> int:
         Section(Run),
     ]
     given = parse("prune", sections, argv, common=COMMON, about=about, examples=examples)
+    if given["budget"] is not None and given["budget"] != recipe.budget and not _has(argv, "--tolerance"):
+        given["tolerance"] = ANY_DROP  # the target alone is the goal
     recipe, spec = changed(recipe, given), spec_of(given)
     return run_prune(recipe, spec, given)
 
@@ -69,9 +73,12 @@ def run_prune(recipe: Recipe, spec: ProblemSpec, given: dict[str, Any]) -> int:
     from rlprune.agents.runs.describing import default_name
     from rlprune.agents.runs.prune import prune_problem
     from rlprune.report.live import LiveRun
-    from rlprune.report.summary import print_summary
+    from rlprune.report.summary import near_chance, print_summary
 
     problem = spec.build()
+    hint = near_chance(problem.baseline.metric, problem.baseline.value, len(problem.data.classes))
+    if hint and spec.weights and not resume:
+        print(f"rlprune prune: {hint}", file=sys.stderr)
     folder = RunFolder(out or free_folder("runs", default_name(problem, recipe)))
     with LiveRun(recipe.tolerance, quiet=given["quiet"]) as live:
         live.work("starting")
@@ -144,6 +151,10 @@ def recorded(argv: Sequence[str]) -> tuple[Recipe, ProblemSpec] | None:
         raise UserError(f"{path} holds another kind of run, not a pruning by command; name the run with --out")
     recipe = Recipe.from_json({name: value for name, value in settings.items() if name != "problem"})
     return recipe, ProblemSpec.from_json(settings["problem"])
+
+
+def _has(argv: Sequence[str], flag: str) -> bool:
+    return any(text == flag or text.startswith(flag + "=") for text in argv)
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from rlprune.agents.compare.stages import Job, Result, failed, run
+from rlprune.agents.compare.cells import Job, Result, run
 from rlprune.errors import UserError
 
 RETRIES = 5
 
 
 def run_alone(job: Job) -> Result:
-    """A stage with one torch thread, as the worker processes of one machine run it."""
+    """A cell with one torch thread, as the worker processes of one machine run it."""
     import torch
 
     torch.set_num_threads(1)
@@ -80,7 +80,7 @@ class RayPool:
                 result: Result = self._ray.get(reference)
             except self._ray.exceptions.RayError as error:
                 reason = str(error).strip().splitlines()[0]
-                result = failed(job, type(error).__name__, f"Ray gave up after {RETRIES} tries: {reason}")
+                result = Result().fail(job, type(error).__name__, f"Ray gave up after {RETRIES} tries: {reason}")
             yield job, result
 
     def close(self) -> None:

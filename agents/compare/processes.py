@@ -7,13 +7,14 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any, Protocol
 
-from rlprune.agents.compare.stages import Job, Result, failed, run
+from rlprune.agents.compare.cells import Job, Result, run
 
 ATTEMPTS = 2
 """How often a job may take its worker down before that is its result."""
@@ -56,7 +57,7 @@ class ProcessPool:
 
     slots: int
     _workers: list[_Worker] = field(default_factory=list)
-    _deaths: dict[tuple[str, str], int] = field(default_factory=dict)
+    _deaths: Counter[str] = field(default_factory=Counter)
 
     def submit(self, job: Job) -> None:
         """Give a job to an idle worker, starting one if need be."""
@@ -78,13 +79,12 @@ class ProcessPool:
                 worker.job = None
             except (EOFError, ConnectionResetError):
                 self._bury(worker)
-                key = (job.cell.id, job.stage)
-                self._deaths[key] = self._deaths.get(key, 0) + 1
-                if self._deaths[key] < ATTEMPTS:
+                self._deaths[job.cell.id] += 1
+                if self._deaths[job.cell.id] < ATTEMPTS:
                     self.submit(job)
                     continue
                 why = 'memory ran out, or a script calls this outside of `if __name__ == "__main__":`'
-                result = failed(job, "WorkerDied", f"{ATTEMPTS} worker processes died of it; see if {why}")
+                result = Result().fail(job, "WorkerDied", f"{ATTEMPTS} worker processes died of it; see if {why}")
             yield job, result
 
     def close(self) -> None:

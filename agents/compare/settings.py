@@ -1,32 +1,39 @@
-"""What is compared: a grid of cells in plain values."""
+"""What is compared: a grid of recipes, goals and seeds in plain values. Importing it needs no torch."""
 
 from __future__ import annotations
 
 import itertools
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from rlprune.agents.compare.contestants import check_contestant
-from rlprune.agents.controllers.base import AGENT
-from rlprune.criteria import get_criterion
-from rlprune.errors import UserError, check_rate
-from rlprune.recovery import TrainSettings, make_recovery
+from rlprune.agents.controllers.registry import RULES
+from rlprune.agents.rl.assets import agent_file
+from rlprune.agents.runs.recipe import AGENT, PHASES, Recipe
+from rlprune.agents.runs.recipes import RECIPES, get_recipe
+from rlprune.envs.rules import check_tolerance
+from rlprune.errors import UserError
 from rlprune.spec import ProblemSpec
 
-STAGES = ("prune", "finetune", "scratch")
+ANY_DROP = 1.0
+"""The tolerance at a budget: no score of the zoo's tasks can drop by more."""
+
+OWN = frozenset({"tolerance", "budget", "epochs", "minutes", "controller", "method", "summary", "options"})
+"""Fields of a recipe that the grid or the method decides."""
 
 
 @dataclass(frozen=True)
 class Goal:
-    """What a schedule is asked for.
+    """What a recipe is asked for.
 
     Attributes:
-        kind: `budget` (the fraction of the MACs to keep; the score is what counts) or `tolerance` (the drop of the
-            control score allowed; the MACs that go are what counts).
-        value: The fraction, or the drop in [0, 1].
+        kind: `tolerance` (the drop of the control score allowed; fewest MACs win) or `budget` (the fraction of the MACs
+            to keep, whatever the drop; the best score wins).
+        value: The drop, or the fraction.
     """
 
     kind: str
@@ -35,28 +42,44 @@ class Goal:
     def __str__(self) -> str:
         return f"{self.kind[0]}{self.value:g}"
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values only."""
-        return asdict(self)
+    def asked_of(self, recipe: Recipe) -> Recipe:
+        """The recipe with this goal in the place of its own."""
+        if self.kind == "budget":
+            return replace(recipe, tolerance=ANY_DROP, budget=self.value)
+        return replace(recipe, tolerance=self.value, budget=None)
+
+    def met(self, drop: float, macs_left: float) -> bool:
+        """Whether a network does what is asked for."""
+        return macs_left <= self.value if self.kind == "budget" else drop <= self.value
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of the comparison.
+    """One run of the comparison: `prune_problem(spec.build(), recipe)`.
 
     Attributes:
         id: What its folder is called; unique within a comparison.
-        controller: A rule, a search, or `agent:FILE`.
         spec: Network, data and seed.
+        recipe: How it is pruned, goal included.
         goal: What is asked for.
-        shown: Controller, network and data as they are shown: without folders, where that leaves them apart.
+        shown: Method, network and data as they are shown: without folders, where that leaves them apart.
+        stages: `prune`, and `scratch` where the pruned shape is trained from scratch too.
     """
 
     id: str
-    controller: str
     spec: ProblemSpec
+    recipe: Recipe
     goal: Goal
     shown: tuple[str, str, str]
+    stages: tuple[str, ...] = ("prune",)
+
+    @cached_property
+    def parameters(self) -> dict[str, Any]:
+        """What decides its results, as JSON gives it back: a result with other parameters is not this cell's."""
+        found: dict[str, Any] = json.loads(
+            json.dumps({"recipe": self.recipe.to_json(), "problem": self.spec.to_json(), "goal": asdict(self.goal)})
+        )
+        return found
 
     def to_json(self) -> dict[str, Any]:
         """What identifies it in `comparison.json`."""
@@ -64,96 +87,9 @@ class Cell:
             "id": self.id,
             "controller": self.shown[0],
             "problem": {"model": self.shown[1], "data": self.shown[2]},
-            "goal": self.goal.to_json(),
+            "goal": asdict(self.goal),
             "seed": self.spec.seed,
         }
-
-
-@dataclass(frozen=True)
-class PlaySettings:
-    """The rules that all controllers of a comparison play by.
-
-    Attributes:
-        criterion: Name of the filter ranking.
-        recovery: Names of the repairs after each removal, joined by `+`.
-        max_rate: Most of a group that one round may remove; at a budget the limit of the single round.
-        round_rate: The same for schedules that go round by round.
-        rounds: Most rounds of those.
-        skip: Kinds of groups that stay whole, such as `residual`.
-        repair_epochs: Training, in epochs, that they may spend on a round to come back inside a tolerance.
-        evaluations: Networks that a search may score.
-        options: Settings of controllers, by controller and then by field name.
-    """
-
-    criterion: str = "l1"
-    recovery: str = "lsq+bn-delta"
-    max_rate: float = 0.9
-    round_rate: float = 0.5
-    rounds: int = 400
-    skip: tuple[str, ...] = ()
-    repair_epochs: float = 0.0
-    evaluations: int = 60
-    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        check_rate("--max-rate", self.max_rate)
-        check_rate("--round-rate", self.round_rate)
-        for name, least in (("rounds", 1), ("evaluations", 1), ("repair_epochs", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be at least {least}")
-        get_criterion(self.criterion)
-        make_recovery(self.recovery, TrainSettings())
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values only."""
-        options = {name: dict(own) for name, own in self.options.items()}
-        return {**asdict(self), "skip": list(self.skip), "options": options}
-
-
-@dataclass(frozen=True)
-class TuneSettings:
-    """The training budget that every cell gets after pruning.
-
-    Attributes:
-        finetune: Epochs in all; what a controller trained while it pruned is taken off. 0 leaves fine-tuning out.
-        finetune_lr: Its learning rate (SGD, cosine).
-        scratch: Train the pruned shape from scratch as well: the control that often wins.
-        scratch_epochs: Its epochs; 0 takes as many as `finetune`.
-        scratch_lr: Its learning rate.
-        batch_size: Images a step in both.
-    """
-
-    finetune: float = 0.0
-    finetune_lr: float = 0.01
-    scratch: bool = False
-    scratch_epochs: float = 0.0
-    scratch_lr: float = 0.05
-    batch_size: int = 128
-
-    def __post_init__(self) -> None:
-        for name in ("finetune", "scratch_epochs"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be a finite number >= 0")
-        for name in ("finetune_lr", "scratch_lr"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise UserError(f"--{name.replace('_', '-')} is {getattr(self, name)}; it must be a finite number > 0")
-        if self.batch_size < 1:
-            raise UserError(f"--batch-size is {self.batch_size}; it must be at least 1")
-        if self.scratch and not (self.finetune or self.scratch_epochs):
-            raise UserError("--scratch needs a training budget: give --finetune EPOCHS or --scratch-epochs EPOCHS")
-
-    @property
-    def stages(self) -> tuple[str, ...]:
-        """The stages of every cell, in their order."""
-        wanted = {"prune": True, "finetune": self.finetune > 0, "scratch": self.scratch}
-        return tuple(stage for stage in STAGES if wanted[stage])
-
-    def training(self, stage: str) -> TrainSettings:
-        """How `finetune` or `scratch` trains; what a controller trained while it pruned is not taken off yet."""
-        if stage == "finetune":
-            return TrainSettings(epochs=self.finetune, lr=self.finetune_lr, batch_size=self.batch_size)
-        epochs = self.scratch_epochs or self.finetune
-        return TrainSettings(epochs=epochs, lr=self.scratch_lr, batch_size=self.batch_size)
 
 
 @dataclass(frozen=True)
@@ -161,104 +97,134 @@ class CompareSettings:
     """Everything that decides what a comparison gives, in plain values.
 
     Attributes:
-        controllers: Names of rules and searches, and `agent:FILE` for trained agents.
+        methods: Recipes by name (`rlprune methods`), names of rules, `agent:FILE`, and recipes of your own as YAML
+            files.
         models: Networks; `NAME=FILE` gives the weights with it.
         data: Data sets.
         seeds: Each decides the data split and everything random.
-        budgets: Fractions of the MACs to keep, each in (0, 1].
-        tolerances: Drops allowed, each in [0, 1].
-        baseline: The controller that the others are compared with seed by seed.
+        tolerances: Drops of the control score allowed, in its own units; 0.01 where neither these nor budgets are
+            given.
+        budgets: Fractions of the MACs to keep, whatever the drop, each in (0, 1].
+        epochs: Training budget of every cell; None chooses by the size of the job, 0 trains nothing.
+        scratch: Train every pruned shape from fresh weights too, for as many epochs: the control that often wins.
+        baseline: The method that the others are compared with seed by seed; None takes uniform, else the first.
         problem: What all problems have in common; its model, data, weights and seed are not looked at.
-        play: The rules of the game.
-        tune: The training afterwards.
+        changes: What all recipes are changed to, as `Recipe.change` takes it, a controller's options behind its name:
+            `{"lr": 0.02, "cem": {"episodes": 60}}`.
     """
 
-    controllers: tuple[str, ...] = ("uniform", "pfec", "prc", "random", "cem")
+    methods: tuple[str, ...] = ("uniform", "error", "pfec", "prc")
     models: tuple[str, ...] = ("lenet5",)
     data: tuple[str, ...] = ("digits",)
     seeds: tuple[int, ...] = (0, 1, 2)
-    budgets: tuple[float, ...] = ()
     tolerances: tuple[float, ...] = ()
-    baseline: str = "uniform"
+    budgets: tuple[float, ...] = ()
+    epochs: float | None = None
+    scratch: bool = False
+    baseline: str | None = None
     problem: ProblemSpec = field(default_factory=ProblemSpec)
-    play: PlaySettings = field(default_factory=PlaySettings)
-    tune: TuneSettings = field(default_factory=TuneSettings)
+    changes: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("controllers", "models", "data", "seeds"):
+        for name in ("methods", "models", "data", "seeds", "tolerances", "budgets"):
             values = getattr(self, name)
-            if not values:
+            if not values and name not in ("tolerances", "budgets"):
                 raise UserError(f"--{name} is empty; give at least one")
             doubles = sorted({str(value) for value in values if values.count(value) > 1})
             if doubles:
                 raise UserError(f"--{name} has {doubles[0]!r} twice; give each once")
-        if not self.goals:
-            raise UserError("a comparison needs a goal: give --budgets or --tolerances")
+        for tolerance in self.tolerances:
+            check_tolerance("--tolerances", tolerance)
         for budget in self.budgets:
             if not 0 < budget <= 1:
                 raise UserError(f"--budgets has {budget}; each must lie in (0, 1], the fraction of the MACs to keep")
-        for tolerance in self.tolerances:
-            check_rate("--tolerances", tolerance)
-        if self.baseline not in self.controllers:
-            known = ", ".join(self.controllers)
+        if self.scratch and self.epochs == 0:
+            raise UserError("--scratch needs training, and --epochs is 0; give the epochs it may take")
+        if self.baseline is not None and self.baseline not in self.methods:
+            known = ", ".join(self.methods)
             raise UserError(f"--baseline is {self.baseline!r}, which is not compared; choose one of: {known}")
-        for controller in self.controllers:
-            check_contestant(controller, self.play.options.get(controller, {}))
+        running = {recipe.controller for recipe in self.recipes.values()}
+        for name in self.changes:
+            if name in OWN:
+                raise UserError(f"{name} is no change that all recipes share; it is the comparison's own")
+            if name in RULES and name not in running:
+                raise UserError(f"{name!r} has options, and is not compared; compared: {', '.join(self.methods)}")
+
+    @cached_property
+    def recipes(self) -> dict[str, Recipe]:
+        """The recipe of every method, without a goal."""
+        return {method: self._recipe(method) for method in self.methods}
+
+    def _recipe(self, method: str) -> Recipe:
+        plain = RECIPES["uniform"]
+        if method.startswith(AGENT):
+            agent_file(method.removeprefix(AGENT))
+            recipe = replace(plain, controller=method, method="agent", summary="A trained agent")
+        elif method in RULES and method not in RECIPES:
+            recipe = replace(plain, controller=method, method=method, summary="")
+        else:
+            recipe = get_recipe(method)
+        shared = {name: value for name, value in self.changes.items() if name not in OWN}
+        shared = {name: value for name, value in shared.items() if name not in RULES or name == recipe.controller}
+        recipe = recipe.change(**shared) if shared else recipe
+        for phase in PHASES:  # chosen by timing in every process it would not be the same in all cells
+            if getattr(recipe, phase).amp == "auto":
+                recipe = replace(recipe, **{phase: replace(getattr(recipe, phase), amp=False)})
+        return recipe if self.epochs is None else replace(recipe, epochs=float(self.epochs))
 
     @property
     def goals(self) -> tuple[Goal, ...]:
-        """Budgets, then tolerances."""
-        return (
-            *(Goal("budget", value) for value in dict.fromkeys(self.budgets)),
-            *(Goal("tolerance", value) for value in dict.fromkeys(self.tolerances)),
-        )
+        """Tolerances, then budgets."""
+        tolerances = self.tolerances or (() if self.budgets else (0.01,))
+        return (*(Goal("tolerance", value) for value in tolerances), *(Goal("budget", value) for value in self.budgets))
 
     @property
-    def shown(self) -> dict[str, str]:
-        """Every controller as it is shown."""
-        return brief(self.controllers)
+    def reference(self) -> str:
+        """The baseline as it is shown."""
+        return brief(self.methods)[self.baseline or ("uniform" if "uniform" in self.methods else self.methods[0])]
 
     @property
     def name(self) -> str:
         """What the folder is called."""
-        models = "-".join(_word(model.partition("=")[0]) for model in self.models)
-        return f"compare-{models}-{'-'.join(map(_word, self.data))}"
+        return "-".join(["compare", *(_word(name.partition("=")[0]) for name in self.models), *map(_word, self.data)])
 
     def cells(self) -> list[Cell]:
         """The grid, seed by seed, so that a comparison stopped early has compared something."""
         found: list[Cell] = []
-        names: set[str] = set()
-        controllers, models, sets = self.shown, brief(self.models), brief(self.data)
-        for seed, model, data, goal, controller in itertools.product(
-            self.seeds, self.models, self.data, self.goals, self.controllers
+        names: Counter[str] = Counter()
+        methods, models, sets = brief(self.methods), brief(self.models), brief(self.data)
+        stages = ("prune", "scratch") if self.scratch else ("prune",)
+        for seed, model, data, goal, method in itertools.product(
+            self.seeds, self.models, self.data, self.goals, self.methods
         ):
             name, equals, weights = model.partition("=")
             spec = replace(self.problem, model=name, data=data, weights=weights if equals else None, seed=seed)
-            stem = f"{_word(name)}-{_word(data)}-{_word(controller)}-{goal}-s{seed}"
-            unique, number = stem, 1
-            while unique in names:  # two files of one name in different folders
-                number += 1
-                unique = f"{stem}-{number}"
-            names.add(unique)
-            shown = (controllers[controller], models[model], sets[data])
-            found.append(Cell(unique, controller, spec, goal, shown))
+            stem = f"{_word(name)}-{_word(data)}-{_word(method)}-{goal}-s{seed}"
+            names[stem] += 1  # two files of one name in different folders
+            unique = stem if names[stem] == 1 else f"{stem}-{names[stem]}"
+            shown = (methods[method], models[model], sets[data])
+            found.append(Cell(unique, spec, goal.asked_of(self.recipes[method]), goal, shown, stages))
         return found
 
     def to_json(self) -> dict[str, Any]:
         """Plain values only."""
-        return {
-            **{name: list(getattr(self, name)) for name in ("controllers", "models", "data", "seeds")},
-            "budgets": list(self.budgets),
-            "tolerances": list(self.tolerances),
-            "baseline": self.baseline,
-            "problem": self.problem.to_json(),
-            "play": self.play.to_json(),
-            "tune": asdict(self.tune),
-        }
+        plain = {item.name: getattr(self, item.name) for item in fields(self)}
+        found: dict[str, Any] = json.loads(json.dumps({**plain, "problem": self.problem.to_json()}))
+        return found
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> CompareSettings:
+        """What `to_json` wrote; raises UserError for what it did not."""
+        known = {item.name for item in fields(cls)}
+        if not known <= set(content):
+            raise UserError("this comparison was written by another version; give its options anew, with another --out")
+        lists = {name: tuple(value) for name, value in content.items() if isinstance(value, list)}
+        values = {name: content[name] for name in known} | lists
+        return cls(**{**values, "problem": ProblemSpec.from_json(content["problem"])})
 
 
 def brief(texts: Sequence[str]) -> dict[str, str]:
-    """Short names of networks, data sets or controllers, or the whole text where two would be the same.
+    """Short names of networks, data sets or methods, or the whole text where two would be the same.
 
     >>> brief(["uniform", "agent:runs/ppo/agent.zip"])
     {'uniform': 'uniform', 'agent:runs/ppo/agent.zip': 'agent_ppo'}

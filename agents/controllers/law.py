@@ -23,6 +23,7 @@ class Standing:
         target: Fraction to end at; None goes as far as the tolerance allows.
         epochs: Training budget of the whole run.
         left: What is left of it.
+        steps: Optimizer steps of an epoch.
         harm: The immediate drop, beyond the present one, of a removal down to a share, after the cheap recovery: one
             score. None where it cannot be had.
     """
@@ -34,6 +35,7 @@ class Standing:
     target: float | None
     epochs: float
     left: float
+    steps: float
     harm: Callable[[float], float | None]
 
     @property
@@ -45,6 +47,17 @@ class Standing:
     def slack(self) -> float:
         """T = max(a - (E - ε), 0): what is left of the tolerance."""
         return max(self.tolerance - self.drop, 0.0)
+
+    def reach(self, step: float, setbacks: int) -> float:
+        """The share that a step (a logarithm) reaches, or 0 where a target is as well gone for at once.
+
+        That is so where no training is to come between, or where getting there is inside the tolerance without any.
+        """
+        if self.target is not None and not setbacks:
+            harm = 0.0 if self.epochs == 0 else self.harm(self.target)
+            if harm is not None and harm <= self.slack:
+                return 0.0
+        return self.share * math.exp(-step)
 
 
 @dataclass(frozen=True)
@@ -79,7 +92,7 @@ class Law(Protocol):
         Args:
             aim: What was asked for.
             now: Where the run stood then.
-            line: The round's record: `accepted`, `macs_share`, `harm` (immediate drop), `drop` (after training).
+            line: The round's record: `accepted`, `macs_share`, `harm` (drop before training), `drop` (after it).
         """
         ...
 

@@ -20,7 +20,16 @@ import numpy as np
 from rlprune.agents.controllers.base import RoundRule
 from rlprune.agents.controllers.law import Aim, Law, Standing
 from rlprune.agents.controllers.rounds import aimed, counts_of, first_to_meet, global_order
-from rlprune.agents.controllers.seeking import GIVE_UP, SMALLEST, Healing, cycle_length, enough, furthest
+from rlprune.agents.controllers.seeking import (
+    GIVE_UP,
+    SMALLEST,
+    Healing,
+    cycle_length,
+    enough,
+    first_step,
+    furthest,
+    rest,
+)
 from rlprune.errors import UserError, check_rate, unknown_name
 from rlprune.training.settings import TrainSettings
 
@@ -69,7 +78,7 @@ class PRC(RoundRule):
             counts at which the reconstruction errors of all layers sum to least; `uniform`; or `best`, whichever of
             them, or of the means of two, leaves the least loss after the cheap recovery.
         step: Trust region: logarithm of the factor by which the first removal may shrink the MACs.
-        healing: Share of an immediate drop that training is expected to leave, until it was seen.
+        healing: Share of an immediate drop that a long training is expected to leave, until it was seen.
         rebisect: Paper's text: find the threshold anew each round. False keeps W_0 of the first and scales it,
             W_γ = δ_w·(T/ε)·W_0.
         probe_recovery: Paper's text: repairs before the drop of a trial removal is measured; `none` takes it as it is.
@@ -83,7 +92,7 @@ class PRC(RoundRule):
     delta: float = 1.0
     rates: str = "best"
     step: float = 1.0
-    healing: float = 0.15
+    healing: float = 0.12
     rebisect: bool = True
     probe_recovery: str = "lsq+bn-delta"
     patience: int = 2
@@ -116,18 +125,24 @@ class PRC(RoundRule):
         return self
 
     def aim(self, now: Standing) -> Aim | None:
-        """As far as the slack T reaches where training leaves the share h of a drop: an immediate drop of T / h."""
+        """As far as the tolerance reaches where training leaves the share h of a drop: an immediate drop of ε / h."""
         trained, self._kind = now.epochs > 0, None
-        if self._setbacks >= GIVE_UP or (trained and now.left < 0.05) or now.met:
+        if trained and now.left < 0.05:
             return None
+        if now.met or self._setbacks >= GIVE_UP:
+            return rest(now)
         epochs = cycle_length(now)
-        window = now.share * math.exp(-self._step)
+        last = epochs >= now.left and not self._setbacks  # nothing is learnt for a later round: as far as T / h goes
+        window = now.least if last else now.reach(self._step, self._setbacks)
         floor = max(now.least, window, now.target or 0.0)
         if now.share * math.exp(-SMALLEST) < floor:
             return None
         bounds = {now.least: "floor", window: "tolerance" if self._setbacks else "window", now.target: "target"}
-        healing = self._heals.predicted if trained else 1.0
-        found = furthest(now, self.delta * now.slack / max(healing, 1e-9), floor)
+        free = first_step(now, floor)
+        if free is not None:
+            return free
+        allowed, healing = self._heals.allows(now, epochs, self.delta)
+        found = furthest(now, allowed, floor)
         share, bound = found or (now.share * math.exp(-SMALLEST), "tolerance")
         return Aim(share, epochs, bounds[floor] if bound == "window" else bound, enough(now), healing)
 
@@ -245,12 +260,15 @@ class PRC(RoundRule):
     def learn(self, aim: Aim, now: Standing, line: Mapping[str, Any]) -> float | None:
         """Learn what training heals. Inside: reach further. Outside: half as far."""
         taken = math.log(now.share / max(line["share"], 1e-9))
+        if aim.bound_by == "rest":
+            self._setbacks = 0 if line["drop"] < now.drop else self._setbacks
+            return None
         if line["accepted"]:
             self._setbacks, self._step = 0, min(self.step, max(self._step, taken) * 1.3)
         else:
             self._setbacks, self._step = self._setbacks + 1, max(SMALLEST, taken / 2)
         self._heals.weight = now.tolerance
-        return self._heals.learn(line["harm"], line["drop"] - now.drop)
+        return self._heals.learn(line["harm"], line["drop"])
 
     def state_dict(self) -> dict[str, Any]:
         """What the next round needs to know of the rounds before."""

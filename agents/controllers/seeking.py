@@ -16,6 +16,7 @@ from rlprune.agents.controllers.law import Aim, Standing
 
 SMALLEST = 0.02  # a removal of less than two per cent of the MACs is not worth a cycle
 GIVE_UP = 3  # setbacks in a row
+HEALING_STEPS = 40.0  # of training, after which half of what can be healed is
 TRIALS = 6  # cheap scores for a step
 
 
@@ -34,9 +35,28 @@ def cycle_length(now: Standing) -> float:
     return now.left if now.left < 1.5 * length else length
 
 
+def rest(now: Standing) -> Aim | None:
+    """Training alone: where the target is met, or after setbacks, when slack that it wins may allow one removal more.
+
+    None if too little is left.
+    """
+    if now.epochs <= 0 or now.left < 0.1 * now.epochs:
+        return None
+    whole = now.met or now.left < 0.25 * now.epochs
+    return Aim(now.share, now.left if whole else now.left / 2.0, "rest")
+
+
 def enough(now: Standing) -> float:
     """The drop at which a round has cost nothing and may stop training: as before, or a quarter of the tolerance."""
     return max(now.drop, 0.25 * now.tolerance)
+
+
+def first_step(now: Standing, floor: float) -> Aim | None:
+    """What goes without any training: the network to fall back on. None once something is gone, or if nothing can."""
+    if now.share < 1.0 - 1e-9 or now.epochs <= 0:
+        return None
+    found = furthest(now, now.slack, floor)
+    return None if found is None else Aim(found[0], 0.0, found[1], now.tolerance)
 
 
 @dataclass
@@ -47,22 +67,31 @@ class Healing:
     a drop of `weight` and says what was expected before anything was seen.
 
     Attributes:
-        expected: The share expected at first.
+        expected: The share expected at first of the longest training; short ones heal less (`HEALING_STEPS`).
         weight: In the score's own units; the tolerance is a good one.
         harm, left: Sums over the rounds: immediate drops, and what was left of them. Older rounds count less.
     """
 
-    expected: float = 0.15
+    expected: float = 0.12
     weight: float = 0.01
     harm: float = 0.0
     left: float = 0.0
 
-    @property
-    def predicted(self) -> float:
-        """The share expected now, in [0.03, 2]."""
+    def predicted(self, steps: float) -> float:
+        """The share expected of a training of so many steps, in [0.03, 2]."""
+        prior = self.expected + (1.0 - self.expected) / (1.0 + steps / HEALING_STEPS)
         whole = self.harm + self.weight
-        share = (self.left + self.expected * self.weight) / whole if whole > 0 else self.expected
-        return min(2.0, max(0.03, share))
+        return min(2.0, max(0.03, (self.left + prior * self.weight) / whole if whole > 0 else prior))
+
+    def allows(self, now: Standing, epochs: float, scale: float = 1.0) -> tuple[float, float]:
+        """The immediate drop that so many epochs are trusted with, and the share h of it that they should leave.
+
+        It is ε / h in all, since training heals the drop there is as well; where there is no training, the slack T.
+        """
+        if now.epochs <= 0:
+            return scale * now.slack, 1.0
+        share = self.predicted(epochs * now.steps)
+        return scale * (now.tolerance / share - now.drop), share
 
     def learn(self, harm: float, left: float) -> float | None:
         """Take in a round: immediate drop, and what was left of it. Returns the share, None where it tells nothing."""
@@ -119,23 +148,32 @@ class Seeker:
     def aim(self, now: Standing) -> Aim | None:
         """As far as step, floor, target and the healing seen so far allow."""
         trained = now.epochs > 0
-        if self._failed >= GIVE_UP or (trained and now.left < 0.05) or now.met:
+        if trained and now.left < 0.05:
             return None
+        if now.met or self._failed >= GIVE_UP:
+            return rest(now)
         epochs = cycle_length(now)
-        floor = max(now.least, now.share * math.exp(-self._step), now.target or 0.0)
+        last = epochs >= now.left and not self._failed  # nothing is learnt for a later round
+        floor = max(now.least, now.least if last else now.reach(self._step, self._failed), now.target or 0.0)
         if now.share * math.exp(-SMALLEST) < floor:
-            return None
+            return None if now.least >= floor or now.target else rest(now)
         why = "window" if floor > now.least else "floor"
         if floor == now.target:
             why = "target"
-        healing = self.healing.predicted if trained else 1.0
-        found = furthest(now, now.slack / healing, floor)
+        allowed, healing = self.healing.allows(now, epochs)
+        free = first_step(now, floor)
+        if free is not None:
+            return free
+        found = furthest(now, allowed, floor)
         share, bound = found if found is not None else (now.share * math.exp(-SMALLEST), "tolerance")
         return Aim(share, epochs, why if bound == "window" else bound, enough(now), healing)
 
     def learn(self, aim: Aim, now: Standing, line: Mapping[str, Any]) -> float | None:
         """Grow or shrink the step; returns the healing seen."""
         taken = math.log(now.share / max(line["share"], 1e-9))
+        if aim.bound_by == "rest":
+            self._failed = 0 if line["drop"] < now.drop else self._failed
+            return None
         if line["accepted"]:
             self._failed = 0
             self._step = min(self.largest, max(self._step, taken) * 1.25)
@@ -143,7 +181,7 @@ class Seeker:
             self._failed += 1
             self._step = max(SMALLEST, taken / 2)
         self.healing.weight = now.tolerance
-        return self.healing.learn(line["harm"], line["drop"] - now.drop)
+        return self.healing.learn(line["harm"], line["drop"])
 
     def state_dict(self) -> dict[str, Any]:
         """What it has learnt."""

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -68,32 +69,25 @@ def train(
         UserError: For anything the user can mend.
 
     Example:
-        >>> settings = AgentSettings("ppo", env_kwargs={"budget": 0.5}, episodes=100)
-        >>> agent = train(settings, "runs/my-agent")  # doctest: +SKIP
+        >>> agent = train(AgentSettings("ppo", episodes=100), "runs/my-agent")  # doctest: +SKIP
         >>> agent = train(problems=[problem], episodes=100)  # doctest: +SKIP
     """
-    for name in changes:
-        if name not in (known := [field.name for field in fields(AgentSettings)]):
-            raise unknown_name("setting of a training", name, known)
-    settings = replace(settings or AgentSettings(env=MIXED if problems else LAYERWISE), **changes)
+    settings = _changed(settings or AgentSettings(env=MIXED if problems else LAYERWISE), changes)
     if folder is None:
         with tempfile.TemporaryDirectory(prefix="rlprune-agent-") as scratch:
             return train(settings, Path(scratch) / "run", problems=problems, command=command, on_episode=on_episode)
-    course = Course(settings, Path(folder), tuple(problems))
-    folder, started = course.folder, course.folder / "settings.json"
+    folder = Path(folder)
+    course, started = Course(settings, folder, tuple(problems)), folder / "settings.json"
     if started.exists():
         if not resume:
-            raise UserError(
-                f"{folder} holds a training already; add --resume to go on with it, or choose another --out"
-            )
+            raise UserError(f"{folder} holds a training already; add --resume to go on, or choose another --out")
         if read_json(started) != course.to_json():
             raise UserError(f"the training in {folder} was started with other settings; --resume takes none of its own")
         if (folder / AGENT).exists() and (folder / "agent.json").exists():
             return load_agent(folder / AGENT, settings.device)
     longest = longest_episode(settings, problems)  # builds the networks: mistakes are found before anything is written
     fresh = not folder.exists()
-    env = course.vector_env()
-    try:
+    with closing(course.vector_env()) as env:
         try:
             model = _untrained(settings, env)
         except UserError:
@@ -102,8 +96,15 @@ def train(
             raise
         write_json(started, course.to_json())
         return _train(course, model, longest, command, on_episode)
-    finally:
-        env.close()
+
+
+def _changed(settings: AgentSettings, changes: dict[str, Any]) -> AgentSettings:
+    """The settings with some fields replaced."""
+    known = [field.name for field in fields(AgentSettings)]
+    for name in changes:
+        if name not in known:
+            raise unknown_name("setting of a training", name, known)
+    return replace(settings, **changes)
 
 
 @dataclass(frozen=True)

@@ -159,6 +159,9 @@ def _save(
             "calibration_size": settings.calibration_size or before.get("calibration_size"),
         }
     meta["test_score"] = test_score
+    normalise = settings.normalise or before.get("normalise")
+    if normalise is not None:
+        meta["normalise"] = normalise
     if settings.weights is not None and is_pruned(settings.weights):
         save_pruned(folder.model_file, fresh_model(settings.model, data, settings.seed), model, {**before, **meta})
         return

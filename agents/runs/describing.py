@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from rlprune.agents.runs.engine import Outcome
 from rlprune.agents.runs.recipe import Recipe
@@ -29,12 +30,14 @@ def describe(problem: PruningProblem, network: Network) -> dict[str, Any]:
 
 def latency(problem: PruningProblem, network: Network) -> dict[str, Any]:
     """Median and interquartile range of one forward pass on one example, before and after, in seconds."""
-    measured = {
-        key: measure_latency(model, *problem.example_inputs, min_run_time=LATENCY_S)
-        for key, model in (("baseline", problem.model), ("pruned", network.model))
-    }
-    times = {key: {"median_s": value.median_s, "iqr_s": value.iqr_s} for key, value in measured.items()}
+    times = {"baseline": timing(problem, problem.model), "pruned": timing(problem, network.model)}
     return {"batch": 1, "threads": torch.get_num_threads(), **times}
+
+
+def timing(problem: PruningProblem, model: nn.Module) -> dict[str, float]:
+    """Median and interquartile range of one forward pass of one network, in seconds."""
+    measured = measure_latency(model, *problem.example_inputs, min_run_time=LATENCY_S)
+    return {"median_s": measured.median_s, "iqr_s": measured.iqr_s}
 
 
 def opening(problem: PruningProblem, recipe: Recipe, command: str) -> dict[str, Any]:

@@ -12,14 +12,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rlprune.agents.controllers.base import Rule, State
-from rlprune.agents.controllers.law import Aim
-from rlprune.agents.controllers.search import Search
-from rlprune.agents.runs.healing import Cycle, Heal, drop_of, fit_cycle, images, record_of
+from rlprune.agents.controllers.law import Aim, Standing
+from rlprune.agents.runs.healing import Cycle, Heal, Trained, drop_of, fit_cycle, images, record_of
 from rlprune.agents.runs.playing import cheap_repairs, controller_of, law_of, make_game, shown_to, standing
 from rlprune.agents.runs.recipe import Recipe
 from rlprune.agents.runs.states import pack_network, unpack_network
 from rlprune.agents.runs.watching import Nowhere, Patience, Silent, Sink, Watcher
-from rlprune.errors import UserError
+from rlprune.errors import NothingInside
 from rlprune.network import Network
 from rlprune.problem import PruningProblem
 from rlprune.seeding import derive
@@ -64,7 +63,7 @@ def play(
         sink: Keeps the state, and knows the one to go on from.
 
     Raises:
-        UserError: If no network inside the tolerance is found, saying what was tried and what would help.
+        NothingInside: If no network inside the tolerance is found, saying what was tried and what would help.
         KeyboardInterrupt: If it was interrupted; with a sink, the run can go on.
     """
     with Patience(recipe.minutes, watcher or Silent()) as patience:
@@ -83,6 +82,7 @@ class _Play:
         self.budget, self.trained_before = recipe.budget, 0
         self.inside: Network | None = None  # the last inside the tolerance, where the end is what is checked
         self.finishes: list[dict[str, Any]] = []
+        self.pace: dict[str, Any] = {}  # of training, as the first cycle chose it: the same for all, resumed or not
         self.before, self.started = 0.0, time.monotonic()
 
     # The run ----------------------------------------------------------------------------------------------------
@@ -126,8 +126,6 @@ class _Play:
         self.env.watch = self.watcher.work
         if isinstance(self.controller, Rule):
             self.controller.bind(self.env)
-        if self.law is not None and isinstance(self.controller, Search):
-            self.controller.cheap = self.heal.cheap  # what is only tried is not trained
         self.observation, _ = self.env.reset(seed=problem.seed)
         self.hidden: State = None
         done, stopped = False, "finished"
@@ -142,7 +140,8 @@ class _Play:
                 done, stopped = self._round()
                 self.sink.save(self._state(done, stopped), self.rounds)
                 if len(self.env.history) > rounds:
-                    self.watcher.round(self.rounds[-1], problem.cost.macs(), self.env.rounds_left)
+                    unit = {"metric": problem.baseline.metric, "percent": problem.baseline.percent}
+                    self.watcher.round({**unit, **self.rounds[-1]}, problem.cost.macs(), self.env.rounds_left)
         except KeyboardInterrupt:
             if self.patience.asked < 2 or not self.env.accepted.plan:
                 raise
@@ -159,6 +158,8 @@ class _Play:
             aim = self.law.aim(now)
             if aim is None:
                 return True, "budget" if now.target is not None and now.share <= now.target else "nothing more inside"
+            if aim.bound_by == "rest":
+                return self._rest(aim, now)
             self.env.aim(aim.share)
             self.observation = self.env.observation
         number = len(self.env.history)
@@ -170,15 +171,47 @@ class _Play:
                 break
         line = self.env.history[-1]
         line |= record_of(self.heal.last)
+        self._keep_pace(None if self.heal.last is None else self.heal.last.pace)
         line["epochs_left"] = self._epochs_left()
         if self.law is not None and aim is not None:
             line |= {"share": line["macs"] / self.problem.cost.macs(), "slack": now.slack, "bound_by": aim.bound_by}
             line.setdefault("harm", line["drop"])
-            seen = self.law.learn(aim, now, {**line, "harm": line["harm"] - now.drop})
+            seen = self.law.learn(aim, now, line)
             line |= {"healing_predicted": aim.healing, "healing": seen}
         if self.recipe.check == "end" and self.recipe.published and self._inside(self.env.network):
             self.inside = self.env.network
         return terminated or truncated, str(info.get("stopped", ""))
+
+    def _rest(self, aim: Aim, now: Standing) -> tuple[bool, str]:
+        """A round that only trains: the accepted network goes on, better or as it was."""
+        network, number = self.env.accepted.copy(), len(self.env.history)
+        file = self.sink.cycle_file(f"cycle-{self.attempt}-{number}")
+        cycle = Cycle(replace(self.recipe.repair, epochs=aim.epochs, **self.pace), None, None, file)
+        report = self._fit(network, cycle, now.drop, "rest", number)
+        if report.gained > 0:
+            self.env.adopt(network)
+        done, stopped = False, ""
+        while len(self.env.history) == number and not done:
+            self.observation, _, done, _, info = self.env.step(self.env.action_for(0))
+            stopped = str(info.get("stopped", ""))
+        line = self.env.history[-1]
+        line |= {"share": now.share, "slack": now.slack, "bound_by": "rest", "epochs": report.epochs}
+        line |= {"harm": now.drop, "epochs_left": self._epochs_left()}
+        self.law.learn(aim, now, line)
+        return (done, stopped) if report.gained > 0 else (True, "nothing more inside")
+
+    def _keep_pace(self, pace: Mapping[str, Any] | None) -> None:
+        if pace is not None and not self.pace:
+            self.pace = dict(pace)
+
+    def _fit(self, network: Network, cycle: Cycle, drop: float, purpose: str, number: int) -> Trained:
+        """Train a network in place, and tell of it."""
+        what = f"training, {cycle.settings.epochs:.3g} epochs"
+        seed, watcher = derive(self.problem.seed, purpose, number), self.watcher
+        late = lambda: self.patience.late  # noqa: E731
+        return fit_cycle(
+            self.problem, network.model, cycle, drop, seed, lambda done: watcher.work(what, done, 1.0), late
+        )
 
     def _cycle(self, aim: Aim | None, number: int) -> Cycle | None:
         """The training after a removal."""
@@ -187,11 +220,11 @@ class _Play:
             return None
         if aim is not None:
             last = aim.epochs >= self._epochs_left() - 1e-9  # nothing else is left to do with them
-            settings = replace(recipe.repair, epochs=aim.epochs)
+            settings = replace(recipe.repair, epochs=aim.epochs, **self.pace)
             return Cycle(settings, None if last else aim.enough, recipe.tolerance, file)
         if recipe.once or recipe.check == "end" or recipe.repair.epochs <= 0:
             return None
-        settings = replace(recipe.repair, schedule="restarts")
+        settings = replace(recipe.repair, schedule="restarts", **self.pace)
         return Cycle(settings, recipe.repair_to * recipe.tolerance, None, file)
 
     # The end ----------------------------------------------------------------------------------------------------
@@ -218,16 +251,8 @@ class _Play:
         marks = marks if self.recipe.epochs else self.recipe.finish.milestones
         settings = replace(self.recipe.finish, epochs=epochs, milestones=marks)
         trained = network.copy()
-        what = f"training at the end, {epochs:.3g} epochs"
-        report = fit_cycle(
-            self.problem,
-            trained.model,
-            Cycle(settings, file=self.sink.cycle_file(f"finish-{self.attempt}")),
-            drop,
-            derive(self.problem.seed, "finish", self.attempt),
-            lambda done: self.watcher.work(what, done, 1.0),
-            lambda: self.patience.late,
-        )
+        cycle = Cycle(settings, file=self.sink.cycle_file(f"finish-{self.attempt}"))
+        report = self._fit(trained, cycle, drop, "finish", self.attempt)
         after = drop - report.gained
         self.finishes.append(
             {
@@ -242,7 +267,7 @@ class _Play:
 
     def _finish_epochs(self) -> float:
         if not self.recipe.published:
-            return self._epochs_left() if self._epochs_left() >= 0.5 else 0.0
+            return 0.0  # the law has spent what was worth spending
         return self.recipe.finish.epochs if self.recipe.epochs is None else self._epochs_left()
 
     def _fail(self) -> None:
@@ -253,7 +278,7 @@ class _Play:
         else:
             why = f"{self.recipe.method} tried no removal"
             remedy = f"loosen the limits that `rlprune methods {self.recipe.method}` lists"
-        raise UserError(f"tolerance {self.recipe.tolerance} cannot be met; {why}: raise --tolerance, or {remedy}")
+        raise NothingInside(f"tolerance {self.recipe.tolerance} cannot be met; {why}: raise --tolerance, or {remedy}")
 
     # Books ------------------------------------------------------------------------------------------------------
 
@@ -280,6 +305,7 @@ class _Play:
             "law": {} if self.law is None else self.law.state_dict(),
             "ledger": self.problem.ledger.state_dict(),
             "inside": pack_network(self.inside),
+            "pace": self.pace,
             "seconds": self.before + time.monotonic() - self.started,
             "done": done,
             "stopped": stopped,
@@ -292,5 +318,5 @@ class _Play:
         if self.law is not None:
             self.law.load_state_dict(state["law"])
         self.problem.ledger.load_state_dict(state["ledger"])
-        self.inside = unpack_network(state["inside"], self.problem)
+        self.inside, self.pace = unpack_network(state["inside"], self.problem), dict(state["pace"])
         return bool(state["done"]), str(state["stopped"])

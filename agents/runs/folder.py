@@ -48,14 +48,13 @@ class FolderSink:
             self._told = len(rounds)
         elif state:
             self.folder.save_checkpoint(dict(state))
+            for old in self.folder.path.glob("cycle-*.pt"):  # of the round that this state is after
+                old.unlink(missing_ok=True)
         self.record["rounds"] = rounds
         self.folder.write(self.record)
         for line in rounds[self._told :]:
             self.curves.round(line, self.problem)
         self._told = len(rounds)
-        for old in self.folder.path.glob("cycle-*.pt"):
-            if state:
-                old.unlink(missing_ok=True)
 
     def cycle_file(self, name: str) -> Path | None:
         """In the folder."""

@@ -48,12 +48,14 @@ class Healed:
         after: Drop after the training; the same without one.
         epochs: Epochs that were trained.
         cut_short: Whether the training was given up.
+        pace: Layout and precision that it was done in, as `TrainSettings` takes them; None without one.
     """
 
     before: float
     after: float
     epochs: float = 0.0
     cut_short: bool = False
+    pace: Mapping[str, Any] | None = None
 
 
 class Heal:
@@ -96,17 +98,18 @@ class Heal:
             lambda done: self.on_work(what, done, 1.0),
             self.stopped,
         )
-        self.last = Healed(harm, harm - report.gained, report.epochs, report.cut_short)
+        self.last = Healed(harm, harm - report.gained, report.epochs, report.cut_short, report.pace)
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a cycle came to: the drop it took back, the epochs it took, whether it was cut short, losses an epoch."""
+    """What a cycle came to: the drop it took back, epochs, whether it was cut short, losses an epoch, and the pace."""
 
     gained: float
     epochs: float
     cut_short: bool
     losses: tuple[float, ...] = ()
+    pace: Mapping[str, Any] | None = None
 
 
 def drop_of(problem: PruningProblem, model: nn.Module) -> float:
@@ -152,7 +155,8 @@ def fit_cycle(
     spent["images_trained"] += report.images
     problem.ledger.load_state_dict(spent)
     best = max([-harm, *report.scores])
-    return Trained(harm + best, report.images / images(problem), report.stopped_early, tuple(report.losses))
+    pace = {"layout": report.layout, "amp": report.amp} if report.layout else None
+    return Trained(harm + best, report.images / images(problem), report.stopped_early, tuple(report.losses), pace)
 
 
 def images(problem: PruningProblem) -> int:

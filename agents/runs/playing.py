@@ -11,6 +11,7 @@ from rlprune.agents.controllers.base import Controller, Rule
 from rlprune.agents.controllers.law import Law, Standing
 from rlprune.agents.controllers.registry import make_rule
 from rlprune.agents.controllers.sampling import BestOf
+from rlprune.agents.controllers.search import Search
 from rlprune.agents.controllers.seeking import Seeker
 from rlprune.agents.runs.healing import Heal
 from rlprune.agents.runs.recipe import AGENT, Recipe
@@ -22,6 +23,7 @@ from rlprune.problem import PruningProblem
 from rlprune.recovery import Recovery, make_recovery
 
 FEW, MANY = 12.0, 120.0  # epochs by default, of a large job and of a small one
+STEPS = 300.0  # of an epoch, where only the user's own training knows
 SMALL, LARGE = 2e10, 2e12  # multiply–accumulates of an epoch of training that are a small and a large job
 
 
@@ -45,6 +47,8 @@ def make_controller(name: str, options: Mapping[str, Any] | None = None) -> Cont
 def controller_of(recipe: Recipe, watcher: Watcher) -> Controller:
     """The recipe's controller, untouched by any environment."""
     controller = make_controller(recipe.controller, recipe.options)
+    if isinstance(controller, Search):
+        controller.cheap = cheap_repairs(recipe, watcher)  # a cycle of training for every trial is not in the budget
     if recipe.samples > 1:
         controller = BestOf(controller, recipe.samples)
     if isinstance(controller, Rule):
@@ -119,7 +123,7 @@ def make_game(
 
 def standing(env: FilterPruningEnv, controller: Controller, recipe: Recipe, spent: float, cheap: Recovery) -> Standing:
     """Where a run stands between two rounds."""
-    whole, epochs = env.problem.cost.macs(), recipe.epochs or 0.0
+    whole, epochs, train = env.problem.cost.macs(), recipe.epochs or 0.0, env.problem.data.train
     drop = env.drop
 
     def harm(share: float) -> float | None:
@@ -141,5 +145,6 @@ def standing(env: FilterPruningEnv, controller: Controller, recipe: Recipe, spen
         target=recipe.budget,
         epochs=epochs,
         left=max(0.0, epochs - spent),
+        steps=float(train.steps(recipe.repair.batch_size)) if train is not None else STEPS,
         harm=harm,
     )

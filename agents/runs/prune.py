@@ -27,7 +27,7 @@ from rlprune.report.live import LiveRun
 from rlprune.tasks import Task
 
 
-def prune(
+def prune(  # noqa: D417 (most arguments are those of `PruningProblem`)
     model: nn.Module,
     *,
     control: Any = None,
@@ -54,70 +54,26 @@ def prune(
 ) -> Result:
     """Prune a network to the smallest one whose control score dropped by no more than the tolerance.
 
-    A loader is any re-iterable of batches, taken as it comes: a `DataLoader`, a list of batches, or a pair of tensors
-    (inputs, targets). Batches are `(inputs, targets)`; inputs may be a tensor, a tuple, or a dict of keywords. Nothing
-    is normalised. The roles must not share an example, and a model that was trained on images has seen them: control
-    are others. That is your word.
-
     Args:
-        model: Any module, on any device. It is copied, never touched.
-        control: Where the tolerance is kept.
-        train: For training between and after removals; None uses only what needs no training.
-        calibration: What recoveries look at that measure activations; None takes it out of `train`.
-        test: Looked at once, at the end, if given.
-        task: A name (`classification`, `segmentation`, `detection`) or a `Task`.
+        model: Any module, on any device; it is copied, never touched. It and the arguments not named here are those of
+            `PruningProblem`: loaders as they come, roles that share no example, one's own `evaluate` and `fit`.
         tolerance: Largest drop of the control score, in its own units.
         budget: Fraction of the MACs to end at; None goes as far as the tolerance allows.
         recipe: A name of `rlprune.agents.list_recipes()`, a YAML file, or a `Recipe`.
         epochs: Training budget of the whole run; None chooses by the size of the job.
-        evaluate: Your own `evaluate(model) -> float` in place of task and control: higher is better, any range.
-        fit: Your own `fit(model, epochs)` in place of the training loop; it changes the model it is given.
-        example_inputs: What the model is called with, where there is no loader to take it from.
-        batch: Turns whatever a loader yields into `(inputs, targets)`.
-        keep: Patterns of layer or group names that must not be pruned.
-        round_to: Widths stay multiples of this.
-        min_channels: Smallest width a group may reach.
-        seed: Of everything random.
-        device: Where to compute; None stays where the model is.
         out: Run folder to write; None writes nothing.
         progress: Show how it gets on.
-        changes: Other values of the recipe, as `Recipe.change` takes them: `lr=0.02`, `criterion="l2"`, `alpha=0.2` ...
-
-    Returns:
-        The pruned network and all about it.
+        changes: Other values of the recipe, as `Recipe.change` takes them: `lr=0.02`, `criterion="l2"` ...
 
     Raises:
         UserError: For anything that can be mended; says which argument does it.
-
-    Example:
-        >>> import rlprune, torch
-        >>> from torch import nn
-        >>> net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 2))
-        >>> data = (torch.randn(64, 1, 8, 8), torch.zeros(64, dtype=torch.long))
-        >>> result = rlprune.prune(net, control=data, train=data, tolerance=1.0, epochs=1, progress=False)
-        >>> result.macs < rlprune.count_macs(net, data[0][:1])
-        True
     """
-    chosen = get_recipe(recipe)
     given = {name: value for name, value in (("budget", budget), ("epochs", epochs)) if value is not None}
-    chosen = chosen.change(**{"tolerance": tolerance, **given, **changes})
-    problem = PruningProblem(
-        model,
-        control=control,
-        train=train,
-        calibration=calibration,
-        test=test,
-        task=task,
-        evaluate=evaluate,
-        fit=fit,
-        example_inputs=example_inputs,
-        batch=batch,
-        keep=keep,
-        round_to=round_to,
-        min_channels=min_channels,
-        seed=seed,
-        device=device,
-    )
+    chosen = get_recipe(recipe).change(**{"tolerance": tolerance, **given, **changes})
+    loaders = {"control": control, "train": train, "calibration": calibration, "test": test, "batch": batch}
+    own = {"task": task, "evaluate": evaluate, "fit": fit, "example_inputs": example_inputs, "device": device}
+    widths = {"keep": keep, "round_to": round_to, "min_channels": min_channels, "seed": seed}
+    problem = PruningProblem(model, **loaders, **own, **widths)
     with LiveRun(chosen.tolerance, quiet=not progress) as live:
         return prune_problem(problem, chosen, folder=None if out is None else RunFolder(out), watcher=live)
 
@@ -131,6 +87,7 @@ def prune_problem(
     resume: bool = False,
     watcher: Watcher | None = None,
     timed: bool = True,
+    baseline: Mapping[str, Any] | None = None,
 ) -> Result:
     """Play a recipe on a problem, and write the run folder if there is one.
 
@@ -142,6 +99,7 @@ def prune_problem(
         resume: Go on with the run in `folder` from its last whole round; start it if it had not begun.
         watcher: Told of every round.
         timed: Measure latencies.
+        baseline: `describe` of the unpruned network, where it is known.
 
     Raises:
         UserError: For anything the user can mend, such as a tolerance that no removal meets.
@@ -154,7 +112,7 @@ def prune_problem(
     if folder is not None:
         finished = begin(folder, recipe, problem, resume)
         if finished is not None:
-            return result_of(problem, saved_network(folder, finished, problem), finished)
+            return result_of(problem, saved_network(folder.model_file, finished, problem), finished)
         sink = FolderSink(folder, opening(problem, recipe, command), own)
     try:
         outcome = play(own, recipe, watcher=watcher, sink=sink)
@@ -164,7 +122,7 @@ def prune_problem(
             sink.folder.write(sink.record)
         raise
     watcher.work("scoring the result")
-    found = closing(own, outcome, timed=timed)
+    found = closing(own, outcome, baseline, timed)
     if found["drop"] > recipe.tolerance:  # measured anew, whatever the state of the run says
         raise UserError(
             f"the network that the run ends with dropped {found['drop']:.4f} when it was scored anew, more than the "

@@ -34,27 +34,27 @@ def rebuild(folder: Path) -> tuple[PruningProblem, Network]:
             f"the run in {folder} pruned a live network, which its record cannot build; load {run.model_file} into it"
         )
     problem = ProblemSpec.from_json(source).build()
-    return problem, saved_network(run, record, problem)
+    return problem, saved_network(run.model_file, record, problem)
 
 
-def saved_network(run: RunFolder, record: Mapping[str, Any], problem: PruningProblem) -> Network:
-    """The pruned network of a finished run of this problem.
+def saved_network(file: Path, record: Mapping[str, Any], problem: PruningProblem) -> Network:
+    """The pruned network in a file: the record's plan with the saved weights, of the record's checksum.
 
     Raises:
         UserError: If its files are missing or damaged or do not fit together.
     """
     network = problem.base().remove(PruningPlan.from_json(record["plan"]), problem.groups)
     planned = {name: tensor.shape for name, tensor in network.model.state_dict().items()}
-    network.model = load_pruned(run.model_file, problem.base().model).to(problem.device).eval()
+    network.model = load_pruned(file, problem.base().model).to(problem.device).eval()
     saved = network.model.state_dict()
     for name, shape in planned.items():
         if saved[name].shape != shape:
             raise UserError(
-                f"{run.model_file} does not fit its record: {name} has shape {tuple(saved[name].shape)}, "
+                f"{file} does not fit its record: {name} has shape {tuple(saved[name].shape)}, "
                 f"the plan says {tuple(shape)}"
             )
     if fingerprint(saved) != record["sha256"]:
-        raise UserError(f"{run.model_file} is not the network of {run.record_file}: checksums differ")
+        raise UserError(f"{file} is not the network of its record: checksums differ")
     return network
 
 

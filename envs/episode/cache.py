@@ -15,7 +15,7 @@ import sqlite3
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from rlprune.errors import UserError
 from rlprune.tasks import Score
@@ -30,22 +30,6 @@ REMEMBERED = 2048  # scores that a process keeps at hand
 T = TypeVar("T")
 
 
-class ScoreStore(Protocol):
-    """Where scores are kept."""
-
-    def get(self, key: str, like: Score | None = None) -> Score | None:
-        """The score kept under `key`, or None; `like` is one of the same images, for those read from a file."""
-        ...
-
-    def put(self, key: str, score: Score, parent: str = "", removed: Mapping[str, int] | None = None) -> None:
-        """Keep the score of a network that was made by taking `removed` filters from the one with key `parent`."""
-        ...
-
-    def close(self) -> None:
-        """Let go of files."""
-        ...
-
-
 class MemoryScores:
     """The latest scores of this process."""
 
@@ -53,25 +37,28 @@ class MemoryScores:
         self._scores: OrderedDict[str, Score] = OrderedDict()
 
     def get(self, key: str, like: Score | None = None) -> Score | None:
-        """The score kept under `key`, or None."""
+        """The score kept under `key`, or None; `like` is one of the same images, for those read from a file."""
         return self._scores.get(key)
 
     def put(self, key: str, score: Score, parent: str = "", removed: Mapping[str, int] | None = None) -> None:
-        """Keep a score; the oldest one goes where there are too many."""
+        """Keep the score of a network that was made by taking `removed` filters from the one with key `parent`.
+
+        The oldest one goes where there are too many.
+        """
         self._scores[key] = score
         if len(self._scores) > REMEMBERED:
             self._scores.popitem(last=False)
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Let go of files; here there are none."""
 
 
-def open_store(path: str | None) -> ScoreStore:
+def open_store(path: str | None) -> MemoryScores:
     """The cache in the file `path`, or one that lasts as long as the process."""
     return MemoryScores() if path is None else ScoreCache(path)
 
 
-class ScoreCache:
+class ScoreCache(MemoryScores):
     """Scores in an SQLite file, and those of this process in memory.
 
     Any number of processes may read and write at once; writers of one key wrote the same. A process killed while
@@ -85,26 +72,26 @@ class ScoreCache:
     """
 
     def __init__(self, path: str | Path) -> None:
+        super().__init__()
         self.path = Path(path)
-        self._memory = MemoryScores()
         self._process = -1
         self._connection: sqlite3.Connection | None = None
         self._connect()
 
     def get(self, key: str, like: Score | None = None) -> Score | None:
         """The score kept under `key`, or None if there is none to be believed; `like` is one of the same images."""
-        found = self._memory.get(key)
+        found = super().get(key)
         if found is None:
             query = "SELECT score FROM scores WHERE key = ?"
             row = self._ask(lambda connection: connection.execute(query, (key,)).fetchone())
             found = None if row is None else _read(key, row[0], like)
             if found is not None:
-                self._memory.put(key, found)
+                super().put(key, found)
         return found
 
     def put(self, key: str, score: Score, parent: str = "", removed: Mapping[str, int] | None = None) -> None:
-        """Keep a score."""
-        self._memory.put(key, score)
+        """Keep a score in memory and in the file."""
+        super().put(key, score)
         content = score.to_json()
         text = json.dumps({**content, "check": _checksum(key, content)})
         row = (key, text, parent, json.dumps(dict(removed or {})))

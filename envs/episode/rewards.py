@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from rlprune.drops import score_drop
@@ -87,60 +88,40 @@ def list_rewards() -> list[str]:
     return REWARDS.names()
 
 
-def _gain(before: float, after: float, kept: bool) -> float:
-    return math.log(before / after) if kept else 0.0
-
-
-@REWARDS.register("tolerance")
 @dataclass(frozen=True)
-class ToleranceReward:
-    """Gain in log-MACs, minus the excess of the drop over the tolerance.
+class LogGain:
+    """Gain in the log of a cost, minus the excess of the drop over the tolerance.
 
     Over an episode the gains add up to the log of the compression. A round that is rolled back gains nothing.
 
     Attributes:
+        cost: `macs`, `parameters`, or `latency`, which is measured and so never twice the same.
         penalty: Reward lost per unit of excess; at 10, a point too much costs what 10 % of the MACs bring.
     """
 
+    cost: str = "macs"
     penalty: float = 10.0
-    deterministic: bool = True
-    needs: frozenset[str] = frozenset()
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether equal plans always pay the same."""
+        return self.cost != "latency"
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What has to be measured for it."""
+        return frozenset() if self.deterministic else frozenset({"latency"})
 
     def terms(self, outcome: Outcome) -> Terms:
-        """`macs` and `excess`."""
-        gain = _gain(outcome.macs_before, outcome.macs, outcome.kept)
-        return {"macs": gain, "excess": -self.penalty * outcome.excess}
+        """The gain, by the name of the cost, and `excess`."""
+        before, now = getattr(outcome, f"{self.cost}_before"), getattr(outcome, self.cost)
+        gain = math.log(before / now) if outcome.kept else 0.0
+        return {self.cost: gain, "excess": -self.penalty * outcome.excess}
 
 
-@REWARDS.register("params")
-@dataclass(frozen=True)
-class ParametersReward:
-    """Gain in log-parameters, minus the excess of the drop over the tolerance."""
-
-    penalty: float = 10.0
-    deterministic: bool = True
-    needs: frozenset[str] = frozenset()
-
-    def terms(self, outcome: Outcome) -> Terms:
-        """`parameters` and `excess`."""
-        gain = _gain(outcome.parameters_before, outcome.parameters, outcome.kept)
-        return {"parameters": gain, "excess": -self.penalty * outcome.excess}
-
-
-@REWARDS.register("latency")
-@dataclass(frozen=True)
-class LatencyReward:
-    """Gain in log-latency as measured, minus the excess of the drop over the tolerance; never twice the same."""
-
-    penalty: float = 10.0
-    deterministic: bool = False
-    needs: frozenset[str] = frozenset({"latency"})
-
-    def terms(self, outcome: Outcome) -> Terms:
-        """`latency` and `excess`."""
-        assert outcome.latency_before is not None and outcome.latency is not None
-        gain = _gain(outcome.latency_before, outcome.latency, outcome.kept)
-        return {"latency": gain, "excess": -self.penalty * outcome.excess}
+REWARDS.register("tolerance")(LogGain)
+REWARDS.register("params")(partial(LogGain, "parameters"))
+REWARDS.register("latency")(partial(LogGain, "latency"))
 
 
 @REWARDS.register("accuracy")

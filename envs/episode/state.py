@@ -168,10 +168,12 @@ class EpisodeState:
     def _rebuild(self) -> None:
         """The current round anew, by other rules; where there was none any more, the next one."""
         if self.stopped is None:
-            trained = self.current.trained
-            self.current = self._next_round()
-            self.current.trained = trained
-            self.current.rank(self.state.network.groups, self.ranking.scores)
+            before, self.current = self.current, self._next_round()
+            self.current.trained = before.trained
+            if self.current.visited == before.visited:
+                self.current.rank_as(before)
+            else:
+                self.current.rank(self.state.network.groups, self.ranking.scores)
         elif self._begin_round():
             self.stopped, self.idle, self.failed = None, 0, []
         else:

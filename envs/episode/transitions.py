@@ -21,7 +21,7 @@ from rlprune.artifact import fingerprint
 from rlprune.channels import PruningPlan
 from rlprune.cost import measure_latency
 from rlprune.criteria.errors import error_curves
-from rlprune.envs.episode.cache import ScoreStore
+from rlprune.envs.episode.cache import MemoryScores
 from rlprune.errors import UserError
 from rlprune.network import Network
 from rlprune.problem import PruningProblem
@@ -108,7 +108,7 @@ class Transitions:
 
     problem: PruningProblem
     recovery: Repairs
-    store: ScoreStore
+    store: MemoryScores
     owned: bool = False
 
     def base(self) -> NetworkState:

@@ -11,8 +11,8 @@ from torch import nn
 
 from rlprune.channels.computed import owner
 from rlprune.channels.groups import ChannelGroups
-from rlprune.channels.trace import Trace
-from rlprune.channels.units import ChannelGroup, IntArray, Layer, Slot
+from rlprune.channels.trace import APPROXIMATE, Trace
+from rlprune.channels.units import KINDS, ChannelGroup, IntArray, Layer, Slot
 
 
 def assemble(trace: Trace, model: nn.Module) -> ChannelGroups:
@@ -30,8 +30,9 @@ def assemble(trace: Trace, model: nn.Module) -> ChannelGroups:
     order = np.lexsort((position, site, root))
     root, site, position = root[order], site[order], position[order]
 
+    filters = _filter_macs(trace, parent)
     found = []
-    for units, members, places in _same_make(root, site, position, locked):
+    for units, members, places in _same_make(root, site, position, locked, filters):
         code = locked.get(int(units[0]))
         text = None if code is None else trace.book.reason_text(code)
         if text is None and len(units) == 1:
@@ -41,11 +42,20 @@ def assemble(trace: Trace, model: nn.Module) -> ChannelGroups:
             tensor, dim = sites[index]
             slots.append(Slot(tensor, dim, trace.roles[tensor, dim], places[:, members == index]))
         found.append((slots, text, units))
-    return _named(found, trace, model, layers, fixed_macs, marks)
+    return _named(found, trace, model, layers, fixed_macs, marks, filters)
+
+
+def _filter_macs(trace: Trace, parent: IntArray) -> dict[int, int]:
+    """Class -> MACs of the fixed filters that its labels meet."""
+    total: Counter[int] = Counter()
+    for labels, each in trace.filtered:
+        for unit, count in zip(*np.unique(parent[labels[labels > 0]], return_counts=True), strict=True):
+            total[int(unit)] += each * int(count)
+    return dict(total)
 
 
 def _same_make(
-    root: IntArray, site: IntArray, position: IntArray, locked: dict[int, int]
+    root: IntArray, site: IntArray, position: IntArray, locked: dict[int, int], filters: dict[int, int]
 ) -> list[tuple[IntArray, IntArray, IntArray]]:
     """Classes of labels that live in the same places with the same number of copies.
 
@@ -55,11 +65,12 @@ def _same_make(
         return []
     starts = np.flatnonzero(np.r_[True, root[1:] != root[:-1]])
     ends = np.r_[starts[1:], len(root)]
-    alike: dict[tuple[bytes, int], list[int]] = defaultdict(list)
+    alike: dict[tuple[bytes, int, int], list[int]] = defaultdict(list)
     for a, b in zip(starts.tolist(), ends.tolist(), strict=True):
-        alike[site[a:b].tobytes(), locked.get(int(root[a]), 0)].append(a)
+        unit = int(root[a])
+        alike[site[a:b].tobytes(), locked.get(unit, 0), filters.get(unit, 0)].append(a)
     result = []
-    for (signature, _), first in alike.items():
+    for (signature, *_), first in alike.items():
         members = np.frombuffer(signature, dtype=site.dtype)
         rows = np.asarray(first, dtype=np.int64)
         result.append((root[rows], members, position[rows[:, None] + np.arange(len(members))]))
@@ -95,10 +106,11 @@ def _named(
     layers: dict[str, Layer],
     fixed_macs: int,
     marks: dict[int, set[str]],
+    filters: dict[int, int],
 ) -> ChannelGroups:
     by_weight = {layer.weight: layer for layer in layers.values()}
     modules = dict(model.named_modules())
-    drafts = [_draft(*group, trace, modules, by_weight, marks) for group in found]
+    drafts = [_draft(*group, trace, modules, by_weight, marks, filters) for group in found]
     for name, layer in trace.computed.items():
         if (layer.weight, 0) not in trace.sites:  # else its weight has another use, and a group from there
             made = (name,) if layer.weight in by_weight else ()
@@ -118,6 +130,7 @@ def _named(
         sum(p.numel() for p in parameters.values()),
         fixed_macs,
         [name for name in shapes if name not in parameters],
+        uncounted=sorted(trace.uncounted),
     )
 
 
@@ -129,6 +142,7 @@ def _draft(
     modules: dict[str, nn.Module],
     by_weight: dict[str, Layer],
     marks: dict[int, set[str]],
+    filters: dict[int, int],
 ) -> Draft | None:
     """A group with its name, kinds and neighbours; None if no layer makes its channels."""
 
@@ -140,7 +154,8 @@ def _draft(
     if not producers:
         return None
     through = [p for p in producers if p.groups_follow_channels]
-    kinds = set(marks.get(int(units[0]), ()))
+    words = set().union(*(marks.get(unit, ()) for unit in units.tolist()))
+    kinds = words & set(KINDS)
     if through:
         kinds.add("depthwise")
     if any(layer.kind == "conv_transpose" for layer in (*producers, *consumers)):
@@ -162,6 +177,9 @@ def _draft(
         producers=tuple(p.name for p in producers),
         consumers=tuple(c.name for c in consumers),
         kinds=frozenset(kinds),
+        filter_macs=filters.get(int(units[0]), 0),
+        approximate=tuple(sorted(w.removeprefix(APPROXIMATE) for w in words if w.startswith(APPROXIMATE))),
+        remarks=tuple(sorted(w for w in words - set(KINDS) if not w.startswith(APPROXIMATE))),
     )
     return (lead.order, int(lead_slot.index.min())), group
 

@@ -1,42 +1,40 @@
 """The self-check: a removed network must compute what the masked one computes, or the group is locked.
 
-One unit of every unlocked group is removed at once, then about a third of every group. Masked and removed network run
-in lockstep: at every convolution and matrix product with a weight the two outputs are compared, and the removed
-network goes on with the masked one's values. So rounding never adds up, a data-dependent choice (a detector's
-proposals) is the same in both, and a difference names the layer it enters, hence the group. Four forward passes when
-all is well.
+About a third of every unlocked group is removed at once in evaluation mode, and one unit of every group in training
+mode, where the smaller network must also give gradients. Four forward passes when all is well; see `lockstep` for how
+the two networks are compared. A group that fails is first tried with other plain numbers of the model following it
+(see `attributes`), and locked if none of them helps.
+
+Approximate groups are held to running and training, and to outputs of the same shapes.
 """
 
 from __future__ import annotations
 
-import copy
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rlprune.channels.computed import graph_tensors
+from rlprune.channels.attributes import Choice
+from rlprune.channels.copying import duplicate
 from rlprune.channels.forward import Forward, tensors_in, training_paths
 from rlprune.channels.groups import ChannelGroups
+from rlprune.channels.lockstep import DIFFERS, Follow, Mismatch, Record, close
 from rlprune.channels.plan import PruningPlan
 from rlprune.channels.surgery import masked_copy, removed_copy
-from rlprune.channels.units import IntArray
 from rlprune.errors import UserError
 from rlprune.seeding import numpy_generator, torch_generator
 
 CHECKS = ("on", "strict", "off")
-_PRODUCTS = {"convolution": (1,), "_convolution": (1,), "mm": (0, 1), "bmm": (0, 1), "linear": (1,),
-             "addmm": (1, 2), "baddbmm": (1, 2)}  # fmt: skip
-_DIFFERS = "removing a channel changes more than that channel"
-_TOLERANCES = {torch.float64: 1e-7, torch.float32: 1e-4}
+TRIES = 24  # comparisons spent on finding out which plain numbers follow
 
 
 def check_groups(
-    model: nn.Module, groups: ChannelGroups, forward: Forward, strict: bool = False, training: bool = False
+    model: nn.Module, groups: ChannelGroups, forward: Forward, strict: bool = False, choices: Sequence[Choice] = ()
 ) -> ChannelGroups:
     """The groups with every one locked whose removal would not equal its masking on the example inputs.
 
@@ -45,18 +43,22 @@ def check_groups(
         groups: the groups; locked ones are left out.
         forward: the example inputs.
         strict: raise instead of locking.
-        training: check the training-time paths (auxiliary heads), too.
+        choices: plain numbers of the model's modules that may follow.
 
     Raises:
         UserError: in strict mode, listing the groups that fail and why.
     """
-    failed: dict[str, str] = {}
-    for mode in (False, True) if training else (False,):
-        failed.update(Checker(model, groups.with_locks(failed), forward, mode).failures())
+    checker = Checker(model, groups, forward, choices)
+    failed = checker.failures(0.3)
+    checker.groups = checker.groups.with_locks(failed)
+    checker.train()
+    if not checker.runs():
+        checker.train(False)
+    failed.update(checker.failures(0.0))
     if failed and strict:
         lines = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
         raise UserError(f"{len(failed)} channel groups fail the self-check ({lines}); lock them with keep=")
-    return groups.with_locks(failed)
+    return groups.with_attributes(checker.groups.attributes).with_locks(failed)
 
 
 @dataclass(frozen=True)
@@ -69,30 +71,103 @@ class Difference:
 
 
 class Checker:
-    """Compares masked with removed networks of one model."""
+    """Compares masked with removed networks of one model, in evaluation or in training mode."""
 
-    def __init__(self, model: nn.Module, groups: ChannelGroups, forward: Forward, training: bool = False) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        groups: ChannelGroups,
+        forward: Forward,
+        choices: Sequence[Choice] = (),
+    ) -> None:
         self.model = shaken(model)
+        self.training = False
+        self.forward = forward
+        self._sharpen()
+        self.passes = 0
+        self.groups = groups
+        self._places = {name: place for place, name in enumerate(groups.names)}
+        self._follow(dict.fromkeys(choices, 0))
+        self._tries = TRIES
+        self._double: tuple[nn.Module, Forward] | None = None
+        self._expected: tuple[PruningPlan, tuple[list[Any], list[Tensor]]] | None = None
+
+    def _sharpen(self) -> None:
+        """Compare half precision models in single precision, where a difference shows."""
+        if any(p.dtype in (torch.float16, torch.bfloat16) for p in self.model.parameters()):
+            model, forward = duplicate(self.model).float(), self.forward.in_precision(torch.float32)
+            try:
+                with torch.no_grad():
+                    forward(model)
+            except Exception:  # code that insists on a precision
+                return
+            self.model, self.forward = model, forward
+
+    def _follow(self, chosen: dict[Choice, int]) -> None:
+        self.chosen = chosen
+        attributes = [choice.attribute(option) for choice, option in chosen.items()]
+        self.groups = self.groups.with_attributes(a for a in attributes if a is not None)
+
+    def train(self, training: bool = True) -> None:
+        """Go on in training mode, or back in evaluation mode."""
+        self.training = training
+        self._double = self._expected = None
         if training:
             training_paths(self.model)
-        self.groups = groups
-        self.forward = forward
-        self.passes = 0
-        self._double: tuple[nn.Module, Forward] | None = None
+        else:
+            self.model.eval()
 
-    def failures(self) -> dict[str, str]:
-        """Group name -> reason, for every group that must be locked."""
-        names = [group.name for group in self.groups.prunable if group.max_removable]
+    def runs(self) -> bool:
+        """Whether the full network runs in this mode; many cannot train on bare example inputs."""
+        try:
+            plan = self.plan([group.name for group in self.groups.prunable if group.max_removable], 0.0)
+            self._expected = plan, self._masked(self.model, self.forward, plan)
+        except Exception:
+            return False
+        return True
+
+    def failures(self, *shares: float) -> dict[str, str]:
+        """Group name -> reason, for every group that must be locked; `shares` of the units are removed in turn."""
+        able = [group for group in self.groups.prunable if group.max_removable]
         failed: dict[str, str] = {}
-        for share in (0.0, 0.3):
-            while names:
-                difference = self.compare(self.plan(names, share))
+        exact = [group.name for group in able if not group.approximate]
+        rounds = [exact, [group.name for group in able]] if len(exact) < len(able) else [exact]
+        for share, names in itertools.product(shares or (0.0, 0.3), rounds):
+            left = [name for name in names if name not in failed]
+            while left:
+                difference = self.compare(self.plan(left, share))
                 if difference is None:
                     break
-                found = self._culprits(names, share, difference)
-                failed.update(found)
-                names = [name for name in names if name not in found]
+                found = self._culprits(left, share, difference)
+                locked = {name: reason for name, reason in found.items() if not self._other_numbers(name, share)}
+                failed.update({name: self._named(name, reason) for name, reason in locked.items()})
+                left = [name for name in left if name not in locked]
         return failed
+
+    def _other_numbers(self, name: str, share: float) -> bool:
+        """Whether a group that fails passes once other numbers follow; they then do."""
+        before = self.chosen
+        plan = self.plan([name], share)
+        for choice, option in before.items():
+            if name not in choice.groups:
+                continue
+            for other in range(len(choice.options) + 1):
+                if other == option or self._tries <= 0:
+                    continue
+                self._tries -= 1
+                self._follow({**before, choice: other})
+                if self.compare(plan) is None:
+                    return True
+        self._follow(before)
+        return False
+
+    def _named(self, name: str, reason: str) -> str:
+        """A reason with the plain numbers that stand in the way."""
+        found = [choice for choice in self.chosen if name in choice.groups]
+        if not found or DIFFERS in reason:
+            return reason
+        words = ", ".join(f"{'.'.join(filter(None, (c.module, c.name)))} = {c.value}" for c in found[:3])
+        return f"{reason}; numbers that may stand for it: {words}"
 
     def _culprits(self, names: list[str], share: float, difference: Difference) -> dict[str, str]:
         """At least one group to lock, given that all of `names` together fail."""
@@ -112,15 +187,21 @@ class Checker:
         return dict.fromkeys(names, f"together with other groups: {difference.reason}")
 
     def plan(self, names: Sequence[str], share: float) -> PruningPlan:
-        """The fewest units (share 0) or a share of the units of each group, chosen by the group's name."""
+        """A few units (share 0) or about a share of the units of each group, chosen by the group's name.
+
+        Neighbouring groups lose different numbers, and others in the second check than in the first, so that widths
+        which the code ties together do not fit by chance.
+        """
         removed = {}
         for name in names:
-            group = self.groups[name]
-            count = group.allowed(round(share * group.size))
-            if not count:
-                count = next(c for c in (group.allowed(n) for n in range(1, group.size + 1)) if c)
-            chosen = numpy_generator(0, "check", name, str(share)).permutation(group.size)[:count]
-            removed[name] = chosen.tolist()
+            group, place = self.groups[name], self._places[name]
+            wanted = (share * group.size * part for part in (0.7, 1.0, 1.3, 1.6)) if share else range(1, 5)
+            counts = sorted({group.allowed(round(count)) for count in wanted} - {0})
+            if not counts:
+                counts = [next(c for c in (group.allowed(n) for n in range(1, group.size + 1)) if c)]
+            turn = place if share else place + place // len(counts)
+            chosen = numpy_generator(0, "check", name, str(share)).permutation(group.size)
+            removed[name] = chosen[: counts[turn % len(counts)]].tolist()
         return PruningPlan(removed)
 
     def compare(self, plan: PruningPlan) -> Difference | None:
@@ -128,161 +209,95 @@ class Checker:
         difference = self._compare(self.model, self.forward, plan)
         if difference is not None and difference.numeric:
             if self._double is None:
-                self._double = copy.deepcopy(self.model).double(), self.forward.double()
+                self._double = duplicate(self.model).double(), self.forward.in_precision(torch.float64)
             try:
                 return self._compare(*self._double, plan)
             except (RuntimeError, TypeError):  # code that insists on a precision
                 return difference
         return difference
 
-    def _compare(self, model: nn.Module, forward: Forward, plan: PruningPlan) -> Difference | None:
-        self.passes += 2
+    def _masked(self, model: nn.Module, forward: Forward, plan: PruningPlan) -> tuple[list[Any], list[Tensor]]:
+        self.passes += 1
         masked = masked_copy(model, self.groups, plan, share=True)
-        record = _Record(masked, self.groups)
-        expected = _run(masked, forward, record)
-        del masked
-        removed = removed_copy(model, self.groups, plan, share=True)
-        follow = _Follow(removed, self.groups, plan, record.outputs)
+        record = Record(masked, self.groups)
+        with torch.no_grad():
+            outputs = self._outputs(masked, forward, record)
+        return record.products, outputs
+
+    def _outputs(self, model: nn.Module, forward: Forward, mode: TorchDispatchMode) -> list[Tensor]:
+        with torch.random.fork_rng(devices=[]), mode:
+            torch.manual_seed(0)
+            result = forward(model)
         try:
-            outputs = _run(removed, forward, follow)
-        except _Mismatch as mismatch:
-            return Difference(str(mismatch), follow.at)
+            return forward.picked(result)
+        except Exception:
+            if not self.training:
+                raise
+            return []  # what counts in evaluation mode is not there in training mode
+
+    def _compare(self, model: nn.Module, forward: Forward, plan: PruningPlan) -> Difference | None:
+        if self._expected is not None and model is self.model and self._expected[0] == plan:
+            products, expected = self._expected[1]
+        else:
+            products, expected = self._masked(model, forward, plan)
+        self._expected = None
+        exact = not any(self.groups[name].approximate for name in plan.removed)
+        self.passes += 1
+        removed = removed_copy(model, self.groups, plan, share=True)
+        follow = Follow(removed, self.groups, plan, products if exact else None)
+        mode = "in training mode, " if self.training else ""
+        try:
+            with torch.set_grad_enabled(self.training):
+                outputs = self._outputs(removed, forward, follow)
+        except Mismatch as mismatch:
+            return Difference(f"{mode}{mismatch}", follow.at)
         except Exception as error:
             text = " ".join(str(error).split())[:160]
-            reason = f"sizes are constants in the model's code: the smaller network does not run ({text})"
+            reason = f"{mode}sizes are constants in the model's code: the smaller network does not run ({text})"
             return Difference(reason, follow.at)
         if follow.wrong:
-            return Difference(f"{_DIFFERS}: layer {follow.wrong[0]} sees other values", tuple(follow.wrong), True)
-        if len(follow.outputs):
-            return Difference("the smaller network leaves out some layers", tuple(n for n, _ in follow.outputs if n))
+            return Difference(f"{mode}{DIFFERS}: layer {follow.wrong[0]} sees other values", tuple(follow.wrong), True)
+        if follow.left:
+            left = tuple(product.layer for product in follow.left)
+            return Difference(f"{mode}the smaller network leaves out some layers", left)
+        return self._compare_outputs(expected, outputs, exact, mode) or self._gradients(model, removed, outputs, plan)
+
+    @staticmethod
+    def _compare_outputs(expected: list[Tensor], outputs: list[Tensor], exact: bool, mode: str) -> Difference | None:
         if len(expected) != len(outputs):
-            return Difference("the smaller network gives another number of outputs")
+            return Difference(f"{mode}the smaller network gives another number of outputs")
         for a, b in zip(expected, outputs, strict=True):
             if a.shape != b.shape:
-                return Difference(f"the smaller network's output has shape {tuple(b.shape)}, not {tuple(a.shape)}")
-            if not close(a, b):
-                return Difference(f"{_DIFFERS}: the outputs differ", numeric=True)
+                return Difference(f"{mode}an output has shape {tuple(b.shape)} instead of {tuple(a.shape)}")
+            if exact and not close(a, b.detach()):
+                return Difference(f"{mode}{DIFFERS}: the outputs differ", numeric=True)
         return None
 
-
-def _run(model: nn.Module, forward: Forward, mode: TorchDispatchMode) -> list[Tensor]:
-    with torch.random.fork_rng(devices=[]), torch.no_grad(), mode:
-        torch.manual_seed(0)
-        return tensors_in(forward(model))
-
-
-class _Mismatch(RuntimeError):
-    """The removed network departs from the masked one's path or shapes."""
-
-
-class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Sees every product with a weight of the model."""
-
-    def __init__(self, model: nn.Module, groups: ChannelGroups) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        names = {layer.weight: layer.name for layer in groups.layers.values()}
-        self._layers = {
-            p.untyped_storage()._cdata: names[name] for name, p in model.named_parameters() if name in names
-        }
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        places = _PRODUCTS.get(func._schema.name.split("::")[-1])
-        if places is None:
-            return func(*args, **(kwargs or {}))
-        found = [self._layers.get(args[place].untyped_storage()._cdata) for place in places]
-        name = next((layer for layer in found if layer is not None), None)
-        if name is None:
-            return func(*args, **(kwargs or {}))
-        return self.layer(name, lambda: func(*args, **(kwargs or {})))
-
-    def layer(self, name: str, run: Any) -> Tensor:
-        raise NotImplementedError
-
-
-class _Record(_Watch):  # type: ignore[no-untyped-call]
-    def __init__(self, model: nn.Module, groups: ChannelGroups) -> None:
-        super().__init__(model, groups)
-        self.outputs: list[tuple[str, Tensor]] = []
-
-    def layer(self, name: str, run: Any) -> Tensor:
-        output: Tensor = run()
-        self.outputs.append((name, output.clone()))  # in-place activations follow
-        return output
-
-
-class _Follow(_Watch):  # type: ignore[no-untyped-call]
-    """Compares each layer's output with the recorded one, and goes on with the recorded one."""
-
-    def __init__(
-        self, model: nn.Module, groups: ChannelGroups, plan: PruningPlan, outputs: list[tuple[str, Tensor]]
-    ) -> None:
-        super().__init__(model, groups)
-        self.outputs = outputs
-        self.wrong: list[str] = []
-        self.at: tuple[str, ...] = ()
-        self._kept = groups.kept(plan)
-        self._groups = groups
-
-    def layer(self, name: str, run: Any) -> Tensor:
-        if not self.outputs or self.outputs[0][0] != name:
-            self.at = (name,)
-            raise _Mismatch("the smaller network runs its layers in another order")
-        self.at = (name,)
-        output: Tensor = run()
-        _, full = self.outputs.pop(0)
-        expected = self._expected(name, full, output)
-        if expected.shape != output.shape:
-            raise _Mismatch(f"sizes are constants in the model's code (layer {name} gets another shape)")
-        if not close(expected, output):
-            self.wrong.append(name)
-        if self.outputs:
-            self.at = (name, self.outputs[0][0])
-        return _like(expected, output)
-
-    def _expected(self, name: str, full: Tensor, output: Tensor) -> Tensor:
-        keep = self._rows(name)
-        axes = [a for a in range(full.ndim) if full.ndim == output.ndim and full.shape[a] != output.shape[a]]
-        if keep is None or len(axes) != 1 or output.shape[axes[0]] != len(keep) or keep[-1] >= full.shape[axes[0]]:
-            return full
-        return full.index_select(axes[0], torch.from_numpy(keep).to(full.device))
-
-    def _rows(self, name: str) -> IntArray | None:
-        """Which output channels of a layer stay, or None if all do."""
-        layer = self._groups.layers[name]
-        dim = int(layer.kind == "conv_transpose" and not layer.groups_follow_channels)
-        keep = self._kept.get((layer.weight, dim))
-        if keep is None:
+    def _gradients(
+        self, model: nn.Module, removed: nn.Module, outputs: list[Tensor], plan: PruningPlan
+    ) -> Difference | None:
+        """Whether the smaller network gives gradients, if the masked one does."""
+        error = _backward(removed, outputs) if self.training else None
+        if error is None:
             return None
-        if layer.kind != "conv_transpose":
-            return keep
-        rows = np.arange(layer.shape[0] * layer.shape[1]).reshape(layer.shape[0], -1)
-        return (
-            rows[keep].ravel() if dim == 0 else np.concatenate([g * layer.shape[1] + keep for g in range(layer.groups)])
-        )
+        masked = masked_copy(model, self.groups, plan, share=True)
+        with torch.enable_grad():
+            full = tensors_in(self.forward(masked)) if model is self.model else []
+        if _backward(masked, full) is not None:
+            return None
+        return Difference(f"in training mode, sizes are constants in the model's code: gradients fail ({error})")
 
 
-def _like(values: Tensor, layout: Tensor) -> Tensor:
-    """Values in the memory layout of another tensor, so that views of it go on working."""
-    result = torch.empty_like(layout)
-    result.copy_(values)
-    return result
-
-
-def close(a: Tensor, b: Tensor, tolerance: float | None = None) -> bool:
-    """Equal up to rounding, relative to the largest value."""
-    if a.numel() == 0:
-        return True
-    if not a.is_floating_point() and not a.is_complex():
-        return bool(torch.equal(a, b))
-    tolerance = tolerance or _TOLERANCES.get(a.dtype, 2e-2)
-    scale = float(a.abs().max())
-    if not np.isfinite(scale):
-        return bool(torch.equal(a.isfinite(), b.isfinite())) and close(
-            a.nan_to_num(0, 0, 0), b.nan_to_num(0, 0, 0), tolerance
-        )
-    return float((a - b).abs().max()) <= tolerance * max(scale, 1e-12)
+def _backward(model: nn.Module, outputs: list[Tensor]) -> str | None:
+    """Why gradients of the outputs cannot be computed, if so."""
+    loss = [t.float().sum() for t in outputs if t.requires_grad and t.is_floating_point()]
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if loss and parameters:
+        try:
+            torch.autograd.grad(sum(loss), parameters, allow_unused=True)  # type: ignore[arg-type]
+        except Exception as error:
+            return " ".join(str(error).split())[:160]
+    return None
 
 
 def shaken(model: nn.Module) -> nn.Module:
@@ -291,8 +306,7 @@ def shaken(model: nn.Module) -> nn.Module:
     Weights are shared with the model; vectors and all-zero parameters are changed in the copy.
     """
     memo: dict[int, Any] = {id(p): p for p in model.parameters() if p.ndim > 1 and bool(p.any())}
-    memo.update(graph_tensors(model))
-    copied: nn.Module = copy.deepcopy(model, memo).eval()
+    copied = duplicate(model, memo).eval()
     generator = torch_generator(0, "check", "statistics")
     shared = {id(p) for p in model.parameters()}
     with torch.no_grad():
@@ -305,7 +319,7 @@ def shaken(model: nn.Module) -> nn.Module:
             noise = torch.rand(tensor.shape, generator=generator).to(tensor)
             if leaf == "running_var":
                 tensor.mul_(0.5 + noise)
-            elif not bool(tensor.any()):
+            elif float(tensor.abs().max()) < 0.02:  # also what starts next to zero, as a layer's scale does
                 tensor.add_((noise - 0.5) * 0.2)
             else:
                 tensor.mul_(0.75 + 0.5 * noise)

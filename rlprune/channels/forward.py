@@ -1,17 +1,58 @@
-"""Running a model on its example inputs, and copies to run."""
+"""Running a model on its example inputs: the same way however it is asked, and copies to run."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 
-from rlprune.channels.computed import graph_tensors
-from rlprune.errors import UserError
+from rlprune.channels.copying import duplicate
+
+_RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
+
+
+class _PlainRecurrence(TorchFunctionMode):
+    """Runs recurrent layers as the matrix products they are, not as one fused operator."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if getattr(func, "__name__", "") in _RECURRENT:
+            with warnings.catch_warnings(), ExitStack() as stack:
+                warnings.simplefilter("ignore")  # news of other devices
+                stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
+                stack.enter_context(torch.backends.cudnn.flags(enabled=False))
+                return func(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def plainly() -> Iterator[None]:
+    """Run operators as training does, so that what is seen and counted does not depend on how one asks.
+
+    That is: not in inference mode, which hides what operators are made of, nor under autocast, compiled, or fused.
+    """
+    fused = torch.backends.mha.get_fastpath_enabled()
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        for device in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        if "torch._dynamo" in sys.modules:  # else nothing is compiled, and the import takes seconds
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(_PlainRecurrence())
+        torch.backends.mha.set_fastpath_enabled(False)
+        stack.callback(torch.backends.mha.set_fastpath_enabled, fused)
+        yield
 
 
 def tensors_in(value: Any, seen: set[int] | None = None) -> list[Tensor]:
@@ -49,32 +90,55 @@ def training_paths(model: nn.Module) -> None:
 
 
 def working_copy(model: nn.Module, share: bool = True) -> nn.Module:
-    """A copy of the modules that may share the parameters, so that a forward pass cannot change the caller's object."""
-    memo: dict[int, Any] = {**graph_tensors(model), **({id(p): p for p in model.parameters()} if share else {})}
-    try:
-        return copy.deepcopy(model, memo)
-    except (RuntimeError, TypeError) as error:
-        raise UserError(f"the model cannot be deep-copied ({error}); keep no graph tensors or handles in it") from error
+    """A copy of the modules that may share the parameters' memory, so that a run cannot change the caller's object."""
+    shared = {id(p): nn.Parameter(p.detach(), p.requires_grad) for p in model.parameters()} if share else {}
+    return duplicate(model, shared)
 
 
 @dataclass
 class Forward:
-    """How to run a model: its example inputs, copied before every run so that in-place changes do not add up."""
+    """How to run a model: its example inputs, copied before every run so that in-place changes do not add up.
+
+    Attributes:
+        args: positional inputs.
+        kwargs: keyword inputs.
+        outputs: picks from what the model returns what counts as its outputs.
+    """
 
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    outputs: Callable[[Any], Any] | None = None
+
+    def in_precision(self, dtype: torch.dtype) -> Forward:
+        """The same inputs with other floating point numbers."""
+        return Forward(*self._copied(lambda t: t.to(dtype) if t.is_floating_point() else t), self.outputs)
 
     def double(self) -> Forward:
         """The same inputs in double precision."""
-        memo: dict[int, Any] = {
-            id(t): t.double() for t in tensors_in((self.args, dict(self.kwargs))) if t.is_floating_point()
-        }
-        return Forward(*copy.deepcopy((self.args, dict(self.kwargs)), memo))
+        return self.in_precision(torch.float64)
+
+    def _copied(self, change: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> tuple[Any, Any]:
+        """Inputs with no tensor of the caller's in them; what inference mode made becomes an ordinary tensor."""
+        inputs = (self.args, dict(self.kwargs))
+        memo: dict[int, Any] = {id(t): change(t.detach()).clone() for t in tensors_in(inputs)}
+        copied: tuple[Any, Any] = copy.deepcopy(inputs, memo)
+        return copied
 
     def __call__(self, model: nn.Module, prepare: Callable[[list[Tensor]], None] | None = None) -> Any:
         """Run the model; `prepare` sees the input tensors first."""
         with _disable_current_modes():  # the copies are not the model's doing
-            args, kwargs = copy.deepcopy((self.args, dict(self.kwargs)))
+            args, kwargs = self._copied()
         if prepare is not None:
             prepare(tensors_in((args, kwargs)))
         return model(*args, **kwargs)
+
+    def picked(self, result: Any) -> list[Tensor]:
+        """The tensors among the model's outputs that count."""
+        return tensors_in(result if self.outputs is None else self.outputs(result))
+
+
+def warn_uncounted(operators: Iterable[str]) -> None:
+    """Warn that a count of MACs leaves operators out."""
+    names = ", ".join(sorted(operators))
+    if names:
+        warnings.warn(f"MACs of these operators are not known and not counted: {names}", UserWarning, stacklevel=3)

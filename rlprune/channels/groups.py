@@ -18,8 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from rlprune.channels.plan import PruningPlan
-from rlprune.channels.units import ChannelGroup, IntArray, Layer, Slot
+from rlprune.channels.units import Attribute, ChannelGroup, IntArray, Layer, Slot
 from rlprune.errors import UserError, unknown_name
+
+_FACTS = ("layers", "shapes", "parameters", "fixed_macs", "buffers", "attributes", "uncounted")
 
 
 class ChannelGroups(Sequence[ChannelGroup]):
@@ -36,6 +38,8 @@ class ChannelGroups(Sequence[ChannelGroup]):
         parameters: int = 0,
         fixed_macs: int = 0,
         buffers: Iterable[str] = (),
+        attributes: Iterable[Attribute] = (),
+        uncounted: Iterable[str] = (),
     ) -> None:
         """Bundle traced groups.
 
@@ -46,6 +50,8 @@ class ChannelGroups(Sequence[ChannelGroup]):
             parameters: number of parameters of the whole model.
             fixed_macs: MACs of calls whose weight is no parameter (computed weights), which never change.
             buffers: those of `shapes` that are buffers, not parameters.
+            attributes: plain numbers of modules that follow a removal.
+            uncounted: operators whose MACs are not known, and are in no count.
         """
         self._groups = tuple(groups)
         self.layers: dict[str, Layer] = dict(layers)
@@ -53,6 +59,8 @@ class ChannelGroups(Sequence[ChannelGroup]):
         self.parameters = parameters
         self.fixed_macs = fixed_macs
         self.buffers = frozenset(buffers)
+        self.attributes = tuple(attributes)
+        self.uncounted = tuple(uncounted)
         self._position = {group.name: i for i, group in enumerate(self._groups)}
         if len(self._position) != len(self._groups):
             raise ValueError("group names are not unique")
@@ -90,8 +98,28 @@ class ChannelGroups(Sequence[ChannelGroup]):
         """The groups that are not locked, in execution order."""
         return tuple(group for group in self._groups if group.locked is None)
 
-    def _with(self, groups: Iterable[ChannelGroup]) -> ChannelGroups:
-        return ChannelGroups(groups, self.layers, self.shapes, self.parameters, self.fixed_macs, self.buffers)
+    def _with(self, groups: Iterable[ChannelGroup], **changes: Any) -> ChannelGroups:
+        facts = {name: getattr(self, name) for name in _FACTS}
+        return ChannelGroups(groups, **{**facts, **changes})
+
+    def with_attributes(self, attributes: Iterable[Attribute]) -> ChannelGroups:
+        """The same groups with other attributes of modules that follow a removal."""
+        return self._with(self._groups, attributes=attributes)
+
+    def attributes_after(self, plan: PruningPlan) -> dict[str, dict[str, int | dict[int, int]]]:
+        """Module path -> attribute -> its new number (by place, if it holds several), for all that a plan changes."""
+        changes: dict[str, dict[str, int | dict[int, int]]] = {}
+        for old in self.attributes:
+            new = old.after(plan.counts)
+            if new.value != old.value:
+                module = changes.setdefault(new.module, {})
+                if new.place is None:
+                    module[new.name] = new.value
+                else:
+                    places = module.setdefault(new.name, {})
+                    assert isinstance(places, dict)
+                    places[new.place] = new.value
+        return changes
 
     def lock(self, patterns: Iterable[str], reason: str = "kept by the user's pattern {pattern!r}") -> ChannelGroups:
         """Lock every group whose name or one of whose producers matches a shell pattern.
@@ -171,7 +199,14 @@ class ChannelGroups(Sequence[ChannelGroup]):
             for name, layer in self.layers.items()
         }
         lost = sum(math.prod(self.shapes[t]) - math.prod(shape) for t, shape in shapes.items() if t not in self.buffers)
-        return ChannelGroups(groups, layers, shapes, self.parameters - lost, self.fixed_macs, self.buffers)
+        return self._with(
+            groups,
+            layers=layers,
+            shapes=shapes,
+            parameters=self.parameters - lost,
+            fixed_macs=self.fixed_macs - sum(self[name].filter_macs * count for name, count in plan.counts.items()),
+            attributes=[attribute.after(plan.counts) for attribute in self.attributes],
+        )
 
     def report(self) -> LockReport:
         """Every lock and its reason."""
@@ -189,6 +224,8 @@ class ChannelGroups(Sequence[ChannelGroup]):
             "parameters": self.parameters,
             "fixed_macs": self.fixed_macs,
             "buffers": sorted(self.buffers),
+            "attributes": [{**vars(a), "terms": [list(term) for term in a.terms]} for a in self.attributes],
+            "uncounted": list(self.uncounted),
         }
 
     @classmethod
@@ -200,8 +237,16 @@ class ChannelGroups(Sequence[ChannelGroup]):
             fields = {**_tuples(g), "kinds": frozenset(g["kinds"]), "slots": tuple(Slot(**slot) for slot in slots)}
             groups.append(ChannelGroup(**fields))
         layers = [Layer(**_tuples(layer)) for layer in data["layers"]]
-        shapes = {name: tuple(shape) for name, shape in data["shapes"].items()}
-        return cls(groups, {x.name: x for x in layers}, shapes, data["parameters"], data["fixed_macs"], data["buffers"])
+        facts = {
+            **{name: data[name] for name in _FACTS if name in data},
+            "layers": {layer.name: layer for layer in layers},
+            "shapes": {name: tuple(shape) for name, shape in data["shapes"].items()},
+            "attributes": [
+                Attribute(**{**a, "terms": tuple((name, each) for name, each in a["terms"])})
+                for a in data.get("attributes", ())
+            ],
+        }
+        return cls(groups, **facts)
 
 
 def _plain(value: Any) -> dict[str, Any]:

@@ -10,7 +10,6 @@ At any time a tensor's labels vary along one axis only (`Labels`): when an opera
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -173,9 +172,3 @@ class Book:
             for root in np.unique(parent[labels]).tolist():
                 marks.setdefault(root, set()).add(kind)
         return parent, locked, marks
-
-
-def concatenated(vectors: Iterable[IntArray]) -> IntArray:
-    """Vectors end to end (an empty vector if there are none)."""
-    vectors = list(vectors)
-    return np.concatenate(vectors) if vectors else np.zeros(0, dtype=np.int64)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from rlprune.channels.computed import graph_tensors
+from rlprune.channels.copying import duplicate, unwrapped
 from rlprune.channels.groups import ChannelGroups
 from rlprune.channels.plan import PruningPlan
 from rlprune.channels.units import IntArray, Layer
 from rlprune.errors import UserError
+
+CHANGED = "_changed_by_pruning"  # attribute of a pruned network: module path -> names of the attributes that changed
 
 
 def remove_channels(model: nn.Module, groups: ChannelGroups, plan: PruningPlan) -> nn.Module:
@@ -37,6 +38,7 @@ def remove_channels(model: nn.Module, groups: ChannelGroups, plan: PruningPlan) 
 def removed_copy(model: nn.Module, groups: ChannelGroups, plan: PruningPlan, share: bool = False) -> nn.Module:
     """What `remove_channels` does; with `share`, parameters that stay as they are are not copied."""
     plan.validate(groups)
+    model = unwrapped(model)
     cuts: dict[str, list[tuple[int, IntArray]]] = {}
     for (name, dim), keep in groups.kept(plan).items():
         cuts.setdefault(name, []).append((dim, keep))
@@ -46,9 +48,11 @@ def removed_copy(model: nn.Module, groups: ChannelGroups, plan: PruningPlan, sha
     for name, cut in cuts.items():
         memo[id(tensors[name])] = _cut(tensors[name], cut)
         resized[id(tensors[name])] = name
-    pruned = _deepcopy(model, memo)
+    pruned = _copied(model, memo)
     _check_replaced(pruned, {name: memo[id(tensors[name])] for name in cuts})
     _update_attributes(model, pruned, resized, groups)
+    _follow(pruned, groups.attributes_after(plan))
+    _note_changes(model, pruned)
     return pruned
 
 
@@ -67,9 +71,10 @@ def mask_channels(model: nn.Module, groups: ChannelGroups, plan: PruningPlan) ->
 def masked_copy(model: nn.Module, groups: ChannelGroups, plan: PruningPlan, share: bool = False) -> nn.Module:
     """What `mask_channels` does; with `share`, parameters that stay as they are are not copied."""
     plan.validate(groups)
+    model = unwrapped(model)
     tensors = _tensors(model, groups)
     memo: dict[int, Any] = {id(p): p for p in model.parameters()} if share else {}
-    with torch.no_grad():
+    with torch.inference_mode(False), torch.no_grad():
         for name, units in plan.removed.items():
             for slot in groups[name].slots:
                 leaf = slot.tensor.rpartition(".")[2]
@@ -77,10 +82,10 @@ def masked_copy(model: nn.Module, groups: ChannelGroups, plan: PruningPlan, shar
                     continue
                 tensor = tensors[slot.tensor]
                 if memo.get(id(tensor), tensor) is tensor:
-                    memo[id(tensor)] = copy.deepcopy(tensor)
+                    memo[id(tensor)] = _cut(tensor, []) if tensor.is_inference() else copy.deepcopy(tensor)
                 positions = torch.from_numpy(slot.index[list(units)].ravel()).to(tensor.device)
                 memo[id(tensor)].index_fill_(slot.dim, positions, 0)
-    masked = _deepcopy(model, memo)
+    masked = _copied(model, memo)
     _check_replaced(masked, {name: memo[id(t)] for name, t in tensors.items() if memo.get(id(t), t) is not t})
     return masked
 
@@ -110,20 +115,17 @@ def _tensors(model: nn.Module, groups: ChannelGroups) -> dict[str, Tensor]:
     return tensors
 
 
-def _deepcopy(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    """A deep copy; most of what a module holds is empty hook tables, which need no recursion."""
-    memo.update(graph_tensors(model))
-    for module in model.modules():
-        for value in vars(module).values():
-            if type(value) in (dict, OrderedDict, set) and not value:
-                memo[id(value)] = type(value)()
-    copied: nn.Module = copy.deepcopy(model, memo)
-    return copied
+def _copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    with torch.inference_mode(False):  # else the copy could not be trained
+        for tensor in (*model.parameters(), *model.buffers()):
+            if tensor.is_inference() and id(tensor) not in memo:
+                memo[id(tensor)] = _cut(tensor, [])
+        return duplicate(model, memo)
 
 
 def _cut(tensor: Tensor, cuts: list[tuple[int, IntArray]]) -> Tensor:
-    with torch.no_grad():
-        smaller = tensor.detach()
+    with torch.inference_mode(False), torch.no_grad():
+        smaller = tensor.detach().clone() if tensor.is_inference() else tensor.detach()
         for dim, keep in sorted(cuts, key=lambda cut: len(cut[1]) / tensor.shape[cut[0]]):
             smaller = smaller.index_select(dim, torch.from_numpy(keep).to(tensor.device))
         smaller = smaller.contiguous(memory_format=_memory_format(tensor))
@@ -159,6 +161,37 @@ def _update_attributes(model: nn.Module, pruned: nn.Module, resized: dict[int, s
             _resize_other(after, tuple(weight.shape))
         elif "running_mean" in names and hasattr(after, "num_features"):
             after.num_features = len(after.get_buffer("running_mean"))
+
+
+def _follow(pruned: nn.Module, changes: dict[str, dict[str, int | dict[int, int]]]) -> None:
+    """Set the plain numbers of modules that follow."""
+    for path, numbers in changes.items():
+        module = pruned.get_submodule(path)
+        for name, new in numbers.items():
+            if isinstance(new, dict):
+                values = list(getattr(module, name))
+                for place, value in new.items():
+                    values[place] = value
+                setattr(module, name, type(getattr(module, name))(values))
+            else:
+                setattr(module, name, new)
+
+
+def _plain(value: Any) -> bool:
+    """Whether an attribute holds a number, or several."""
+    return type(value) is int or (isinstance(value, (tuple, list)) and all(type(number) is int for number in value))
+
+
+def _note_changes(model: nn.Module, pruned: nn.Module) -> None:
+    """Remember in the pruned network which attributes removals changed; caches that fill later are none of them."""
+    changed = {path: set(names) for path, names in getattr(model, CHANGED, {}).items()}
+    for (path, before), after in zip(model.named_modules(), pruned.modules(), strict=True):
+        old, new = vars(before), vars(after)
+        names = {key for key, value in new.items() if _plain(value) and _plain(old.get(key)) and old[key] != value}
+        if names:
+            changed.setdefault(path, set()).update(names)
+    if changed:
+        vars(pruned)[CHANGED] = {path: sorted(names) for path, names in changed.items()}
 
 
 def _resize_layer(module: Any, layer: Layer) -> None:

@@ -12,6 +12,11 @@ from rlprune.channels.computed import Locked, owner
 from rlprune.channels.labels import Bare, Book, Entry, Fixed, Labels, Part
 from rlprune.channels.units import IntArray
 
+APPROXIMATE = "~"  # a mark that begins so says what only an approximate removal changes
+
+
+UNSET = "channels of a fixed tensor join it, for nothing was written into them"
+
 
 @dataclass
 class Call:
@@ -33,8 +38,17 @@ class Trace:
     """Everything gathered while the model runs: labels of tensors, of parameters, and the calls of layers."""
 
     def __init__(
-        self, tensors: Mapping[str, Tensor], private: bool = False, made: Mapping[str, tuple[str, str]] | None = None
+        self,
+        tensors: Mapping[str, Tensor],
+        private: bool = False,
+        made: Mapping[str, tuple[str, str]] | None = None,
+        approximate: bool = False,
     ) -> None:
+        self.approximate = approximate  # whether what only changes statistics is noted instead of locked
+        self.head_counts: set[int] = set()  # numbers of attention heads, as the model's attributes say
+        self.reads: set[tuple[str, str]] = set()  # (module path, attribute) of the plain numbers that the model reads
+        self.filtered: list[tuple[IntArray, int]] = []  # labels that meet a fixed filter, MACs of each
+        self.uncounted: set[str] = set()  # operators that take weights and whose MACs are unknown
         self.private = private  # whether the parameters are copies that the forward pass may write to
         self.makers = made or {}  # see `computed.makers`
         self.computed: dict[str, Locked] = {}
@@ -79,6 +93,12 @@ class Trace:
         if id(tensor) not in self._entries:
             self.put(tensor, self.fixed("it joins a constant tensor that is neither parameter nor buffer"))
         return self._entries[id(tensor)]
+
+    def labels(self, tensor: Tensor) -> Labels | None:
+        """A tensor's labels, if it has any but those of memory that nothing was written into yet."""
+        entry = self.get(tensor)
+        unset = isinstance(entry, Labels) and bool((entry.vector == self.book.reason(UNSET)).all())
+        return entry if isinstance(entry, Labels) and not unset else None
 
     def follow(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
         """Remember for the outputs of an operator whether they depend on the model's inputs, else on which tensors."""
@@ -139,6 +159,19 @@ class Trace:
                 for dim in range(len(part.where)):
                     if (part.name, dim) in self.sites:
                         self.book.lock(self.sites[part.name, dim], code)
+
+    def soften(self, labels: IntArray, reason: str) -> None:
+        """These labels can go only approximately: lock them, or note why if that was asked for."""
+        if self.approximate:
+            self.book.mark(labels, APPROXIMATE + reason)
+        else:
+            self.book.lock(labels, self.book.reason(reason))
+
+    def count_filter(self, labels: IntArray, macs: int) -> None:
+        """Count MACs of a product that does the same to every channel; they go with the channels."""
+        if self.counting:
+            self.filtered.append((labels, macs // max(len(labels), 1)))
+            self.fixed_macs += macs
 
     def count_fixed(self, macs: int) -> None:
         """Count MACs of a product whose weight is no whole parameter; they never change."""

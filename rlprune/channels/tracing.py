@@ -7,7 +7,9 @@ each operator a rule (see `rules`) carries labels from its inputs to its outputs
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,24 +17,47 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rlprune.channels.assembling import assemble
+from rlprune.channels.attributes import Reads, choices, watched_attributes
 from rlprune.channels.checking import CHECKS, check_groups
 from rlprune.channels.computed import NEVER, Locked, makers
-from rlprune.channels.forward import Forward, named_tensors, tensors_in, training_paths, working_copy
+from rlprune.channels.copying import unwrapped
+from rlprune.channels.forward import (
+    Forward,
+    named_tensors,
+    plainly,
+    tensors_in,
+    training_paths,
+    warn_uncounted,
+    working_copy,
+)
 from rlprune.channels.groups import ChannelGroups
+from rlprune.channels.lockstep import close
 from rlprune.channels.rules.table import apply
 from rlprune.channels.trace import ParameterWritten, Trace
 from rlprune.errors import UserError
 
+_BOUND = (
+    "the model's copy runs on the original's {name!r}: `forward` or a hook of the object is bound to it; "
+    "hand over the plain module, with what it does in its class's forward"
+)
+
+
+_READS_INPUT = re.compile(r"(^|\.)weight_ih(_l0(_reverse)?)?$")  # of a recurrent layer
+
 
 class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    def __init__(self, trace: Trace) -> None:
+    def __init__(self, trace: Trace, originals: Mapping[int, str]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.trace = trace
+        self.originals = originals
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        for value in args:
+            if id(value) in self.originals:
+                raise UserError(_BOUND.format(name=self.originals[id(value)]))
         if func._schema.is_mutable and args and isinstance(args[0], Tensor) and not self.trace.private:
             name = self.trace.parameter_storages.get(args[0].untyped_storage()._cdata)
             if name is not None:
@@ -42,30 +67,46 @@ class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
 
-def run_trace(model: nn.Module, forward: Forward) -> Trace:
+@contextmanager
+def _same_numbers() -> Iterator[None]:
+    """The same random numbers in every run."""
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        yield
+
+
+def run_trace(model: nn.Module, forward: Forward, approximate: bool = False) -> Trace:
     """Run a model's copy on labels and return what was gathered."""
     try:
-        return _run_trace(model, forward, private=False)
+        return _run_trace(model, forward, False, approximate)
     except ParameterWritten:
-        return _run_trace(model, forward, private=True)
+        return _run_trace(model, forward, True, approximate)
 
 
-def _run_trace(model: nn.Module, forward: Forward, private: bool) -> Trace:
+def _run_trace(model: nn.Module, forward: Forward, private: bool, approximate: bool) -> Trace:
     worker = working_copy(model, share=not private).eval()
-    trace = Trace(named_tensors(worker), private, makers(worker))
+    trace = Trace(named_tensors(worker), private, makers(worker), approximate)
+    _keep_hidden_states(trace, worker)
+    originals = {id(tensor): name for name, tensor in named_tensors(model).items()}
+    reads: Reads = set()
+    paths = {id(module): path for path, module in worker.named_modules()}
 
     def prepare(inputs: list[Tensor]) -> None:
         for tensor in inputs:
             trace.put(tensor, trace.fixed("it joins the model's input, which keeps its channels"))
             trace.activate(tensor)
 
-    def run() -> None:
-        with torch.no_grad(), _Tracer(trace):
-            outputs = forward(worker, prepare)
-        for tensor in tensors_in(outputs):
+    def run() -> list[Tensor]:
+        with watched_attributes(reads, trace.head_counts), _same_numbers(), _Tracer(trace, originals):
+            result = forward(worker, prepare)
+        outputs = forward.picked(result) if trace.counting else tensors_in(result)
+        for tensor in outputs:
             trace.lock(trace.get(tensor), "it is an output of the model")
+        return outputs
 
-    run()
+    outputs = run()
+    if not private:  # else running the original would change it
+        _check_copy(model, forward, outputs)
     if trace.never_ran():
         # layers that only run in training (auxiliary heads) read channels too
         training_paths(worker)
@@ -73,10 +114,17 @@ def _run_trace(model: nn.Module, forward: Forward, private: bool) -> Trace:
         try:
             run()
             trace.training = True
-        except ParameterWritten:
+        except (ParameterWritten, UserError):
             raise
         except Exception:  # many models cannot train on bare example inputs
             trace.training = False
+    trace.reads = {(paths[module], name) for module, name in reads if module in paths}
+    _enter_idle_layers(trace, worker)
+    return trace
+
+
+def _enter_idle_layers(trace: Trace, worker: nn.Module) -> None:
+    """Layers that never ran are known by name, and stay."""
     modules: dict[str, Any] = dict(worker.named_modules())
     for name, weight in trace.never_ran().items():
         module = modules.get(name)
@@ -84,7 +132,49 @@ def _run_trace(model: nn.Module, forward: Forward, private: bool) -> Trace:
         size: int = getattr(module, "out_channels", getattr(module, "out_features", rows))
         reason = NEVER.format("nor in training mode" if trace.training else "and training mode fails on these inputs")
         trace.computed.setdefault(name, Locked(size, reason, len(trace.calls) + len(trace.computed)))
-    return trace
+
+
+def _keep_hidden_states(trace: Trace, worker: nn.Module) -> None:
+    """Recurrent layers lose inputs only: both directions and all gates share one hidden size."""
+    for path, module in worker.named_modules():
+        if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
+            for name, parameter in module.named_parameters(path, recurse=False):
+                for dim in range(parameter.ndim):
+                    if dim == 0 or not _READS_INPUT.search(name):
+                        reason = trace.book.reason("the hidden state of a recurrent layer keeps its size")
+                        trace.book.lock(trace.site(name, dim, "in" if dim else "out"), reason)
+
+
+def _check_copy(model: nn.Module, forward: Forward, outputs: list[Tensor]) -> None:
+    """The copy that was traced must give the model's own outputs.
+
+    Raises:
+        UserError: it does not.
+    """
+    flags = [(module, module.training) for module in model.modules()]
+    states = [(module, dict(vars(module)), dict(module._buffers)) for module, _ in flags]
+    buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
+    if any(training for _, training in flags):
+        model.eval()
+    try:
+        with _same_numbers():
+            expected = forward.picked(forward(model))
+    finally:
+        for module, state, own in states:  # caches that a run fills are not left behind
+            module.__dict__.clear()
+            module.__dict__.update(state)
+            module._buffers.update(own)
+        with torch.no_grad():
+            for buffer, value in buffers:
+                buffer.copy_(value)
+    same = len(expected) == len(outputs) and all(
+        a.shape == b.shape and close(a, b, 1e-2) for a, b in zip(expected, outputs, strict=True)
+    )
+    if not same:
+        raise UserError(
+            "the model's deep copy does not compute what the model does; hand over a plain module whose copies are "
+            "complete (nothing kept outside of it, no __deepcopy__ of its own)"
+        )
 
 
 def trace_channels(
@@ -95,11 +185,14 @@ def trace_channels(
     keep: Iterable[str] = (),
     min_channels: int = 2,
     round_to: int = 1,
+    approximate: bool = False,
+    outputs: Callable[[Any], Any] | None = None,
 ) -> ChannelGroups:
     """Find the channel groups of a model.
 
     Args:
-        model: any module; it comes out untouched.
+        model: any module; it comes out untouched. Wrappers for data parallel training and `torch.compile` are looked
+            through: the groups are those of the network inside.
         *example_inputs: what the model is called with (tensors, lists, dicts, dataclasses of them). MACs are counted
             for these inputs, so give a batch of one.
         check: "on" compares masked with removed networks and locks every group that fails; "strict" raises instead;
@@ -108,12 +201,17 @@ def trace_channels(
         keep: shell patterns of layers or groups to lock.
         min_channels: units that every group keeps.
         round_to: every group keeps a multiple of this many units.
+        approximate: also offer groups whose removal keeps everything running but changes more than the channels that
+            go: statistics of a layer normalisation, a mean or a softmax over channels. They say so in `approximate`.
+        outputs: picks from what the model returns what must stay; default: everything. For a model that returns
+            features beside its predictions.
 
     Returns:
         The groups, in execution order; those that cannot be pruned are locked with a reason.
 
     Raises:
-        UserError: a bad option, a pattern that matches nothing, or in strict mode a group that fails the check.
+        UserError: a bad option, a pattern that matches nothing, a model whose copies are not faithful, or in strict
+            mode a group that fails the check.
 
     >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3))
     >>> for group in trace_channels(model, torch.zeros(1, 3, 8, 8)):
@@ -123,12 +221,17 @@ def trace_channels(
     """
     if check not in CHECKS:
         raise UserError(f"check is {check!r}; it must be one of {', '.join(CHECKS)}")
-    forward = Forward(example_inputs, dict(kwargs or {}))
-    trace = run_trace(model, forward)
-    groups = assemble(trace, model)
-    groups = groups.with_minimum(min_channels, round_to).lock(keep)
-    if check == "off":
-        return groups
-    if trace.private:
-        model = working_copy(model, share=False)
-    return check_groups(model, groups, forward, strict=check == "strict", training=trace.training)
+    model = unwrapped(model)
+    forward = Forward(example_inputs, dict(kwargs or {}), outputs)
+    with plainly():
+        trace = run_trace(model, forward, approximate)
+        groups = assemble(trace, model).with_minimum(min_channels, round_to).lock(keep)
+        follow = choices(model, groups, trace.reads)
+        if check != "off":
+            if trace.private:
+                model = working_copy(model, share=False)
+            groups = check_groups(model, groups, forward, strict=check == "strict", choices=follow)
+        else:
+            groups = groups.with_attributes(a for choice in follow if (a := choice.attribute(0)) is not None)
+    warn_uncounted(groups.uncounted)
+    return groups

@@ -7,6 +7,7 @@ new ones, cut in the same places, so that training goes on as if the removed cha
 from __future__ import annotations
 
 import copy
+import re
 from collections import defaultdict
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
+from rlprune.channels.copying import unwrapped
 from rlprune.channels.groups import ChannelGroups
 from rlprune.channels.plan import PruningPlan
 from rlprune.channels.surgery import remove_channels
@@ -30,7 +32,9 @@ def transplant(state: Any, old_model: nn.Module, new_model: nn.Module, groups: C
 
     Args:
         state: a `torch.optim.Optimizer`, an EMA copy (`AveragedModel`, a module with the old model's layout, or a
-            dict of tensors by parameter name), a learning-rate scheduler, or a gradient scaler.
+            dict of tensors by parameter name, also with the prefixes `module.` and `_orig_mod.` of wrappers), a
+            learning-rate scheduler, or a gradient scaler. What an optimizer holds besides the old model's parameters
+            (the centres of a loss, a learned temperature) it keeps.
         old_model: the network before `remove_channels`.
         new_model: what `remove_channels(old_model, groups, plan)` returned.
         groups: the groups the plan is numbered in.
@@ -45,6 +49,7 @@ def transplant(state: Any, old_model: nn.Module, new_model: nn.Module, groups: C
         UserError: the state belongs to another model, or nothing is known of its kind.
     """
     plan.validate(groups)
+    old_model, new_model = unwrapped(old_model), unwrapped(new_model)
     if isinstance(state, Optimizer):
         _optimizer(state, old_model, new_model, groups, plan)
         return state
@@ -58,7 +63,7 @@ def transplant(state: Any, old_model: nn.Module, new_model: nn.Module, groups: C
     if isinstance(state, nn.Module):
         return remove_channels(state, groups, plan)
     if isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values()):
-        return _named(state, groups, plan)
+        return _named(state, old_model, groups, plan)
     if isinstance(state, (LRScheduler, torch.amp.GradScaler, torch.optim.lr_scheduler.ReduceLROnPlateau)):
         return state
     raise UserError(
@@ -81,13 +86,20 @@ def _cut(tensor: Tensor, cuts: Cut) -> Tensor:
     return tensor
 
 
-def _named(state: dict[str, Tensor], groups: ChannelGroups, plan: PruningPlan) -> dict[str, Tensor]:
-    cuts = _cuts(groups, plan)
-    result = {}
-    for name, tensor in state.items():
+def _named(
+    state: dict[str, Tensor], old_model: nn.Module, groups: ChannelGroups, plan: PruningPlan
+) -> dict[str, Tensor]:
+    cuts, known, result = _cuts(groups, plan), old_model.state_dict(keep_vars=True).keys(), {}
+    own = {key: re.sub(r"^((module|_orig_mod)\.)+", "", key) if key not in known else key for key in state}
+    if not any(name in known for name in own.values()):
+        raise UserError(
+            f"none of the names {list(state)[:3]} is one of the old model's ({list(known)[:3]}); name them as it does"
+        )
+    for key, tensor in state.items():
+        name = own[key]
         if name in cuts and tuple(tensor.shape) != groups.shapes[name]:
-            raise UserError(f"{name!r} has shape {tuple(tensor.shape)}, the groups expect {groups.shapes[name]}")
-        result[name] = _cut(tensor, cuts[name]) if name in cuts else tensor.clone()
+            raise UserError(f"{key!r} has shape {tuple(tensor.shape)}, the groups expect {groups.shapes[name]}")
+        result[key] = _cut(tensor, cuts[name]) if name in cuts else tensor.clone()
     return result
 
 
@@ -109,12 +121,17 @@ def _optimizer(
             )
         return value
 
+    if not any(id(parameter) in names for group in optimizer.param_groups for parameter in group["params"]):
+        raise UserError("the optimizer's parameters are not in the old model; transplant what trains that")
     replaced = []
     for group in optimizer.param_groups:
         parameters = []
         for parameter in group["params"]:
             if id(parameter) not in names:
-                raise UserError("the optimizer holds a parameter that is not in the old model; transplant it first")
+                parameters.append(parameter)
+                if parameter in optimizer.state:
+                    state[parameter] = optimizer.state[parameter]
+                continue
             name = names[id(parameter)]
             places = cuts.get(name, [])
             parameters.append(new[name])

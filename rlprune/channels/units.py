@@ -7,7 +7,7 @@ any of which can be removed on its own.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -93,6 +93,30 @@ class Layer:
         return self.extent * math.prod(self.shape)
 
 
+@dataclass(frozen=True)
+class Attribute:
+    """A width that a module keeps as a plain number of its own (a split size, a number of heads), and what changes it.
+
+    Attributes:
+        module: path of the module.
+        name: of the attribute.
+        place: index into the attribute, where it is a list or tuple of numbers.
+        value: the number now.
+        terms: (group, what the number loses with each of its units).
+    """
+
+    module: str
+    name: str
+    place: int | None
+    value: int
+    terms: tuple[tuple[str, int], ...]
+
+    def after(self, counts: Mapping[str, int]) -> Attribute:
+        """The attribute after units were removed (group name -> count)."""
+        lost = sum(each * counts.get(group, 0) for group, each in self.terms)
+        return replace(self, value=self.value - lost) if lost else self
+
+
 @dataclass(frozen=True, eq=False)
 class ChannelGroup:
     """Units that can be removed one by one, and where they live.
@@ -108,6 +132,10 @@ class ChannelGroup:
         kinds: what the group is tied to: subset of `KINDS`.
         min_channels: units that must stay.
         round_to: the number of units kept is a multiple of this.
+        filter_macs: MACs that go with each unit in fixed filters, which do the same to every channel.
+        approximate: what a removal changes besides the units themselves (statistics of a normalisation, say); empty
+            for an exact group, and always unless `trace_channels(..., approximate=True)`.
+        remarks: what else is good to know.
     """
 
     name: str
@@ -119,6 +147,9 @@ class ChannelGroup:
     kinds: frozenset[str] = frozenset()
     min_channels: int = 2
     round_to: int = 1
+    filter_macs: int = 0
+    approximate: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     @property
     def max_removable(self) -> int:

@@ -42,22 +42,14 @@ def _logistic(count: int, fan_in: int, fan_out: int, generator: np.random.Genera
     return np.array(values)
 
 
-@INITIALISERS.register("he")
-def _he(count: int, fan_in: int, fan_out: int, generator: np.random.Generator) -> Scores:
-    """Normal with variance 2 / fan-in (He et al. 2015)."""
-    return generator.normal(0, math.sqrt(2 / fan_in), count)
+def _normal(variance: Callable[[int, int], float]) -> Initialiser:
+    """Normal with a variance that fan-in and fan-out give."""
+    return lambda count, fan_in, fan_out, generator: generator.normal(0, math.sqrt(variance(fan_in, fan_out)), count)
 
 
-@INITIALISERS.register("lecun")
-def _lecun(count: int, fan_in: int, fan_out: int, generator: np.random.Generator) -> Scores:
-    """Normal with variance 1 / fan-in (LeCun et al. 1998)."""
-    return generator.normal(0, math.sqrt(1 / fan_in), count)
-
-
-@INITIALISERS.register("xavier")
-def _xavier(count: int, fan_in: int, fan_out: int, generator: np.random.Generator) -> Scores:
-    """Normal with variance 2 / (fan-in + fan-out) (Glorot and Bengio 2010)."""
-    return generator.normal(0, math.sqrt(2 / (fan_in + fan_out)), count)
+INITIALISERS.register("he")(_normal(lambda fan_in, _: 2 / fan_in))  # He et al. 2015
+INITIALISERS.register("lecun")(_normal(lambda fan_in, _: 1 / fan_in))  # LeCun et al. 1998
+INITIALISERS.register("xavier")(_normal(lambda fan_in, fan_out: 2 / (fan_in + fan_out)))  # Glorot and Bengio 2010
 
 
 @CRITERIA.register("importance_weights")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,17 +97,14 @@ def _gate_gradient(product: dict[str, Tensor], gate: tuple[Slot, ...], size: int
     return total
 
 
-class wanting_gradients:
+@contextmanager
+def wanting_gradients(model: nn.Module, names: Collection[str]) -> Iterator[None]:
     """Let the named parameters, and no others, want gradients; put everything back afterwards."""
-
-    def __init__(self, model: nn.Module, names: list[str]) -> None:
-        self._wanted = {name: parameter.requires_grad for name, parameter in model.named_parameters()}
-        self._model, self._names = model, set(names)
-
-    def __enter__(self) -> None:
-        for name, parameter in self._model.named_parameters():
-            parameter.requires_grad_(name in self._names)
-
-    def __exit__(self, *_: object) -> None:
-        for name, parameter in self._model.named_parameters():
-            parameter.requires_grad_(self._wanted[name])
+    wanted = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in names)
+    try:
+        yield
+    finally:
+        for parameter, before in wanted:
+            parameter.requires_grad_(before)

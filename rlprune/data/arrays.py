@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from rlprune.data.augmentation import shift_and_mirror
-from rlprune.data.cutting import Cut, Pool, assemble, cut_roles, hash_arrays
-from rlprune.data.normalisation import Normalisation, choose_normalisation
+from rlprune.data.cutting import Cut, Pool, assemble, hash_arrays
+from rlprune.data.normalisation import Normalisation
 from rlprune.data.splits import DataSplits, Source
 from rlprune.seeding import torch_generator
 from rlprune.tasks.base import Batch
@@ -19,7 +19,7 @@ HOLD_LIMIT = 512 * 2**20  # bytes of float32 images kept normalised per split
 
 
 class ArraySource:
-    """Classification images as one tensor, normalised when they are asked for.
+    """Images, or examples of another rank, as one tensor, normalised when they are asked for.
 
     Args:
         name: Name of the pool.
@@ -27,6 +27,7 @@ class ArraySource:
         labels: (N,) int64.
         normalisation: None for images that are normalised already.
         mirror: Whether a mirror image is as good as the image.
+        moves: Whether a moved image is as good as the image.
     """
 
     def __init__(
@@ -37,12 +38,13 @@ class ArraySource:
         normalisation: Normalisation | None,
         *,
         mirror: bool = False,
+        moves: bool = True,
     ) -> None:
         self.name = name
         self.images = images
         self.labels = labels
         self.normalisation = normalisation
-        self.mirror = mirror
+        self.mirror, self.moves = mirror, moves
         self._copies: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def __len__(self) -> int:
@@ -51,7 +53,7 @@ class ArraySource:
     def stream(self, chunks: Sequence[np.ndarray], augment: int | None, device: torch.device) -> Iterator[Batch]:
         """Batches of normalised images and labels; augmentation shifts by up to an eighth of the side."""
         images, labels = self._on(device)
-        generator = torch_generator(augment) if augment is not None else None
+        generator = torch_generator(augment) if augment is not None and self.moves else None
         for chunk in chunks:
             contiguous = len(chunk) > 0 and chunk[-1] - chunk[0] == len(chunk) - 1 and bool(np.all(np.diff(chunk) == 1))
             if contiguous:
@@ -85,32 +87,30 @@ class ArraySource:
 
 @dataclass(frozen=True, eq=False)
 class Images:
-    """One pool of images as arrays: (N, C, H, W) uint8 or float32, and (N,) labels."""
+    """One pool as arrays: (N, C, ...) uint8 or float32; labels (N,) int64, or targets of any shape, float32."""
 
     images: np.ndarray
     labels: np.ndarray
 
 
-def splits_from_arrays(name: str, train: Images, test: Images | None, classes: tuple[str, ...], cut: Cut) -> DataSplits:
+def splits_from_arrays(
+    name: str, train: Images, test: Images | None, classes: tuple[str, ...], cut: Cut, task: str = "classification"
+) -> DataSplits:
     """Cut arrays into roles, choose the normalisation on the train role, and wrap them up."""
-    scale = 255.0 if train.images.dtype == np.uint8 else 1.0
-    pools = {"train": train} if test is None else {"train": train, "test": test}
-    sized = {key: Pool(key, len(pool.labels), pool.labels) for key, pool in pools.items()}
-    positions = cut_roles(cut, sized["train"], sized.get("test"))
-    kept = train.images if train.images.shape[1] == 3 else train.images[positions["train"][1]]
-    normalisation = choose_normalisation(kept, scale)
-    sources: dict[str, Source] = {
-        key: ArraySource(
-            key,
-            torch.from_numpy(np.ascontiguousarray(pool.images)),
-            torch.from_numpy(pool.labels.astype(np.int64)),
-            normalisation,
-            mirror=train.images.shape[1] == 3,
+    arrays = {"train": train} if test is None else {"train": train, "test": test}
+    labelled, shape = train.labels.dtype == np.int64, tuple(map(int, train.images.shape[1:]))
+
+    def source(key: str, normalisation: Normalisation) -> Source:
+        images, labels = (
+            torch.from_numpy(np.ascontiguousarray(arrays[key].images)),
+            torch.from_numpy(arrays[key].labels),
         )
-        for key, pool in pools.items()
+        # Boxes, maps and signals would have to move with the image: such examples are not changed
+        return ArraySource(key, images, labels, normalisation, mirror=shape[0] == 3, moves=labelled and len(shape) == 3)
+
+    pools = {
+        key: Pool(key, len(one.labels), one.labels if labelled else None, hash_arrays(one.images, one.labels))
+        for key, one in arrays.items()
     }
-    content = {key: hash_arrays(pool.images, pool.labels) for key, pool in pools.items()}
-    channels, height, width = train.images.shape[1:]
-    shape = (int(channels), int(height), int(width))
-    details = {"normalisation": normalisation.to_json()}
-    return assemble(name, "classification", classes, shape, sources, positions, cut, content, details)
+    scale = 255.0 if train.images.dtype == np.uint8 else 1.0
+    return assemble(name, task, classes, shape, pools, cut, source, train.images.__getitem__, scale=scale)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rlprune.data.cutting import Cut, Pool, assemble, cut_roles
+from rlprune.data.cutting import Cut, Pool, assemble
 from rlprune.data.folders import hash_files
 from rlprune.data.images import image_size, open_image, to_array
 from rlprune.data.samples import Augment, Sample, SampleSource
@@ -147,15 +147,22 @@ def splits_from_boxes(
             raise UserError(f"{name}: the {pool} annotations name no image; there must be at least one")
         if not any(len(image.boxes) for image in images):
             raise UserError(f"{name}: the {pool} annotations hold no box; there must be at least one")
-    sized = {key: Pool(key, len(images)) for key, images in pools.items()}
-    positions = cut_roles(cut, sized["train"], sized.get("test"), sized.get("val"))
-    augment = box_augment(mirror=mirror)
-    sources: dict[str, Source] = {}
+    if cut.size is not None:
+        raise UserError(
+            f"size={cut.size} does not apply to detection data: detectors resize by themselves; leave it out"
+        )
+    if cut.channels == 1:
+        raise UserError("channels=1 does not apply to detection data: it is read in colour; leave it out")
+    augment, sized = box_augment(mirror=mirror), dict[str, Pool]()
     for key, images in pools.items():
-        sizes = [one.size or image_size(one.path) for one in images[:: max(1, len(images) // 64)]]
+        sized[key] = Pool(key, len(images), None, hash_files([one.path for one in images]))
+
+    def source(key: str, _: None) -> Source:
+        some = pools[key][:: max(1, len(pools[key]) // 64)]
+        sizes = [one.size or image_size(one.path) for one in some]
         area = int(np.mean([height * width for height, width in sizes]))
-        sources[key] = SampleSource(key, BoxReader(images, area), box_collate, augment)
+        return SampleSource(key, BoxReader(pools[key], area), box_collate, augment)
+
     first = pools["train"][0]
     height, width = first.size or image_size(first.path)
-    content = {key: hash_files([one.path for one in images]) for key, images in pools.items()}
-    return assemble(name, "detection", classes, (3, height, width), sources, positions, cut, content, {})
+    return assemble(name, "detection", classes, (3, height, width), sized, cut, source, None)

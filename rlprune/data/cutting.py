@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from rlprune.data.normalisation import choose_normalisation
 from rlprune.data.splits import ROLES, DataSplits, Source, Split
 from rlprune.errors import UserError
 from rlprune.seeding import numpy_generator
@@ -19,7 +21,7 @@ CALIBRATION_LIMIT = 512  # batch-norm statistics settle at a few hundred images
 
 @dataclass(frozen=True)
 class Cut:
-    """How to cut.
+    """How data is read, and cut into roles.
 
     Attributes:
         seed: Of every draw but that of a missing test set, which is the same for all seeds.
@@ -29,16 +31,26 @@ class Cut:
             is cut out of the held-out images (`val`, if there is one beside a test set) and `test` is the rest.
         control_size: None takes 30 % of the training images or half of the held-out ones, at most 5,000.
         calibration_size: None takes an eighth of the training images, at most 512.
+        size: Side that images are brought to, or of the tiles that they are cut into; None chooses.
+        channels: 1 reads images as grey, 3 as colour; None keeps what they are.
+        normalise: As of `choose_normalisation`.
     """
 
     seed: int = 0
     control_from: str | None = None
     control_size: int | None = None
     calibration_size: int | None = None
+    size: int | None = None
+    channels: int | None = None
+    normalise: str | None = None
 
     def __post_init__(self) -> None:
         if self.control_from not in (None, "train", "test"):
             raise UserError(f"control_from is {self.control_from!r}; it must be 'train' or 'test', or be left out")
+        if self.size is not None and self.size < 8:
+            raise UserError(f"image size is {self.size}; it must be at least 8")
+        if self.channels not in (None, 1, 3):
+            raise UserError(f"channels is {self.channels}; it must be 1 (grey) or 3 (colour), or be left out")
 
 
 @dataclass(frozen=True)
@@ -49,11 +61,13 @@ class Pool:
         name: "train", "val" or "test".
         size: Number of images.
         labels: (size,) class indices to balance the cut by; None cuts without regard to targets.
+        content: Hash of what it holds.
     """
 
     name: str
     size: int
     labels: np.ndarray | None = None
+    content: str = ""
 
 
 # Role -> (name of the pool, positions in it)
@@ -111,33 +125,59 @@ def assemble(
     name: str,
     task: str,
     classes: tuple[str, ...],
-    input_shape: tuple[int, int, int],
-    sources: dict[str, Source],
-    positions: Positions,
+    input_shape: tuple[int, ...],
+    pools: Mapping[str, Pool],
     cut: Cut,
-    content: dict[str, str],
-    details: dict[str, Any],
+    source: Callable[[str, Any], Source],
+    sample: Callable[[np.ndarray], np.ndarray] | None,
+    *,
+    scale: float = 255.0,
+    positions: Positions | None = None,
+    details: Mapping[str, Any] | None = None,
 ) -> DataSplits:
-    """Splits of sources, with their record.
+    """Cut pools into roles, choose the normalisation on the train role, and wrap them up with their record.
 
     Args:
         name: Specification of the data.
         task: Name of the task.
         classes: Class names.
-        input_shape: Of one input.
-        sources: By pool name.
-        positions: From `cut_roles`.
-        cut: How they were cut.
-        content: Pool name -> hash of what the pool holds.
-        details: Further plain values for the record, e.g. the normalisation.
+        input_shape: Of one input, the channels first.
+        pools: "train", and "val" and "test" where there are such.
+        cut: How to cut.
+        source: Makes the source of a pool, given its name and the `Normalisation`, or None.
+        sample: Images (n, channels, ...) of the train pool at these positions, to be measured; None for data that is
+            not normalised here.
+        scale: 255 for uint8 images, else 1.
+        positions: Who has which role, where it is not for `cut_roles` to say.
+        details: Further plain values for the record.
     """
+    if positions is None:
+        positions = cut_roles(cut, pools["train"], pools.get("test"), pools.get("val"))
+    normalisation = None
+    if sample is not None:
+        train = positions["train"][1]
+        normalisation = choose_normalisation(
+            cut.normalise, input_shape[0], scale, lambda: sample(train), images=len(input_shape) == 3
+        )
+    elif cut.normalise is not None:
+        raise UserError(f"normalise={cut.normalise} does not apply to {task} data: detectors normalise by themselves")
+    sources = {key: source(key, normalisation) for key in pools}
     splits = {role: Split(sources[pool], index, role) for role, (pool, index) in positions.items()}
-    roles: dict[str, Any] = {"seed": cut.seed, "control_from": positions["control"][0], "content": content, **details}
+    roles: dict[str, Any] = {"seed": cut.seed, "control_from": positions["control"][0]}
+    roles["content"] = {key: pool.content for key, pool in pools.items()}
+    if normalisation is not None:
+        roles["normalisation"] = normalisation.to_json()
+    roles |= details or {}
     for role in ROLES:
-        pool, index = positions[role]
-        roles[role] = {"source": pool, "size": len(index), "fingerprint": splits[role].fingerprint()}
+        key, index = positions[role]
+        roles[role] = {"source": key, "size": len(index), "fingerprint": splits[role].fingerprint()}
     digest = hashlib.sha256(json.dumps(roles, sort_keys=True).encode()).hexdigest()[:16]
     return DataSplits(name, task, classes, input_shape, **splits, roles=roles, fingerprint=digest)
+
+
+def thinned(positions: np.ndarray, most: int) -> np.ndarray:
+    """About so many of the positions at most, evenly spaced: enough to measure a mean on."""
+    return positions[:: max(1, len(positions) // most)]
 
 
 def hash_arrays(*arrays: np.ndarray) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rlprune.data.cutting import Cut
 from rlprune.errors import UserError
 
 if TYPE_CHECKING:  # imported where it is used: the pruning engine works without it
@@ -103,3 +104,20 @@ def decode_all(paths: Sequence[Path], channels: int, height: int, width: int, th
         for _ in pool.map(decode, range(len(paths))):
             pass
     return out
+
+
+def common_shape(paths: Sequence[Path], cut: Cut, limit: int, default: int) -> tuple[int, int, int]:
+    """(channels, height, width) to bring images to: as asked for, else their own size and colours.
+
+    Args:
+        paths: The images.
+        cut: What was asked for.
+        limit: Images that all have one size keep it up to this side.
+        default: Side of the square that others are brought to.
+    """
+    sizes, grey = survey(paths)
+    channels = cut.channels or (1 if grey else 3)
+    if cut.size is None and len(sizes) == 1 and max(next(iter(sizes))) <= limit:
+        return channels, *next(iter(sizes))
+    side = cut.size or default
+    return channels, side, side

@@ -80,7 +80,8 @@ class LiveSplit:
             order = torch.arange(len(self))
             if seed is not None:
                 order = torch.from_numpy(numpy_generator(seed, "shuffle", epoch).permutation(len(self)))
-            found: Iterator[Any] = ((self.loader[0][i], self.loader[1][i]) for i in order.split(batch_size))
+            cuts = (order[start : start + batch_size] for start in range(0, len(order), batch_size))
+            found: Iterator[Any] = ((self.loader[0][cut], self.loader[1][cut]) for cut in cuts)
         else:
             found = _private(self.loader, derive(self.seed if seed is None else seed, "loader", self.role, epoch))
         for item in found:

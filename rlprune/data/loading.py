@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from rlprune.data import torchvision_dense  # noqa: F401 - importing enters its sets into the registry
 from rlprune.data.coco_files import is_coco_folder, load_coco_folder
@@ -16,7 +18,7 @@ from rlprune.data.segmentation import is_mask_folder, load_mask_folder
 from rlprune.data.splits import DataSplits
 from rlprune.data.tiles import is_airs, is_inria, load_airs, load_inria
 from rlprune.data.torchvision_sets import load_torchvision
-from rlprune.errors import UserError
+from rlprune.errors import UserError, unknown_name
 from rlprune.options import parse_options
 
 _FORMS = (
@@ -25,21 +27,17 @@ _FORMS = (
 )
 
 
-def _unsized(cut: Cut, side: int | None) -> Cut:
-    if side is not None:
-        raise UserError(f"size={side} does not apply to detection data: detectors resize by themselves; leave it out")
-    return cut
-
-
 # What a folder may be, the most telling layout first
-_LAYOUTS: tuple[tuple[Callable[[Path], bool], Callable[[Path, Cut, int | None], DataSplits]], ...] = (
+_LAYOUTS: tuple[tuple[Callable[[Path], bool], Callable[[Path, Cut], DataSplits]], ...] = (
     (is_mask_folder, load_mask_folder),
     (is_inria, load_inria),
     (is_airs, load_airs),
-    (is_coco_folder, lambda root, cut, side: load_coco_folder(root, _unsized(cut, side))),
-    (is_gtsdb, lambda root, cut, side: load_gtsdb(root, _unsized(cut, side))),
+    (is_coco_folder, load_coco_folder),
+    (is_gtsdb, load_gtsdb),
     (is_class_folder, load_folder),
 )
+DATASET = "dataset.yml"
+"""In a folder, says how its images are to be read: `normalise`, `size`, `channels`."""
 
 
 def load_data(
@@ -50,6 +48,10 @@ def load_data(
     control_from: str | None = None,
     control_size: int | None = None,
     calibration_size: int | None = None,
+    size: int | None = None,
+    channels: int | None = None,
+    normalise: str | None = None,
+    task: str | None = None,
 ) -> DataSplits:
     """Load data and cut it into disjoint roles.
 
@@ -61,6 +63,12 @@ def load_data(
         control_from: "train", "test" for a network that may have seen every training image, None chooses (see `Cut`).
         control_size: Images to decide on; None chooses.
         calibration_size: Images to calibrate on; None chooses.
+        size: Side that the images of a folder are brought to, or of the tiles that they are cut into; None chooses.
+        channels: 1 reads a folder's images as grey, 3 as colour; None keeps what they are.
+        normalise: `imagenet`, `none` (images in [0, 1], or arrays of floating point as they are), or `MEAN:STD`, each
+            one number or one a channel with commas between; None takes ImageNet's constants for colour images, and
+            what is measured on the train role for others. A folder's `dataset.yml` may say all three.
+        task: What an `.npz` file's targets are for, where that is not classification: they may have any shape then.
 
     Raises:
         UserError: There is no such data, it cannot be read, or it has too few images for all roles.
@@ -70,21 +78,23 @@ def load_data(
         >>> [len(data.split(role)) for role in ("train", "calibration", "control", "test")]
         [882, 125, 431, 359]
     """
-    cut = Cut(seed, control_from, control_size, calibration_size)
+    cut = Cut(seed, control_from, control_size, calibration_size, size, channels, normalise)
     if spec == "digits":
         return load_digits(cut)
     if spec.startswith("torchvision:"):
         return load_torchvision(spec.partition(":")[2], cut, None if root is None else Path(root))
     path, side = _path_and_size(spec, Path() if root is None else Path(root))
+    cut = replace(cut, size=side or size)
     if path.suffix == ".npz":
-        return load_npz(path, cut)
+        return load_npz(path, cut, task or "classification")
     if not path.exists():
         raise UserError(f"no such data: {path}; {_FORMS}")
     if not path.is_dir():
         raise UserError(f"{path} is a file of an unknown kind; {_FORMS}")
+    cut = _as_described(path / DATASET, cut)
     for fits, load in _LAYOUTS:
         if fits(path):
-            return load(path, cut, side)
+            return load(path, cut)
     raise UserError(f"{path} holds no images in a layout known here; {_FORMS}")
 
 
@@ -94,3 +104,25 @@ def _path_and_size(spec: str, root: Path) -> tuple[Path, int | None]:
     if not colon or "=" not in text or (root / spec).exists():
         return root / spec, None
     return root / name, int(parse_options("a data folder", text, {"size": 224})["size"])
+
+
+def _as_described(file: Path, cut: Cut) -> Cut:
+    """The cut with what a folder's `dataset.yml` says, where nothing else was asked for."""
+    if not file.is_file():
+        return cut
+    import yaml
+
+    try:
+        content = yaml.safe_load(file.read_text()) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"cannot read {file} as YAML ({str(error).splitlines()[0]})") from None
+    known: dict[str, Any] = {"normalise": str, "size": int, "channels": int}
+    for key, value in content.items() if isinstance(content, dict) else [(str(content), None)]:
+        if key not in known:
+            raise unknown_name(f"entry of {file}", str(key), known)
+        if type(value) is not known[key]:
+            raise UserError(f"{file}: {key} is {value!r}; it must be a {known[key].__name__}")
+        if getattr(cut, key) is None:
+            changes: dict[str, Any] = {key: value}
+            cut = replace(cut, **changes)
+    return cut

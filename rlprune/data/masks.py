@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from rlprune.data.images import image_size, open_image, to_array
+from rlprune.data.images import open_image, to_array
 from rlprune.data.normalisation import Normalisation
 from rlprune.data.samples import Augment, Sample
 from rlprune.errors import UserError
@@ -140,17 +140,3 @@ def mask_augment(shape: tuple[int, int, int], *, overhead: bool = False) -> Augm
         return image.as_subclass(torch.Tensor), mask.as_subclass(torch.Tensor)
 
     return augment
-
-
-def common_shape(paths: Sequence[Path], grey: bool, limit: int, default: int, side: int | None) -> tuple[int, int, int]:
-    """(channels, height, width): the images' own size if they share one of at most `limit`, else a square."""
-    channels = 1 if grey else 3
-    if side is not None:
-        if side < 8:
-            raise UserError(f"image size is {side}; it must be at least 8")
-        return channels, side, side
-    sizes = {image_size(path) for path in paths[:: max(1, len(paths) // 256)]}
-    if len(sizes) == 1 and max(next(iter(sizes))) <= limit:
-        height, width = next(iter(sizes))
-        return channels, height, width
-    return channels, default, default

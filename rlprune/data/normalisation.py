@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+
+from rlprune.errors import UserError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -29,8 +33,8 @@ class Normalisation:
     rule: str = "given"
 
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        """Normalise (N, C, H, W) to float32."""
-        shape = (1, -1, 1, 1)
+        """Normalise (N, C, ...) to float32."""
+        shape = (1, -1, *(1,) * (images.ndim - 2))
         mean = torch.tensor(self.mean, dtype=torch.float32, device=images.device).view(shape)
         std = torch.tensor(self.std, dtype=torch.float32, device=images.device).view(shape)
         return images.to(torch.float32).div(self.scale).sub_(mean).div_(std)
@@ -40,22 +44,56 @@ class Normalisation:
         return {"mean": list(self.mean), "std": list(self.std), "scale": self.scale, "rule": self.rule}
 
 
-def choose_normalisation(images: np.ndarray, scale: float) -> Normalisation:
-    """The normalisation for a training set, by one rule.
-
-    Colour images (3 channels) get ImageNet's constants, which is what public weights expect, those of the CIFAR
-    ResNets among them. Other images get the mean and standard deviation of the training images, to four decimals.
+def choose_normalisation(
+    rule: str | None, channels: int, scale: float, sample: Callable[[], np.ndarray], *, images: bool = True
+) -> Normalisation:
+    """The normalisation for a training set.
 
     Args:
-        images: (N, C, H, W), uint8 or floating point: the train role, nothing else.
+        rule: `imagenet`; `none` (images in [0, 1], floating point as it is); `MEAN:STD`, each one number or one a
+            channel with commas between; None chooses: ImageNet's constants for colour (3 channels), which is what
+            public weights expect, those of the CIFAR ResNets among them, else mean and standard deviation of the
+            training images, to four decimals.
+        channels: Of the images.
         scale: 255 for uint8, else 1.
+        images: Whether they are images, whose three channels are colours.
+        sample: Gives (N, channels, ...) images, uint8 or floating point: of the train role, nothing else.
+
+    Raises:
+        UserError: The rule is not one of those, or does not fit the channels.
     """
-    channels = images.shape[1]
-    if channels == 3:
-        return Normalisation(IMAGENET_MEAN, IMAGENET_STD, scale, "colour: ImageNet's constants")
-    mean, std = [], []
+    if rule == "none":
+        return Normalisation((0.0,) * channels, (1.0,) * channels, scale, "none")
+    if rule == "imagenet" and channels != 3:
+        raise UserError(
+            f"normalise is 'imagenet' and the images have {channels} channels; it is for colour images: give MEAN:STD"
+        )
+    if rule == "imagenet" or (rule is None and channels == 3 and images):
+        words = "imagenet" if rule else "colour: ImageNet's constants"
+        return Normalisation(IMAGENET_MEAN, IMAGENET_STD, scale, words)
+    if rule is not None:
+        return Normalisation(*read_constants(rule, channels), scale, "given")
+    measured, mean, std = sample(), [], []
     for channel in range(channels):
-        values = images[:, channel].astype(np.float32) / scale
+        values = measured[:, channel].astype(np.float32) / scale
         mean.append(round(float(values.mean(dtype=np.float64)), 4))
         std.append(max(round(float(values.std(dtype=np.float64)), 4), 1e-4))
     return Normalisation(tuple(mean), tuple(std), scale, "mean and standard deviation of the train role")
+
+
+def read_constants(text: str, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """`0.5:0.25` or `0.5,0.4,0.4:0.2,0.2,0.2` as mean and standard deviation of every channel; raises UserError."""
+    try:
+        mean, std = (tuple(map(float, part.split(","))) for part in text.split(":"))
+    except ValueError:
+        raise UserError(
+            f"normalise is {text!r}; it must be imagenet, none, from-weights, or MEAN:STD as in 0.5:0.25"
+        ) from None
+    for name, values in (("mean", mean), ("standard deviation", std)):
+        if len(values) not in (1, channels) or not all(map(math.isfinite, values)):
+            raise UserError(
+                f"normalise is {text!r}; its {name} must be one finite number, or {channels} (one a channel)"
+            )
+    if min(std) <= 0:
+        raise UserError(f"normalise is {text!r}; its standard deviation must be above 0")
+    return mean * (channels // len(mean)), std * (channels // len(std))

@@ -15,11 +15,14 @@ from rlprune.errors import UserError
 _KEYS = ("train", "train_labels", "test", "test_labels")
 
 
-def load_npz(path: Path, cut: Cut) -> DataSplits:
-    """Images (N, H, W), (N, H, W, C) or (N, C, H, W) with C of 1 or 3, uint8 or floating point; whole-number labels.
+def load_npz(path: Path, cut: Cut, task: str = "classification") -> DataSplits:
+    """Inputs, uint8 or floating point, with targets; both of any rank.
 
-    `test` and `test_labels` may be missing; a fifth of the training images is put aside then. An array of strings
-    `classes` may name the classes.
+    Inputs: images (N, H, W), (N, H, W, C) or (N, C, H, W) with C of 1 or 3; signals (N, L) of floating point, or
+    (N, C, L) where a string `layout` in the file says NCL; volumes (N, C, D, H, W). Classification has whole-number
+    labels (N,), and an array of strings `classes` may name the classes. Other tasks take their targets as they are,
+    images in [0, 1] where they are uint8. `test` and `test_labels` may be missing; a fifth of the training examples is
+    put aside then.
 
     Raises:
         UserError: The file is missing, damaged, or its arrays are not of that form.
@@ -30,8 +33,9 @@ def load_npz(path: Path, cut: Cut) -> DataSplits:
             raise UserError(f"{path} has no array {key!r}; it has {_listing(arrays)}, and needs {', '.join(_KEYS)}")
     if ("test" in arrays) != ("test_labels" in arrays):
         raise UserError(f"{path} has only one of 'test' and 'test_labels'; give both or neither")
-    train = _images(path, arrays, "train")
-    test = _images(path, arrays, "test") if "test" in arrays else None
+    whole = task.partition(":")[0] == "classification"
+    train = _images(path, arrays, "train", whole)
+    test = _images(path, arrays, "test", whole) if "test" in arrays else None
     if test is not None and test.images.shape[1:] != train.images.shape[1:]:
         raise UserError(
             f"{path}: train images are {train.images.shape[1:]} and test images {test.images.shape[1:]} "
@@ -39,7 +43,12 @@ def load_npz(path: Path, cut: Cut) -> DataSplits:
         )
     if test is not None and test.images.dtype != train.images.dtype:
         raise UserError(f"{path}: train is {train.images.dtype} and test {test.images.dtype}; give both as uint8")
-    return splits_from_arrays(str(path), train, test, _classes(path, arrays, train, test), cut)
+    if test is not None and test.labels.shape[1:] != train.labels.shape[1:]:
+        raise UserError(f"{path}: targets are {train.labels.shape[1:]} and {test.labels.shape[1:]}; give one shape")
+    if whole:
+        return splits_from_arrays(str(path), train, test, _classes(path, arrays, train, test), cut)
+    outputs = train.labels.shape[1] if train.labels.ndim > 1 else 1
+    return splits_from_arrays(str(path), train, test, tuple(map(str, range(outputs))), cut, task)
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
@@ -50,7 +59,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
             archive = np.load(file, allow_pickle=False)
             if isinstance(archive, np.ndarray):
                 raise UserError(f"{path} is a single array; expected an .npz file with {', '.join(_KEYS)}")
-            wanted = (*_KEYS, "classes")
+            wanted = (*_KEYS, "classes", "layout")
             return {key: archive[key] if key in wanted else np.empty(0) for key in archive.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         if isinstance(error, UserError):
@@ -59,13 +68,16 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         raise UserError(f"cannot read {path} ({reason}); it is damaged or not an .npz file of plain arrays") from None
 
 
-def _images(path: Path, arrays: dict[str, np.ndarray], key: str) -> Images:
+def _images(path: Path, arrays: dict[str, np.ndarray], key: str, whole: bool) -> Images:
     images, labels = arrays[key], arrays[f"{key}_labels"]
-    if images.ndim == 3:
+    signals = "layout" in arrays and str(arrays["layout"]) == "NCL"
+    if (images.ndim == 2 and np.issubdtype(images.dtype, np.floating)) or (images.ndim == 3 and not signals):
         images = images[:, None]
     elif images.ndim == 4 and images.shape[3] in (1, 3):
         images = images.transpose(0, 3, 1, 2)
-    elif images.ndim != 4 or images.shape[1] not in (1, 3):
+    elif (
+        images.ndim != 5 and not (images.ndim == 3 and signals) and (images.ndim != 4 or images.shape[1] not in (1, 3))
+    ):
         raise UserError(
             f"{path}: {key!r} has shape {arrays[key].shape}; expected (images, height, width) or "
             "(images, height, width, channels) with 1 or 3 channels"
@@ -78,14 +90,28 @@ def _images(path: Path, arrays: dict[str, np.ndarray], key: str) -> Images:
             raise UserError(f"{path}: {key!r} holds NaN or infinity; every pixel must be finite")
     elif images.dtype != np.uint8:
         raise UserError(f"{path}: {key!r} is {images.dtype}; images must be uint8 in [0, 255] or floating point")
+    if not whole:
+        return Images(np.ascontiguousarray(images), _targets(path, labels, f"{key}_labels", len(images)))
     if labels.ndim != 1 or len(labels) != len(images) or not np.issubdtype(labels.dtype, np.integer):
         raise UserError(
             f"{path}: '{key}_labels' is {labels.dtype} of shape {labels.shape}; "
-            f"expected {len(images)} whole numbers, one for every image"
+            f"expected {len(images)} whole numbers, one for every image; other targets need a task, such as regression"
         )
     if labels.min() < 0:
         raise UserError(f"{path}: '{key}_labels' holds {labels.min()}; labels must be 0 or more")
     return Images(np.ascontiguousarray(images), labels.astype(np.int64))
+
+
+def _targets(path: Path, targets: np.ndarray, key: str, count: int) -> np.ndarray:
+    """Targets of any shape as float32; images, the channels first, in [0, 1]."""
+    if len(targets.shape) == 0 or len(targets) != count or not np.issubdtype(targets.dtype, np.number):
+        raise UserError(f"{path}: {key!r} is {targets.dtype} of shape {targets.shape}; expected {count} targets")
+    if targets.ndim == 4 and targets.shape[3] in (1, 3):
+        targets = targets.transpose(0, 3, 1, 2)
+    found = targets.astype(np.float32) / (255 if targets.dtype == np.uint8 and targets.ndim == 4 else 1)
+    if not np.isfinite(found).all():
+        raise UserError(f"{path}: {key!r} holds NaN or infinity; every target must be finite")
+    return np.ascontiguousarray(found)
 
 
 def _classes(path: Path, arrays: dict[str, np.ndarray], train: Images, test: Images | None) -> tuple[str, ...]:

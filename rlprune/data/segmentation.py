@@ -7,13 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from rlprune.data.cutting import Cut, Pool, assemble, cut_roles
+from rlprune.data.cutting import Cut, Pool, assemble, thinned
 from rlprune.data.folders import hash_files, pool_folders
-from rlprune.data.images import image_files, survey
-from rlprune.data.masks import MaskCollate, MaskReader, common_shape, mask_augment, open_mask
-from rlprune.data.normalisation import Normalisation, choose_normalisation
+from rlprune.data.images import common_shape, image_files
+from rlprune.data.masks import MaskCollate, MaskReader, mask_augment, open_mask
 from rlprune.data.samples import SampleSource
-from rlprune.data.splits import DataSplits, Source
+from rlprune.data.splits import DataSplits
 from rlprune.errors import UserError
 from rlprune.tasks.segmentation import IGNORE
 
@@ -29,7 +28,7 @@ def is_mask_folder(root: Path) -> bool:
     return (base / "images").is_dir() and (base / "masks").is_dir()
 
 
-def load_mask_folder(root: Path, cut: Cut, side: int | None = None) -> DataSplits:
+def load_mask_folder(root: Path, cut: Cut) -> DataSplits:
     """A segmentation data set in folders; `classes.txt` beside them names a class a line.
 
     Without `classes.txt`, all masks are looked through for the highest class.
@@ -40,46 +39,43 @@ def load_mask_folder(root: Path, cut: Cut, side: int | None = None) -> DataSplit
     folders = pool_folders(root) or {"train": root}
     pools = {name: _pairs(folder) for name, folder in folders.items()}
     classes = _class_names(root, pools)
-    return splits_from_masks(str(root), pools, classes, cut, side)
+    return splits_from_masks(str(root), pools, classes, cut)
 
 
 def splits_from_masks(
     name: str,
-    pools: Mapping[str, Pairs],
+    found: Mapping[str, Pairs],
     classes: tuple[str, ...],
     cut: Cut,
-    side: int | None = None,
     table: Mapping[int, int] | None = None,
 ) -> DataSplits:
     """Cut pairs of image and mask into roles and wrap them up.
 
     Args:
         name: Specification of the data.
-        pools: By name ("train", "val", "test").
+        found: By name ("train", "val", "test").
         classes: Class names.
         cut: How to cut.
-        side: Size to bring images to; None chooses.
         table: Value in the mask files -> class.
     """
-    images = [image for pairs in pools.values() for image, _ in pairs]
-    grey = survey(images)[1]
-    shape = common_shape(images, grey, NATIVE_LIMIT, DEFAULT_SIDE, side)
-    sized = {key: Pool(key, len(pairs)) for key, pairs in pools.items()}
-    positions = cut_roles(cut, sized["train"], sized.get("test"), sized.get("val"))
-    readers = {key: MaskReader(pairs, len(classes), shape, table) for key, pairs in pools.items()}
-    normalisation = _normalisation(readers["train"], positions["train"][1])
-    collate, augment = MaskCollate(normalisation), mask_augment(shape)
-    sources: dict[str, Source] = {key: SampleSource(key, reader, collate, augment) for key, reader in readers.items()}
-    content = {key: hash_files([path for pair in pairs for path in pair]) for key, pairs in pools.items()}
-    details = {"normalisation": normalisation.to_json()}
-    return assemble(name, "segmentation", classes, shape, sources, positions, cut, content, details)
-
-
-def _normalisation(reader: MaskReader, train: np.ndarray) -> Normalisation:
-    if reader.shape[0] == 3:
-        return choose_normalisation(np.empty((0, 3, 1, 1), dtype=np.uint8), 255.0)
-    sample = train[:: max(1, len(train) // 200)]
-    return choose_normalisation(np.stack([reader.read(int(i), None)[0].numpy() for i in sample]), 255.0)
+    images = [image for pairs in found.values() for image, _ in pairs]
+    shape = common_shape(images, cut, NATIVE_LIMIT, DEFAULT_SIDE)
+    readers = {key: MaskReader(pairs, len(classes), shape, table) for key, pairs in found.items()}
+    pools = {
+        k: Pool(k, len(pairs), None, hash_files([file for pair in pairs for file in pair]))
+        for k, pairs in found.items()
+    }
+    augment = mask_augment(shape)
+    return assemble(
+        name,
+        "segmentation",
+        classes,
+        shape,
+        pools,
+        cut,
+        lambda key, normalisation: SampleSource(key, readers[key], MaskCollate(normalisation), augment),
+        lambda positions: np.stack([readers["train"].read(int(i), None)[0].numpy() for i in thinned(positions, 200)]),
+    )
 
 
 def _pairs(folder: Path) -> list[tuple[Path, Path]]:

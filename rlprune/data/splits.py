@@ -131,7 +131,7 @@ class DataSplits:
         name: The specification it was loaded from.
         task: Name of the task its targets are for.
         classes: Class names in the order of their indices.
-        input_shape: (channels, height, width) of one input.
+        input_shape: Of one input, the channels first: (channels, height, width) for images.
         train: For training, and nothing else.
         calibration: From the training data: batch-norm statistics, Gram matrices, criteria.
         control: For decisions: the tolerance is kept here.
@@ -144,7 +144,7 @@ class DataSplits:
     name: str
     task: str
     classes: tuple[str, ...]
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
     train: Split
     calibration: Split
     control: Split

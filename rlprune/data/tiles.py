@@ -15,13 +15,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rlprune.data.cutting import CALIBRATION_LIMIT, CONTROL_LIMIT, Cut, Pool, assemble, cut_roles
+from rlprune.data.cutting import CALIBRATION_LIMIT, CONTROL_LIMIT, Cut, Pool, assemble, cut_roles, thinned
 from rlprune.data.folders import hash_files
 from rlprune.data.images import image_files, image_size, open_image
 from rlprune.data.masks import MaskCollate, mask_augment
-from rlprune.data.normalisation import choose_normalisation
 from rlprune.data.samples import MEMORY_LIMIT, Sample, SampleSource
-from rlprune.data.splits import DataSplits, Source
+from rlprune.data.splits import DataSplits
 from rlprune.errors import UserError
 from rlprune.seeding import numpy_generator
 
@@ -116,14 +115,14 @@ def is_inria(root: Path) -> bool:
     return (root / "train" / "images").is_dir() and (root / "train" / "gt").is_dir()
 
 
-def load_inria(root: Path, cut: Cut, side: int | None = None) -> DataSplits:
+def load_inria(root: Path, cut: Cut) -> DataSplits:
     """Inria's set; its test images have no masks, so the first five images of each city are the held-out ones."""
     pairs = _pair_up(root / "train" / "images", root / "train" / "gt")
     held_out = [pair for pair in pairs if _number(pair[0]) is not None and (_number(pair[0]) or 0) <= _INRIA_HELD_OUT]
     train = [pair for pair in pairs if pair not in held_out]
     if not held_out or not train:
         raise UserError(f"{root}: Inria's images are named like austin1.tif, with numbers below and above 5")
-    return _load(str(root), {"train": train, "test": held_out}, cut, side)
+    return _load(str(root), {"train": train, "test": held_out}, cut)
 
 
 def is_airs(root: Path) -> bool:
@@ -131,14 +130,14 @@ def is_airs(root: Path) -> bool:
     return (root / "train" / "image").is_dir() and (root / "train" / "label").is_dir()
 
 
-def load_airs(root: Path, cut: Cut, side: int | None = None) -> DataSplits:
+def load_airs(root: Path, cut: Cut) -> DataSplits:
     """AIRS, with its train, val and test folders."""
     pools = {
         pool: _pair_up(root / pool / "image", root / pool / "label")
         for pool in ("train", "val", "test")
         if (root / pool / "label").is_dir()
     }
-    return _load(str(root), pools, cut, side)
+    return _load(str(root), pools, cut)
 
 
 def _pair_up(images: Path, masks: Path) -> list[tuple[Path, Path]]:
@@ -161,13 +160,16 @@ def _number(path: Path) -> int | None:
     return int(digits) if digits else None
 
 
-def _load(name: str, pools: dict[str, list[tuple[Path, Path]]], cut: Cut, side: int | None) -> DataSplits:
-    tile = side or TILE
-    readers = {pool: _reader(pairs, tile) for pool, pairs in pools.items()}
+def _load(name: str, found: dict[str, list[tuple[Path, Path]]], cut: Cut) -> DataSplits:
+    tile = cut.size or TILE
+    readers = {pool: _reader(pairs, tile) for pool, pairs in found.items()}
+    pools = {
+        k: Pool(k, len(pairs), None, hash_files([file for pair in pairs for file in pair]))
+        for k, pairs in found.items()
+    }
     # Tiles of one image are alike: images get roles, and their tiles follow.
     whole = replace(cut, control_size=None, calibration_size=None)
-    sized = {pool: Pool(pool, len(pairs)) for pool, pairs in pools.items()}
-    by_image = cut_roles(whole, sized["train"], sized.get("test"), sized.get("val"))
+    by_image = cut_roles(whole, pools["train"], pools.get("test"), pools.get("val"))
     most = {
         "control": cut.control_size or CONTROL_LIMIT,
         "calibration": cut.calibration_size or CALIBRATION_LIMIT,
@@ -178,15 +180,20 @@ def _load(name: str, pools: dict[str, list[tuple[Path, Path]]], cut: Cut, side: 
         if len(tiles) > most.get(role, len(tiles)):
             tiles = np.sort(numpy_generator(cut.seed, "tiles", role).permutation(tiles)[: most[role]])
         positions[role] = (pool, tiles)
-    normalisation = choose_normalisation(np.empty((0, 3, 1, 1), dtype=np.uint8), 255.0)
     shape = (3, tile, tile)
-    collate, augment = MaskCollate(normalisation), mask_augment(shape, overhead=True)
-    sources: dict[str, Source] = {
-        pool: SampleSource(pool, reader, collate, augment) for pool, reader in readers.items()
-    }
-    content = {pool: hash_files([path for pair in pairs for path in pair]) for pool, pairs in pools.items()}
-    details = {"normalisation": normalisation.to_json(), "tile": tile}
-    return assemble(name, "segmentation", CLASSES, shape, sources, positions, cut, content, details)
+    augment = mask_augment(shape, overhead=True)
+    return assemble(
+        name,
+        "segmentation",
+        CLASSES,
+        shape,
+        pools,
+        cut,
+        lambda key, normalisation: SampleSource(key, readers[key], MaskCollate(normalisation), augment),
+        lambda chosen: np.stack([readers["train"].read(int(i), None)[0].numpy() for i in thinned(chosen, 200)]),
+        positions=positions,
+        details={"tile": tile},
+    )
 
 
 def _reader(pairs: list[tuple[Path, Path]], tile: int) -> TileReader:

@@ -139,7 +139,7 @@ class GramStore(Mapping[str, LayerGram]):
                 generator = torch_generator(seed, "gram", name, batch)
                 sums[name].add(sampled_rows(layers[name], inputs, positions_per_image, generator))
 
-        with watching_norms(model, layers) as norms, _sampling(model, layers, sample):
+        with watching_norms(model, layers) as norms, sampling(model, layers, sample):
             for batch, arguments in enumerate(calls):  # noqa: B007 (read by `sample`)
                 model(*arguments)
                 if all(s.full for s in sums.values()):
@@ -191,7 +191,7 @@ class _Sum:
 
 
 @contextmanager
-def _sampling(
+def sampling(
     model: nn.Module, layers: Mapping[str, nn.Module], sample: Callable[[str, Tensor], None]
 ) -> Iterator[None]:
     """While the model runs, in eval mode: hand every layer's input to `sample`."""

@@ -11,55 +11,57 @@ import torch
 from torch import Tensor, nn
 
 from rlprune.artifact import fingerprint
-from rlprune.data.splits import DataSplits
 from rlprune.measuring.grams import GramStore
 from rlprune.measuring.norms import Statistics, measure_bn
 from rlprune.network import Network
-from rlprune.scoring.evaluation import Evaluator, batch_within
+from rlprune.scoring.evaluation import Evaluator, Ledger, batch_within
 from rlprune.tasks.base import Task
+from rlprune.tasks.score import Score
 
 BN_IMAGES, BN_PIXELS = 256, 2**22  # at most; what a channel sees are positions, and large images have many
 BATCH_IMAGES, BATCH_PIXELS = 64, 2**21
 MEMORY = 2**30
+ENTRIES = 12  # an iterative run makes a new network a round, and comes back to the first one only
 
 T = TypeVar("T")
 
 
-class Calibrated(Protocol):
-    """What measuring needs to know of a problem."""
+class Bench(Protocol):
+    """What measuring and recovery need to know of a problem.
+
+    Attributes:
+        model: The unpruned network.
+        task: How networks are called.
+        data: Its calibration split is what is looked at, its train split what is trained on.
+        device: Where.
+        seed: Of what is drawn.
+        baseline: The unpruned network's score on the control split.
+        evaluator: Scores networks, and knows the layout that they take.
+        ledger: Where the cost is counted.
+        measured: What was measured on its networks.
+    """
 
     @property
-    def task(self) -> Task:
-        """How networks are called."""
-        ...
-
+    def model(self) -> nn.Module: ...  # noqa: D102
     @property
-    def model(self) -> nn.Module:
-        """The unpruned network."""
-        ...
-
+    def task(self) -> Task: ...  # noqa: D102
     @property
-    def evaluator(self) -> Evaluator:
-        """Scores networks, and knows the layout that they take."""
-        ...
-
+    def data(self) -> Any: ...  # noqa: D102
     @property
-    def data(self) -> DataSplits:
-        """Its calibration split is what is looked at."""
-        ...
-
+    def device(self) -> torch.device: ...  # noqa: D102
     @property
-    def device(self) -> torch.device:
-        """Where."""
-        ...
-
+    def seed(self) -> int: ...  # noqa: D102
     @property
-    def seed(self) -> int:
-        """Of what is drawn."""
-        ...
+    def baseline(self) -> Score: ...  # noqa: D102
+    @property
+    def evaluator(self) -> Evaluator: ...  # noqa: D102
+    @property
+    def ledger(self) -> Ledger: ...  # noqa: D102
+    @property
+    def measured(self) -> Measured: ...  # noqa: D102
 
 
-def calibration_calls(problem: Calibrated, images: int | None = None) -> Iterator[tuple[Any, ...]]:
+def calibration_calls(problem: Bench, images: int | None = None) -> Iterator[tuple[Any, ...]]:
     """A network's arguments for the first calibration images, a tuple a batch, in the layout that is fastest."""
     split = problem.data.split("calibration")
     split = split if images is None else split.first(images)
@@ -70,7 +72,7 @@ def calibration_calls(problem: Calibrated, images: int | None = None) -> Iterato
     return (problem.task.inputs(pace.arranged(batch)) for batch in split.batches(size, device=problem.device))
 
 
-def bn_calls(problem: Calibrated) -> Iterator[tuple[Any, ...]]:
+def bn_calls(problem: Bench) -> Iterator[tuple[Any, ...]]:
     """Those that batch-norm statistics are taken from: as many images as they need."""
     return calibration_calls(problem, batch_within(BN_PIXELS, BN_IMAGES, problem.data.input_shape))
 
@@ -81,7 +83,8 @@ class Measured:
     So a fresh copy of a network finds it again, and a trained one does not. It belongs to one problem and goes with it.
 
     Args:
-        memory: Bytes to keep; the least recently used goes first, the last one asked for always stays.
+        memory: Bytes to keep, of a dozen measurements at most; the least recently used goes first, the last one asked
+            for always stays.
     """
 
     def __init__(self, memory: int = MEMORY) -> None:
@@ -99,7 +102,7 @@ class Measured:
         for key in [key for key in self._kept if weights in key]:
             del self._kept[key]
 
-    def grams(self, network: Network, problem: Calibrated) -> GramStore:
+    def grams(self, network: Network, problem: Bench) -> GramStore:
         """The Gram matrices of what the layers of `network` read."""
 
         def collect() -> GramStore:
@@ -108,7 +111,7 @@ class Measured:
         kind = f"gram/{len(network.groups.prunable)}"
         return self._get(kind, network, problem, collect, lambda found: found.bytes)
 
-    def norms(self, network: Network, problem: Calibrated) -> Statistics:
+    def norms(self, network: Network, problem: Bench) -> Statistics:
         """Mean and variance of what the batch norms of `network` read."""
 
         def measure() -> Statistics:
@@ -116,15 +119,13 @@ class Measured:
 
         return self._get("norms", network, problem, measure, lambda found: sum(map(_bytes, found.values())))
 
-    def _get(
-        self, kind: str, network: Network, problem: Calibrated, make: Callable[[], T], size: Callable[[T], int]
-    ) -> T:
+    def _get(self, kind: str, network: Network, problem: Bench, make: Callable[[], T], size: Callable[[T], int]) -> T:
         weights, images = fingerprint(network.model.state_dict()), problem.data.split("calibration").fingerprint()
         key = f"{kind}/{weights}/{images}/{problem.device}"
         if key not in self._kept:
             self._kept[key] = make(), size
         self._kept.move_to_end(key)
-        while len(self._kept) > 1 and self.bytes > self.memory:
+        while len(self._kept) > 1 and (len(self._kept) > ENTRIES or self.bytes > self.memory):
             self._kept.popitem(last=False)
         kept: T = self._kept[key][0]
         return kept

@@ -2,11 +2,12 @@
 
 from rlprune.models import lenet, mobilenet, resnet, ternausnet, unet, vgg  # noqa: F401 - importing registers them
 from rlprune.models.catalogue import MODELS, create_model, list_models, register_model
-from rlprune.models.resolving import resolve_model
-from rlprune.models.weights import cache_folder, default_weights, load_weights
+from rlprune.models.resolving import brings_weights, resolve_model
+from rlprune.models.weights import cache_folder, default_weights, load_weights, weights_normalisation
 
 __all__ = [
     "MODELS",
+    "brings_weights",
     "cache_folder",
     "create_model",
     "default_weights",
@@ -14,4 +15,5 @@ __all__ = [
     "load_weights",
     "register_model",
     "resolve_model",
+    "weights_normalisation",
 ]

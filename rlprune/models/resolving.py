@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import importlib
-import importlib.util
+import copy
+import difflib
 import inspect
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,10 +13,11 @@ from typing import Any
 from torch import nn
 
 from rlprune.errors import UserError, unknown_name
+from rlprune.importing import user_module
 from rlprune.models.catalogue import MODELS
 from rlprune.options import parse_options
 
-_FORMS = "a model of the zoo, torchvision:NAME, package.module:function or file.py:function"
+_FORMS = "a model of the zoo, torchvision:NAME, timm:NAME, hf:FOLDER, package.module:name or file.py:name"
 
 
 def resolve_model(spec: str, *, num_classes: int, in_channels: int) -> nn.Module:
@@ -27,8 +25,9 @@ def resolve_model(spec: str, *, num_classes: int, in_channels: int) -> nn.Module
 
     Args:
         spec: A name of the zoo (`resnet20`), with options where its factory has any (`unet:width=16,norm=False`);
-            `torchvision:NAME`; `package.module:function` or `file.py:function`, where the function returns the model
-            and may take `num_classes` and `in_channels`.
+            `torchvision:NAME`; `timm:NAME`; `hf:FOLDER`, a local folder of Hugging Face's, with its weights;
+            `package.module:name` or `file.py:name`: a module, or a class or function that gives one and may take
+            `num_classes` and `in_channels`.
         num_classes: Classes of the data.
         in_channels: Channels of the images.
 
@@ -36,20 +35,48 @@ def resolve_model(spec: str, *, num_classes: int, in_channels: int) -> nn.Module
         UserError: No such model, an import that fails, or a function that does not give a model.
     """
     head, colon, tail = spec.rpartition(":")
+    if spec.endswith(".py"):
+        raise UserError(f"{spec} is a file; say what of it is the model: {_listing(spec, user_module(spec))}")
     if not colon:
         return _call(MODELS.get(spec), spec, num_classes=num_classes, in_channels=in_channels)
     if head in MODELS.names():
         return _zoo_with_options(head, tail, num_classes, in_channels)
-    if head == "torchvision":
-        return _torchvision(tail, num_classes, in_channels)
+    home, _, name = spec.partition(":")
+    if home in _HOMES:
+        return _HOMES[home](name, num_classes, in_channels)
     if not head or not tail.isidentifier():
         raise UserError(f"model {spec!r} is not understood; give {_FORMS}")
-    module = _module_from_file(Path(head)) if head.endswith(".py") else _module_by_name(head)
-    function = getattr(module, tail, None)
-    if not callable(function):
-        public = [name for name, value in vars(module).items() if callable(value) and not name.startswith("_")]
-        raise unknown_name(f"function in {head}", tail, public or ["(none)"])
-    return _call(function, spec, num_classes=num_classes, in_channels=in_channels)
+    module = user_module(head)
+    found = getattr(module, tail, None)
+    if isinstance(found, nn.Module):
+        return copy.deepcopy(found)
+    if not callable(found):
+        raise unknown_name(f"function in {head}", tail, _models_in(module) or ["(none)"])
+    return _call(found, spec, num_classes=num_classes, in_channels=in_channels)
+
+
+def brings_weights(spec: str) -> bool:
+    """Whether a specification is of a model with its weights: `hf:FOLDER`, or a module that lies in a file."""
+    head, colon, tail = spec.rpartition(":")
+    if spec.startswith("hf:") or not colon or head.partition(":")[0] in _HOMES or head in MODELS.names():
+        return spec.startswith("hf:")
+    module = user_module(head)
+    return isinstance(getattr(module, tail, None), nn.Module)
+
+
+def _models_in(module: ModuleType) -> list[str]:
+    """Names of a file's own modules, classes of modules, and functions; what it imports is left out."""
+    own = [(name, value) for name, value in vars(module).items() if not name.startswith("_")]
+    return [
+        name
+        for name, value in own
+        if isinstance(value, nn.Module) or (callable(value) and getattr(value, "__module__", None) == module.__name__)
+    ]
+
+
+def _listing(spec: str, module: ModuleType) -> str:
+    names = _models_in(module)
+    return f"give {' or '.join(f'{spec}:{name}' for name in names)}" if names else "it holds no function and no module"
 
 
 def _zoo_with_options(name: str, text: str, num_classes: int, in_channels: int) -> nn.Module:
@@ -79,53 +106,46 @@ def _torchvision(name: str, num_classes: int, in_channels: int) -> nn.Module:
     return model
 
 
-def _module_by_name(name: str) -> ModuleType:
-    with _importable(Path.cwd()):
-        try:
-            return importlib.import_module(name)
-        except Exception as error:
-            raise _import_error(name, error) from None
-
-
-def _module_from_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise UserError(f"no such file: {path}; give {_FORMS}")
-    path = path.resolve()
-    content = str(path).encode() + path.read_bytes()
-    name = f"rlprune_model_{hashlib.sha256(content).hexdigest()[:12]}"
-    if name in sys.modules:
-        return sys.modules[name]
-    location = importlib.util.spec_from_file_location(name, path)
-    if location is None or location.loader is None:
-        raise UserError(f"{path} cannot be imported as Python")
-    module = importlib.util.module_from_spec(location)
-    sys.modules[name] = module  # classes defined there can be copied and pickled only if their module can be found
-    with _importable(path.parent):
-        try:
-            location.loader.exec_module(module)
-        except Exception as error:
-            del sys.modules[name]
-            raise _import_error(str(path), error) from None
-    return module
-
-
-@contextlib.contextmanager
-def _importable(folder: Path) -> Iterator[None]:
-    """Let imports inside find modules of `folder`, as `python file.py` would."""
-    entry = str(folder)
-    added = entry not in sys.path
-    if added:
-        sys.path.insert(0, entry)
+def import_timm() -> Any:
+    """The package timm; raises UserError where it is not installed."""
     try:
-        yield
-    finally:
-        if added and entry in sys.path:
-            sys.path.remove(entry)
+        import timm
+    except ImportError:
+        raise UserError("timm:NAME needs the package timm: pip install 'rlprune[models]'") from None
+    return timm
 
 
-def _import_error(what: str, error: Exception) -> UserError:
-    reason = (str(error).splitlines() or [""])[0][:160]
-    return UserError(f"cannot import {what} ({type(error).__name__}: {reason}); see that it runs by itself")
+def _timm(name: str, num_classes: int, in_channels: int) -> nn.Module:
+    timm = import_timm()
+    if not timm.is_model(name):
+        raise unknown_name("timm model", name, difflib.get_close_matches(name, timm.list_models(), 8, 0) or ["(none)"])
+    model: nn.Module = timm.create_model(name, pretrained=False, num_classes=num_classes, in_chans=in_channels)
+    return model
+
+
+def _hugging_face(folder: str, num_classes: int, in_channels: int) -> nn.Module:
+    """An image classifier of transformers in a local folder, with its weights and its own number of classes."""
+    if not (Path(folder) / "config.json").is_file():
+        raise UserError(
+            f"hf:{folder}: there is no {Path(folder) / 'config.json'}; give a local folder of Hugging Face's"
+        )
+    try:
+        from transformers import AutoModelForImageClassification
+    except ImportError:
+        raise UserError("hf:FOLDER needs the package transformers: pip install 'rlprune[models]'") from None
+    try:
+        model: nn.Module = AutoModelForImageClassification.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # whatever a configuration nobody here has seen brings about
+        reason = (str(error).splitlines() or [""])[0][:160]
+        raise UserError(f"hf:{folder} is no image classifier of transformers ({reason})") from None
+    return model
+
+
+_HOMES: dict[str, Callable[[str, int, int], nn.Module]] = {
+    "torchvision": _torchvision,
+    "timm": _timm,
+    "hf": _hugging_face,
+}
 
 
 def _call(function: Callable[..., Any], spec: str, *, num_classes: int, in_channels: int) -> nn.Module:

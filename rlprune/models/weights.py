@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,11 @@ from torch import nn
 
 from rlprune.data.splits import DataSplits
 from rlprune.errors import UserError
-from rlprune.files import read_tensors, write_tensors
+from rlprune.files import write_tensors
+from rlprune.models.reading import constants, fitted, normalisation_beside, read_weights
+from rlprune.models.resolving import import_timm
 from rlprune.seeding import derive
 
-_WRAPPERS = ("state_dict", "model", "model_state_dict")
 _RECIPE = 1  # part of the cache's file name: raise it when the training below changes
 
 
@@ -26,22 +27,17 @@ def load_weights(model: nn.Module, path: str | Path) -> dict[str, Any]:
 
     Args:
         model: Takes the weights.
-        path: A file with a state dict, or with a dict that has one under `state_dict` or `model` and, optionally,
-            `meta`; or a name of torchvision's weights, e.g. `torchvision:ResNet50_Weights.DEFAULT`.
-            A prefix `module.` on every name is dropped; missing `num_batches_tracked` are tolerated.
+        path: A file as of `read_weights`, a name of torchvision's weights (`torchvision:ResNet50_Weights.DEFAULT`), or
+            of timm's (`timm:resnet18.a1_in1k`). Names are brought to the model's own as `fitted` says; missing
+            `num_batches_tracked` are tolerated.
 
     Raises:
-        UserError: The file is missing or damaged, holds anything but tensors and plain values, does not fit the
-            model, or holds NaN or infinity.
+        UserError: The file is missing, damaged or of another kind, does not fit the model, or holds NaN or infinity.
     """
-    if str(path).startswith("torchvision:"):
-        content: Mapping[str, Any] = {"state_dict": _torchvision_weights(str(path).partition(":")[2])}
-    else:
-        content = read_tensors(Path(path))
-    state, meta = _unwrap(content, path)
+    home, colon, name = str(path).partition(":")
+    found, meta = (_PUBLISHED[home](name), {}) if colon and home in _PUBLISHED else read_weights(path)
     own = model.state_dict()
-    # torchvision's segmentation weights bring an auxiliary head for training, which models without one do not miss
-    state = {name: value for name, value in state.items() if name in own or not name.startswith("aux_classifier.")}
+    state = fitted(found, own)
     _check_names(state, own, path)
     for name, tensor in state.items():
         if tuple(tensor.shape) != tuple(own[name].shape):
@@ -53,6 +49,34 @@ def load_weights(model: nn.Module, path: str | Path) -> dict[str, Any]:
             raise UserError(f"{path}: {name!r} holds NaN or infinity; every weight must be finite")
     model.load_state_dict(state, strict=False)
     return meta
+
+
+def weights_normalisation(model: str, weights: str | None) -> str:
+    """How images must be normalised for weights, as they say themselves: what `normalise=from-weights` stands for.
+
+    Args:
+        model: The network's specification.
+        weights: The file or name; None for a model that brings its own.
+
+    Raises:
+        UserError: They say nothing.
+    """
+    home, _, name = (weights or "").partition(":")
+    found = None
+    if home == "torchvision":
+        transforms = _torchvision_entry(name).transforms()
+        found = constants(transforms.mean, transforms.std) if hasattr(transforms, "mean") else None
+    elif home == "timm" or model.startswith("timm:"):
+        cfg = import_timm().get_pretrained_cfg(name if home == "timm" else model.partition(":")[2])
+        found = constants(cfg.mean, cfg.std) if cfg is not None else None
+    elif weights is None and model.startswith("hf:"):
+        found = normalisation_beside(Path(model.partition(":")[2]) / "config.json")
+    elif weights is not None:
+        found = read_weights(weights)[1].get("normalise") or normalisation_beside(Path(weights))
+    if found is None:
+        said = f"{weights or model} says nothing of how images are normalised"
+        raise UserError(f"{said}; give normalise imagenet, none, or MEAN:STD as in 0.5:0.25")
+    return str(found)
 
 
 def default_weights(model: nn.Module, name: str, data: DataSplits) -> dict[str, Any]:
@@ -111,23 +135,6 @@ def _train_lenet(model: nn.Module, data: DataSplits, epochs: int = 12) -> None:
     model.eval()
 
 
-def _unwrap(content: Mapping[str, Any], path: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    meta = content.get("meta", {})
-    for key in _WRAPPERS:
-        if isinstance(content.get(key), Mapping):
-            content = content[key]
-            break
-    state = {str(name): value for name, value in content.items()}
-    for name, value in state.items():
-        if not isinstance(value, torch.Tensor):
-            raise UserError(f"{path}: {name!r} is a {type(value).__name__}; a state dict holds tensors only")
-    if not state:
-        raise UserError(f"{path} holds no tensors; save model.state_dict()")
-    if all(name.startswith("module.") for name in state):
-        state = {name.removeprefix("module."): value for name, value in state.items()}
-    return state, dict(meta) if isinstance(meta, Mapping) else {}
-
-
 def _check_names(state: Mapping[str, Any], own: Mapping[str, Any], path: str | Path) -> None:
     missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
     if missing:
@@ -143,18 +150,31 @@ def _check_names(state: Mapping[str, Any], own: Mapping[str, Any], path: str | P
         )
 
 
-def _torchvision_weights(name: str) -> Mapping[str, Any]:
+def _torchvision_entry(name: str) -> Any:
     from torchvision import models
 
     try:
-        weights = models.get_weight(name)
+        return models.get_weight(name)
     except (ValueError, AttributeError, KeyError):
         raise UserError(f"torchvision has no weights {name!r}; they are called like ResNet50_Weights.DEFAULT") from None
+
+
+def _torchvision_weights(name: str) -> dict[str, Any]:
+    weights = _torchvision_entry(name)
+    return _fetched(f"torchvision's weights {name}", lambda: weights.get_state_dict(progress=False, check_hash=True))
+
+
+def _timm_weights(name: str) -> dict[str, Any]:
+    timm = import_timm()
+    return _fetched(f"timm's weights {name}", lambda: timm.create_model(name, pretrained=True).state_dict())
+
+
+def _fetched(what: str, fetch: Callable[[], Any]) -> dict[str, Any]:
     try:
-        state: Mapping[str, Any] = weights.get_state_dict(progress=False, check_hash=True)
-    except (OSError, RuntimeError) as error:
-        reason = str(error).splitlines()[0][:120]
-        raise UserError(
-            f"cannot get torchvision's weights {name} ({reason}); download them and give the file"
-        ) from None
-    return state
+        return dict(fetch())
+    except Exception as error:  # whatever a download or a hub's client raises
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+        raise UserError(f"cannot get {what} ({reason}); download them and give the file") from None
+
+
+_PUBLISHED: dict[str, Callable[[str], dict[str, Any]]] = {"torchvision": _torchvision_weights, "timm": _timm_weights}

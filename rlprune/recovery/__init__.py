@@ -2,10 +2,10 @@
 
 from rlprune.measuring.grams import GramStore, LayerGram
 from rlprune.measuring.norms import recalibrate_bn
-from rlprune.measuring.store import Measured
+from rlprune.measuring.store import Bench, Measured
 from rlprune.recovery.least_squares import least_squares
 from rlprune.recovery.refitting import refit
-from rlprune.recovery.steps import RECOVERY, Bench, Recovery, Repair, list_recoveries, make_recovery
+from rlprune.recovery.steps import RECOVERY, Recovery, Repair, list_recoveries, make_recovery
 from rlprune.training.loop import train
 from rlprune.training.penalties import FilterL1, Orthogonality
 from rlprune.training.report import TrainReport

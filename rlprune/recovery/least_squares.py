@@ -137,7 +137,7 @@ def _from_factor(factor: Factor, count: int, weight: Tensor, ridge: float) -> Te
     """
     lower, upper = factor.lower[:count, :count], factor.lower[:count, :count].mT
     lost = weight[:, factor.order[count:]].T.to(lower.dtype)
-    found = torch.linalg.solve_triangular(upper, factor.lower[count:, :count].T @ lost, upper=True)
+    found: Tensor = torch.linalg.solve_triangular(upper, factor.lower[count:, :count].T @ lost, upper=True)
     step = found
     for _ in range(REFINEMENTS):
         step = torch.linalg.solve_triangular(lower, (factor.ridge - ridge) * step, upper=False)

@@ -8,7 +8,7 @@ from its inputs in the pruned network to its outputs in the network before: the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from rlprune.channels import ChannelGroups, PruningPlan
 from rlprune.errors import UserError
 from rlprune.measuring.following import following_norms
+from rlprune.measuring.grams import sampling
 from rlprune.measuring.norms import recalibrate_bn
 from rlprune.measuring.solving import ridge_solve
 from rlprune.measuring.unfolding import UNFOLDABLE, Unfoldable, Unfolding, sampled_rows
-from rlprune.scoring.evaluation import evaluating
 from rlprune.seeding import torch_generator
 
 Call = tuple[Any, ...]
@@ -119,20 +119,12 @@ def _rows(
     """What every layer reads at some output positions, (rows, columns); equal keys give equal positions."""
     found: dict[str, list[Tensor]] = {name: [] for name in layers}
 
-    def reads(name: str) -> Callable[[nn.Module, tuple[Any, ...]], None]:
-        def hook(_: nn.Module, arguments: tuple[Any, ...]) -> None:
-            generator = torch_generator(*key, name, len(found[name]))  # type: ignore[arg-type]
-            found[name].append(sampled_rows(layers[name], arguments[0], positions, generator)[0].float())
+    def sample(name: str, inputs: Tensor) -> None:
+        generator = torch_generator(*key, name, len(found[name]))  # type: ignore[arg-type]
+        found[name].append(sampled_rows(layers[name], inputs, positions, generator)[0].float())
 
-        return hook
-
-    handles = [layer.register_forward_pre_hook(reads(name)) for name, layer in layers.items()]
-    try:
-        with evaluating(model):
-            model(*call)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with sampling(model, layers, sample):
+        model(*call)
     return {name: torch.cat(parts) for name, parts in found.items()}
 
 

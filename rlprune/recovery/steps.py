@@ -2,46 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from torch import nn
 
 from rlprune.channels import PruningPlan
 from rlprune.errors import UserError
 from rlprune.measuring.norms import recalibrate_bn
-from rlprune.measuring.store import Calibrated, Measured, bn_calls, calibration_calls
+from rlprune.measuring.store import Bench, bn_calls, calibration_calls
 from rlprune.network import Network
 from rlprune.recovery.batchnorm import shift_bn
 from rlprune.recovery.least_squares import least_squares
 from rlprune.recovery.refitting import refit
 from rlprune.registry import Registry
-from rlprune.scoring.evaluation import Ledger
-from rlprune.tasks.score import Score
 from rlprune.training.loop import OnStep, train
 from rlprune.training.settings import TrainSettings
 
 REFIT_IMAGES = 1024
-
-
-class Bench(Calibrated, Protocol):
-    """What recovery needs to know of a problem."""
-
-    @property
-    def baseline(self) -> Score:
-        """The unpruned network's score on the control split."""
-        ...
-
-    @property
-    def ledger(self) -> Ledger:
-        """Where the cost is counted."""
-        ...
-
-    @property
-    def measured(self) -> Measured:
-        """What was measured on its networks."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,15 +45,8 @@ class Repair:
     on_step: OnStep | None = None
 
 
-class Step(Protocol):
-    """One thing that repairs a pruned network."""
-
-    def __call__(self, repair: Repair) -> None:
-        """Change `repair.after.model` in place."""
-        ...
-
-
-RECOVERY: Registry[Step] = Registry("recovery step")
+RECOVERY: Registry[Callable[[Repair], None]] = Registry("recovery step")
+"""Each changes `after.model` of a repair in place."""
 
 
 @RECOVERY.register("none")

@@ -40,9 +40,28 @@ def final_stage(cell: Cell) -> Mapping[str, Any]:
 
 
 def macs_left(cell: Cell) -> float:
-    """Fraction of the unpruned network's MACs that the cell's network has."""
+    """Fraction of the unpruned network's MACs that the cell's network has; all where nothing could be removed."""
+    if came_back_whole(cell):
+        return 1.0
     prune = cell["stages"]["prune"]
     return float(prune["pruned"]["macs"] / prune["baseline"]["macs"])
+
+
+def came_back_whole(cell: Cell) -> bool:
+    """Whether a schedule found nothing inside a tolerance: then the unpruned network is its answer, not no answer."""
+    error = cell.get("error") or {}
+    return cell["goal"]["kind"] == "tolerance" and error.get("kind") == "NothingInside"
+
+
+def curve(cell: Cell) -> list[tuple[float, float]]:
+    """Epochs spent and the fraction of the MACs left by then: a step for every round that was kept."""
+    prune, spent = cell["stages"]["prune"], 0.0
+    found = [(0.0, 1.0)]
+    for line in prune["rounds"]:
+        spent += line.get("epochs", 0.0)
+        if line["accepted"]:
+            found.append((spent, line["macs"] / prune["baseline"]["macs"]))
+    return found
 
 
 def merit(cell: Cell) -> float:
@@ -56,7 +75,8 @@ def merit(cell: Cell) -> float:
 def analyse(cells: Sequence[Cell], baseline: str) -> dict[str, Any]:
     """Everything the report says about a set of cells, in plain values.
 
-    Cells that failed, or whose network is above the budget, are counted as such and otherwise left out.
+    Cells that failed, or whose network is above the budget, are counted as such and otherwise left out; but a schedule
+    that found nothing inside a tolerance has removed nothing.
 
     Args:
         cells: Of any number of settings; those that failed count as failures and nothing else.
@@ -66,9 +86,9 @@ def analyse(cells: Sequence[Cell], baseline: str) -> dict[str, Any]:
     for cell in cells:
         settings.setdefault(setting_of(cell), []).append(cell)
     blocks: dict[Any, dict[str, float]] = {}
-    for cell in filter(_counts, cells):
+    for cell in filter(_ranked, cells):
         blocks.setdefault((*setting_of(cell), cell["seed"]), {})[cell["controller"]] = merit(cell)
-    warnings = {key: _warnings(key, [c for c in members if _counts(c)]) for key, members in settings.items()}
+    warnings = {key: _warnings(key, [c for c in members if _ranked(c)]) for key, members in settings.items()}
     return {
         "baseline": baseline,
         "settings": [
@@ -84,7 +104,7 @@ def _table(key: tuple[str, str, str, float], cells: Sequence[Cell], baseline: st
     by_controller: dict[str, list[Cell]] = {}
     for cell in cells:
         by_controller.setdefault(cell["controller"], []).append(cell)
-    reference = _by_seed([cell for cell in by_controller.get(baseline, ()) if _counts(cell)])
+    reference = _by_seed([cell for cell in by_controller.get(baseline, ()) if _ranked(cell)])
     rows = [_row(name, members, reference) for name, members in by_controller.items()]
     rows.sort(key=lambda row: (row["merit"] is None, -row["merit"]["mean"] if row["merit"] else 0.0))
     unit = _unit([cell for cell in cells if _ended(cell, "prune")])
@@ -110,21 +130,27 @@ def _counts(cell: Cell) -> bool:
     return cell["status"] == "finished" and bool(cell["stages"]["prune"]["goal_met"])
 
 
+def _ranked(cell: Cell) -> bool:
+    """Whether a cell has a merit."""
+    return _counts(cell) or came_back_whole(cell)
+
+
 def _by_seed(cells: Sequence[Cell]) -> dict[int, float]:
     return {cell["seed"]: merit(cell) for cell in cells}
 
 
 def _row(controller: str, cells: Sequence[Cell], reference: Mapping[int, float]) -> dict[str, Any]:
-    done = [cell for cell in cells if _counts(cell)]
-    paired = paired_differences(_by_seed(done), reference)
+    done, ranked = [cell for cell in cells if _counts(cell)], [cell for cell in cells if _ranked(cell)]
+    paired = paired_differences(_by_seed(ranked), reference)
     row: dict[str, Any] = {
         "controller": controller,
         "finished": len(done),
         "failed": sum(cell["status"] == "failed" for cell in cells),
         "unmet": sum(cell["status"] == "finished" and not _counts(cell) for cell in cells),
-        "merit": _interval([merit(cell) for cell in done]),
+        "merit": _interval([merit(cell) for cell in ranked]),
         "against_baseline": asdict(paired) if paired else None,
-        "macs_left": _interval([macs_left(cell) for cell in done]),
+        "macs_left": _interval([macs_left(cell) for cell in ranked]),
+        "curve": _mean_curve([curve(cell) for cell in done]),
         "drop": _interval([cell["stages"]["prune"]["drop"] for cell in done]),
     }
     for stage in ("prune", "finetune", "scratch"):
@@ -138,6 +164,13 @@ def _row(controller: str, cells: Sequence[Cell], reference: Mapping[int, float])
     seconds = [float(sum(stage["time"]["seconds"] for stage in stages)) for stages in paid]
     row["time"] = {"seconds": _interval(seconds)}
     return row
+
+
+def _mean_curve(curves: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[float, float]]:
+    """The mean over seeds, at every number of epochs at which one of them gets on."""
+    places = sorted({spent for found in curves for spent, _ in found})
+    means = [[min(left for spent, left in found if spent <= place) for found in curves] for place in places]
+    return [(place, sum(lefts) / len(lefts)) for place, lefts in zip(places, means, strict=True)]
 
 
 def _interval(values: Sequence[float]) -> dict[str, Any] | None:

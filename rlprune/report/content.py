@@ -10,7 +10,7 @@ from typing import Any
 
 from rlprune.errors import UserError
 from rlprune.files import read_json
-from rlprune.report.analysis import analyse
+from rlprune.report.analysis import analyse, curve
 from rlprune.report.pareto import non_dominated
 from rlprune.report.pictures import PICTURES
 from rlprune.report.summary import latency_setting, verdict
@@ -144,6 +144,7 @@ def _cell(entry: Mapping[str, Any], problem: int) -> dict[str, Any]:
         "macs_left": prune["pruned"]["macs"] / prune["baseline"]["macs"],
         "widths": prune["widths"],
         "rounds": [_round(line) for line in prune["rounds"]],
+        "curve": curve(entry),
         "spent": {key: sum(stage["spent"][key] for stage in paid) for key in prune["spent"]},
         "seconds": sum(stage["time"]["seconds"] for stage in paid),
         "latency": _latencies(prune),
@@ -179,7 +180,7 @@ def _mark_fronts(cells: Iterable[dict[str, Any]]) -> None:
     for rivals in by_problem.values():
         for stage in ("prune", "finetune", "scratch"):
             for split in ("control", "test"):
-                there = [cell for cell in rivals if stage in cell["stages"]]
+                there = [cell for cell in rivals if f"{split}_score" in cell["stages"].get(stage, {})]
                 if not there:
                     continue
                 points = [[-cell["stages"][stage][f"{split}_score"], cell["stages"][stage]["macs"]] for cell in there]

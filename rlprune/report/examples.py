@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from rlprune.data import Split
+from rlprune.data.live import LiveSplit
 from rlprune.problem import PruningProblem
 from rlprune.scoring.evaluation import evaluating
 from rlprune.tasks import Batch
@@ -77,26 +78,25 @@ def find_examples(problem: PruningProblem, before: nn.Module, after: nn.Module) 
         The examples; None for a task that this module does not know how to show.
     """
     task = problem.task.name
-    if task not in _TARGETS:
+    if task not in _TARGETS or problem.data.control is None:
         return None
-    count = min(len(problem.data.control), max(FEWEST, min(MOST, int(WORK / max(problem.cost.macs(), 1)))))
-    looked = problem.data.control.first(count)
+    control, classes = problem.data.split("control"), problem.data.classes
+    looked = control.first(min(len(control), max(FEWEST, min(MOST, int(WORK / max(problem.cost.macs(), 1))))))
+    count = len(looked)
     truths = [truth for batch in _batches(problem, looked) for truth in _TARGETS[task](batch)]
     sides = [_predictions(problem, model, looked) for model in (before, after)]
-    classes, note = problem.data.classes, ""
+    classes, note = classes or _numbers(truths), ""
     if task == "detection":
         sides, threshold = _above_threshold(truths, *sides)
         note = f" Boxes with a score of at least {threshold:.2f} are shown."
     found = [_COMPARE[task](truth, was, now, classes) for truth, was, now in zip(truths, *sides, strict=True)]
     order = sorted(range(count), key=lambda i: (-found[i].change, i))
     picked, where = _pick(order, spread=task != "classification")
-    split = Split(looked.source, looked.positions[picked], looked.role)
-    images = [image for batch in split.batches(1, device="cpu") for image in batch[0]]
-    chosen = [
-        replace(found[i], image=displayable(image, problem.data.roles.get("normalisation")))
-        for i, image in zip(picked, images, strict=True)
-    ]
-    every = "all" if count == len(problem.data.control) else "the first"
+    every_image = (image for batch in looked.batches(64, device="cpu") for image in batch[0])
+    images = {i: image for i, image in enumerate(every_image) if i in picked}
+    normalisation = problem.data.to_json()["roles"].get("normalisation")
+    chosen = [replace(found[i], image=displayable(images[i], normalisation)) for i in picked]
+    every = "all" if count == len(control) else "the first"
     caption = f"{len(chosen)} of {every} {count:,} control images: {where}.{note}"
     if task == "classification":
         caption += _turned(truths, *sides)
@@ -127,11 +127,17 @@ def displayable(image: torch.Tensor, normalisation: dict[str, Any] | None) -> np
     return np.asarray(values.clamp(0, 1).permute(1, 2, 0).numpy())
 
 
-def _batches(problem: PruningProblem, split: Split) -> Iterator[Batch]:
+def _numbers(truths: Sequence[Any]) -> tuple[str, ...]:
+    """Names for classes that have none."""
+    highest = max((int(np.max(t["labels"] if isinstance(t, dict) else t, initial=0)) for t in truths), default=0)
+    return tuple(map(str, range(max(highest, 255) + 1)))
+
+
+def _batches(problem: PruningProblem, split: Split | LiveSplit) -> Iterator[Batch]:
     return split.batches(problem.evaluator.batch_size, device=problem.device)
 
 
-def _predictions(problem: PruningProblem, model: nn.Module, split: Split) -> list[Any]:
+def _predictions(problem: PruningProblem, model: nn.Module, split: Split | LiveSplit) -> list[Any]:
     """What a network says of every image, on the CPU."""
     found: list[Any] = []
     with evaluating(model), torch.inference_mode():

@@ -49,6 +49,7 @@ def draw_figures(content: Content) -> dict[str, Figure]:
         drawn = {
             "scores": scores(problem, cells, styles),
             "standings": standings(tables, styles) if tables else None,
+            "progress": progress(cells, styles, unit),
             "drops": drops(cells, styles, unit),
             "widths": widths(cells, styles, unit),
             "rewards": rewards(cells, styles, unit),
@@ -97,7 +98,8 @@ def write_events(content: Content, folder: Path) -> None:
         for cell in content["cells"]:
             for stage, found in cell["stages"].items():
                 tag = f"{cell['controller']}/{cell['goal']['kind']} {cell['goal']['value']:g}"
-                writer.add_scalar(f"{tag}/{stage} test score", found["test_score"], cell["seed"])
+                if "test_score" in found:
+                    writer.add_scalar(f"{tag}/{stage} test score", found["test_score"], cell["seed"])
                 writer.add_scalar(f"{tag}/{stage} MACs left", cell["macs_left"], cell["seed"])
 
 
@@ -106,24 +108,25 @@ def scores(problem: Mapping[str, Any], cells: Sequence[Cell], styles: Styles) ->
     figure, unit = plots.blank(7, 4.4), Unit.of(problem)
     axes = figure.subplots()
     stage = "finetune" if any("finetune" in cell["stages"] for cell in cells) else "prune"
+    split = "test" if "test_score" in problem else "control"  # a run on one's own data may have no test split
     shown = [cell for cell in cells if stage in cell["stages"]]
 
     def place(cell: Cell) -> tuple[float, float]:
         figures = cell["stages"][stage]
-        return 100 * figures["macs"] / problem["macs"], unit.factor * figures["test_score"]
+        return 100 * figures["macs"] / problem["macs"], unit.factor * figures[f"{split}_score"]
 
     for cell in shown:
         axes.plot(*place(cell), **styles[cell["controller"]], markersize=4, alpha=0.5, linestyle="none")
     for (name, _), members in _grouped(shown, lambda cell: (cell["controller"], _goal(cell, unit))).items():
         middle = np.mean([place(cell) for cell in members], axis=0)
         axes.plot(*middle, **styles[name], markersize=9, linestyle="none", markeredgecolor="white")
-    front = sorted(place(cell) for cell in shown if cell["front"].get(f"{stage}_test"))
+    front = sorted(place(cell) for cell in shown if cell["front"].get(f"{stage}_{split}"))
     if front:
         axes.step(*zip(*front, strict=True), where="post", color="#5a6675", linestyle="--", linewidth=1, zorder=0)
-    axes.plot(100, unit.factor * problem["test_score"], "D", color="white", markeredgecolor="black", markersize=8)
+    axes.plot(100, unit.factor * problem[f"{split}_score"], "D", color="white", markeredgecolor="black", markersize=8)
     axes.set_xlim(0, 105)
     axes.set_xlabel("MACs left (%)")
-    axes.set_ylabel(f"test {unit.label}")
+    axes.set_ylabel(f"{split} {unit.label}")
     _finish(axes, styles, {cell["controller"] for cell in shown})
     return figure
 
@@ -171,6 +174,26 @@ def drops(cells: Sequence[Cell], styles: Styles, unit: Unit) -> Figure | None:
         axes.set_title(goal, fontsize=10)
         axes.set_xlabel("round")
         axes.set_ylabel(f"drop ({unit.differences})")
+        _finish(axes, styles, {cell["controller"] for cell in members})
+    return figure
+
+
+def progress(cells: Sequence[Cell], styles: Styles, unit: Unit) -> Figure | None:
+    """MACs left against the epochs of training spent, a line for every cell, a panel for each tolerance."""
+    trained = [cell for cell in cells if cell["goal"]["kind"] == "tolerance" and cell.get("curve", [(0,)])[-1][0] > 0]
+    groups = _grouped(trained, lambda cell: _goal(cell, unit))
+    if not groups:
+        return None
+    figure = plots.blank(max(6.0, 4.0 * len(groups)), 3.4)
+    for axes, (goal, members) in zip(figure.subplots(1, len(groups), squeeze=False)[0], groups.items(), strict=True):
+        for cell in members:
+            spent, left = zip(*cell["curve"], strict=True)
+            style = {**styles[cell["controller"]], "markersize": 4, "linewidth": 1.2}
+            axes.step(spent, [100 * share for share in left], where="post", **style)
+        axes.set_yscale("log")
+        axes.set_title(goal, fontsize=10)
+        axes.set_xlabel("epochs spent")
+        axes.set_ylabel("MACs left (%)")
         _finish(axes, styles, {cell["controller"] for cell in members})
     return figure
 

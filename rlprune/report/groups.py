@@ -23,6 +23,8 @@ def describe_groups(groups: ChannelGroups, cost: CostModel) -> dict[str, Any]:
             "producers": list(group.producers),
             "consumers": list(group.consumers),
             "kinds": sorted(group.kinds),
+            "approximate": list(group.approximate),
+            "remarks": list(group.remarks),
             "macs_share": cost.macs_share(group.name),
         }
         for group in groups
@@ -31,6 +33,11 @@ def describe_groups(groups: ChannelGroups, cost: CostModel) -> dict[str, Any]:
         "groups": listed,
         "macs": total,
         "parameters": cost.parameters(),
+        "uncounted": list(groups.uncounted),
+        "attributes": [
+            {"module": a.module, "name": a.name, "value": a.value, "groups": [group for group, _ in a.terms]}
+            for a in groups.attributes
+        ],
         "prunable_macs_share": sum(entry["macs_share"] for entry in listed if entry["locked"] is None),
     }
 
@@ -54,7 +61,16 @@ def print_groups(groups: ChannelGroups, cost: CostModel, console: Console) -> No
             " ".join(entry["kinds"]),
         )
     console.print(table)
+    notes = [f"locked {entry['name']}: {entry['locked']}" for entry in found["groups"] if entry["locked"]]
     for entry in found["groups"]:
-        if entry["locked"]:
-            console.print(f"locked {entry['name']}: {entry['locked']}", markup=False, highlight=False, soft_wrap=True)
+        if not entry["locked"]:
+            notes += [f"approximate {entry['name']}: {reason}" for reason in entry["approximate"]]
+            notes += [f"{entry['name']}: {remark}" for remark in entry["remarks"]]
+    for number in found["attributes"]:
+        path = ".".join(part for part in (number["module"], number["name"]) if part)
+        notes.append(f"{path} = {number['value']} follows {', '.join(number['groups'])}")
+    if found["uncounted"]:
+        notes.append(f"not counted, for their MACs are not known: {', '.join(found['uncounted'])}")
+    for note in notes:
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
     console.print(f"{100 * found['prunable_macs_share']:.1f} % of the MACs are in layers whose filters can be pruned.")

@@ -76,6 +76,16 @@ def describe_scores(found: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def near_chance(metric: str, score: float, classes: int) -> str | None:
+    """A hint if a baseline looks like images that were normalised otherwise than in training, else None."""
+    if metric != "accuracy" or classes < 2 or score > 1.5 / classes:
+        return None
+    return (
+        f"the baseline of {100 * score:.1f} % is near chance (1 in {classes}): if these weights are trained, the "
+        "images may be normalised in another way; try --normalise from-weights, none, imagenet, or MEAN:STD"
+    )
+
+
 def latency_setting(latency: Mapping[str, Any]) -> str:
     """What a latency was measured with, as in `batch of 1, 2 threads, other work beside it`."""
     threads = latency.get("threads", 1)

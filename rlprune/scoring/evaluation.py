@@ -25,9 +25,9 @@ GPU_PIXELS, GPU_MOST = 2**23, 512
 AMP_MORE = 4
 
 
-def batch_within(pixels: int, most: int, shape: tuple[int, int, int]) -> int:
-    """How many images (channels, height, width) make a batch of at most `pixels`: one to `most`."""
-    return min(most, max(1, pixels // (shape[1] * shape[2])))
+def batch_within(pixels: int, most: int, shape: tuple[int, ...]) -> int:
+    """How many examples, the channels first, make a batch of at most `pixels`: one to `most`."""
+    return min(most, max(1, pixels // math.prod(shape[1:])))
 
 
 @dataclass
@@ -127,7 +127,7 @@ class Evaluator:
         """How `model` and its like are computed, for whoever runs them without `score`; tried once, on two images."""
         if not self._settled:
             with evaluating(model), torch.inference_mode(), self.precision():
-                self._score(model, self.data.control.first(2))
+                self._score(model, self.data.split("control").first(2))
         return self.pace
 
     def precision(self) -> AbstractContextManager[Any]:
@@ -151,6 +151,11 @@ class OwnEvaluator(Evaluator):
     def __init__(self, evaluate: Callable[[nn.Module], float], *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._own = evaluate
+        self.pace = Pace()  # as the user's own function hands inputs over, whatever they are
+
+    def settled(self, model: nn.Module) -> Pace:
+        """Nothing is tried: only the user's function knows what to make of outputs."""
+        return self.pace
 
     def score(self, model: nn.Module, role: str = "control", limit: int | None = None) -> Score:
         """The user's score on control; the model comes back in the modes it came in."""

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
-from collections.abc import Callable, Collection, Iterable
-from typing import Any, Protocol
+from collections.abc import Callable, Collection, Iterable, Iterator
+from functools import partial
+from typing import Any, ClassVar, Protocol
 
+import numpy as np
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from rlprune.errors import UserError, unknown_name
+from rlprune.importing import user_module
 from rlprune.options import parse_options
 from rlprune.registry import Registry
 from rlprune.tasks.score import Score
@@ -76,23 +81,173 @@ class Task(Protocol):
         """
         ...
 
+    def prepared(self, score: Callable[[Task], Score]) -> Task:
+        """The task for one problem; `score` scores the unpruned network on the control split by a task."""
+        ...
+
+
+class OutputTask:
+    """A task that compares what a model returns with targets, example by example; the base of one's own.
+
+    Two methods make a task: `loss_of`, the loss of a batch, and `examples`, numbers for each example, of which
+    `measure` (their mean, unless overridden) makes the score of any set of examples, and so its interval. `output`
+    is what both get of what the model returned. Attributes as of `Task`, and:
+
+    Attributes:
+        percent: Whether scores are fractions in [0, 1].
+        draws: Of the bootstrap that gives the interval.
+        single: Whether it looks at one output of several; where they are chosen on purpose, nobody need be warned.
+    """
+
+    name: ClassVar[str] = "own"
+    distillable: ClassVar[bool] = False
+    metric: str = "score"
+    percent: bool = True
+    draws: ClassVar[int] = 1000
+    single: ClassVar[bool] = False
+
+    def loss_of(self, output: Any, targets: Any) -> torch.Tensor:
+        """Mean training loss, a scalar that can be differentiated."""
+        raise NotImplementedError(f"the task {self.name} needs a method loss_of(output, targets)")
+
+    def examples(self, output: Any, targets: Any) -> Any:
+        """Numbers of every example, (n,) or (n, k): a tensor or an array."""
+        raise NotImplementedError(f"the task {self.name} needs a method examples(output, targets)")
+
+    def measure(self, table: np.ndarray) -> float:
+        """The score of some examples, higher is better, from what `examples` gave for them."""
+        return float(table.mean())
+
+    def output(self, returned: Any, targets: Any) -> Any:
+        """What is looked at of what the model returned: its one tensor."""
+        return single_output(returned)
+
+    def size(self, batch: Batch) -> int:
+        """Number of examples in a batch."""
+        leaves = [leaf for leaf in tree_leaves(batch[1]) if isinstance(leaf, torch.Tensor) and leaf.ndim]
+        return len(leaves[0]) if leaves else len(tree_leaves(batch[0])[0])
+
+    def inputs(self, batch: Batch) -> tuple[Any, ...]:
+        """The inputs: a tuple of them as it is, anything else as the only one."""
+        return batch[0] if isinstance(batch[0], tuple) else (batch[0],)
+
+    def outputs(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        """As `rows`, of what the model returns for a batch."""
+        return self.rows(model(*self.inputs(batch)) if self.distillable else None, batch)
+
+    def rows(self, output: Any, batch: Batch) -> torch.Tensor:
+        """There are no class logits: always raises UserError."""
+        raise UserError(
+            f"{self.name} has no class logits to imitate or to smooth; leave distillation and smoothing out"
+        )
+
+    def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        """`loss_of` of what the model returns."""
+        return self.loss_of(self.output(model(*self.inputs(batch)), batch[1]), batch[1])
+
+    def score(self, model: nn.Module, batches: Iterable[Batch]) -> Score:
+        """`measure` over all examples; the interval comes from drawing them anew."""
+        tables: list[np.ndarray] = []
+        loss = 0.0
+        for batch in batches:
+            output = self.output(model(*self.inputs(batch)), batch[1])
+            for leaf in tree_leaves(output):
+                check_finite_outputs(leaf)
+            found = self.examples(output, batch[1])
+            found = found.detach().double().cpu().numpy() if isinstance(found, torch.Tensor) else found
+            tables.append(np.asarray(found, dtype=np.float64))
+            loss += float(self.loss_of(output, batch[1])) * len(tables[-1])
+        if not sum(map(len, tables)):
+            raise UserError("there are no examples to score; give the split at least one")
+        table = np.concatenate(tables)
+        resample = partial(_resampled, self.measure, table)
+        n = len(table)
+        return Score(
+            self.measure(table), n, self.metric, loss / n, resample=resample, draws=self.draws, percent=self.percent
+        )
+
+    def prepared(self, score: Callable[[Task], Score]) -> Task:
+        """The task for one problem; `score` scores the unpruned network on the control split by a task."""
+        return self
+
+
+def _resampled(measure: Callable[[np.ndarray], float], table: np.ndarray, index: np.ndarray) -> float:
+    return measure(table[index])
+
 
 # Every task is a frozen dataclass whose fields are its options.
 TASKS: Registry[Callable[..., Task]] = Registry("task")
+_OWN = ".py:"
 
 
 def get_task(spec: str) -> Task:
     """The task called `spec`, with options where it has any: `segmentation:objective=ce+dice,metric=pixel_accuracy`.
 
+    `mytask.py:Task` is a class of one's own in a file. What it lacks of a task's methods it gets from `OutputTask`.
+
     Raises:
         UserError: Unknown task, option, or value of an option.
     """
+    if _OWN in spec:
+        return _own(spec)
     name, colon, text = spec.partition(":")
     factory = TASKS.get(name)
+    if hasattr(factory, "parse"):  # options that are tasks themselves
+        found: Task = factory.parse(text)
+        return found
     if not colon:
         return factory()
     defaults = {key: value.default for key, value in inspect.signature(factory).parameters.items()}
     return factory(**parse_options(name, text, defaults))
+
+
+def _own(spec: str) -> Task:
+    file, _, name = spec.rpartition(":")
+    found = getattr(user_module(file), name, None)
+    if not isinstance(found, type):
+        classes = [key for key, value in vars(user_module(file)).items() if isinstance(value, type)]
+        raise unknown_name(f"class in {file}", name, classes or ["(none)"])
+    try:
+        return as_task(found())
+    except Exception as error:
+        raise UserError(
+            f"{spec} failed when it was made ({type(error).__name__}: {error}); it takes no argument"
+        ) from None
+
+
+def as_task(task: Any) -> Task:
+    """A task from its name, or from an object; one that is no `OutputTask` is completed by what it lacks."""
+    if isinstance(task, str):
+        return get_task(task)
+    if isinstance(task, OutputTask):
+        return task
+    completed = copy.copy(task)
+    completed.__class__ = type(type(task).__name__, (type(task), _Plain), {})
+    found: Task = completed
+    return found
+
+
+class _Plain(OutputTask):
+    """What a class that is no `OutputTask` is completed by: its `score` may give a plain number."""
+
+    def __init_subclass__(cls) -> None:
+        own = cls.score
+
+        def score(self: Any, model: nn.Module, batches: Iterable[Batch]) -> Score:
+            count = 0
+
+            def counted() -> Iterator[Batch]:
+                nonlocal count
+                for batch in batches:
+                    count += self.size(batch)
+                    yield batch
+
+            found = own(self, model, counted())
+            return found if isinstance(found, Score) else Score(float(found), count, self.metric, percent=self.percent)
+
+        cls.score = score  # type: ignore[method-assign]
+
+    percent = False
 
 
 def list_tasks() -> list[str]:
@@ -102,21 +257,48 @@ def list_tasks() -> list[str]:
 
 def single_output(output: Any) -> torch.Tensor:
     """The logits of a model that returns a tensor, a dict with `out` or `logits`, or a tuple that starts with them."""
-    if isinstance(output, torch.Tensor):
-        return output
+    found = output
     if isinstance(output, dict):
-        for key in ("out", "logits"):
-            if isinstance(output.get(key), torch.Tensor):
-                value: torch.Tensor = output[key]
-                return value
-    if isinstance(output, (tuple, list)) and output and isinstance(output[0], torch.Tensor):
-        return output[0]
-    if isinstance(getattr(output, "logits", None), torch.Tensor):
-        logits: torch.Tensor = output.logits
-        return logits
+        found = next((output[key] for key in ("out", "logits") if isinstance(output.get(key), torch.Tensor)), None)
+    elif isinstance(output, (tuple, list)):
+        found = output[0] if output else None
+    elif not isinstance(output, torch.Tensor):
+        found = getattr(output, "logits", None)
+    if isinstance(found, torch.Tensor):
+        return found
     raise UserError(
         f"the model returned a {type(output).__name__}; expected a tensor of logits, a dict with 'out' or 'logits', "
         "or a tuple that starts with them"
+    )
+
+
+_SILENT = ("aux", "loss", "hidden_states", "attentions")  # outputs that training or looking into a network needs
+
+
+def overlooked(task: Task, returned: Any) -> str | None:
+    """A warning if a task looks at one of several outputs, so that the tolerance is not kept on the others; else None.
+
+    Args:
+        task: The task.
+        returned: What the model returned for one batch in eval mode.
+    """
+    if not isinstance(task, OutputTask):
+        return None
+    plain = type(task).output is OutputTask.output and type(task).loss is OutputTask.loss  # nobody chose an output
+    if not (task.single or plain):
+        return None
+    if isinstance(returned, dict):
+        names = [str(key) for key, value in returned.items() if isinstance(value, torch.Tensor) and key not in _SILENT]
+    elif isinstance(returned, (tuple, list)):
+        names = [str(place) for place, value in enumerate(returned) if isinstance(value, torch.Tensor)]
+    else:
+        return None
+    if len(names) < 2:
+        return None
+    heads = ";".join(f"{name}={task.name if not i else 'TASK'}" for i, name in enumerate(names))
+    return (
+        f"the model returns {len(names)} outputs and the task {task.name} looks at one alone: the tolerance is not "
+        f"kept on the others; give task 'heads:{heads}' to keep it on all"
     )
 
 

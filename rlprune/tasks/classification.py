@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from rlprune.errors import UserError
-from rlprune.tasks.base import TASKS, Batch, check_finite_outputs, check_option, likelihood, single_output
+from rlprune.tasks.base import TASKS, Batch, OutputTask, check_finite_outputs, check_option, likelihood, single_output
 from rlprune.tasks.score import Score
 
 
 @TASKS.register("classification")
 @dataclass(frozen=True)
-class Classification:
+class Classification(OutputTask):
     """One label an image; the model gives logits (N, classes).
 
     Attributes:
@@ -28,25 +28,14 @@ class Classification:
     metric: str = "accuracy"
     name: ClassVar[str] = "classification"
     distillable: ClassVar[bool] = True
+    single: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_option("metric of classification", self.metric, ("accuracy", "loss"))
 
-    def size(self, batch: Batch) -> int:
-        """Number of images in a batch."""
-        return len(batch[1])
-
-    def inputs(self, batch: Batch) -> tuple[Any, ...]:
-        """The images, (N, C, H, W)."""
-        return (batch[0],)
-
-    def outputs(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+    def output(self, returned: Any, targets: Any) -> torch.Tensor:
         """Logits, (N, classes)."""
-        return self.rows(model(batch[0]), batch)
-
-    def rows(self, output: Any, batch: Batch) -> torch.Tensor:
-        """Logits, (N, classes), of what a model returned."""
-        logits = single_output(output)
+        logits = single_output(returned)
         if logits.ndim != 2:
             raise UserError(
                 f"the model gave an output of shape {tuple(logits.shape)}; "
@@ -54,9 +43,17 @@ class Classification:
             )
         return logits
 
-    def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+    def rows(self, output: Any, batch: Batch) -> torch.Tensor:
+        """Logits, (N, classes), of what a model returned."""
+        return self.output(output, batch[1])
+
+    def loss_of(self, output: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Mean cross-entropy."""
-        return F.cross_entropy(self.outputs(model, batch), batch[1])
+        return F.cross_entropy(output, targets)
+
+    def examples(self, output: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Whether each image's label is right."""
+        return output.argmax(1) == targets
 
     def score(self, model: nn.Module, batches: Iterable[Batch]) -> Score:
         """Accuracy and mean cross-entropy."""

@@ -14,7 +14,7 @@ from torch import nn
 
 from rlprune.errors import UserError
 from rlprune.seeding import derive
-from rlprune.tasks.base import TASKS, Batch, check_option
+from rlprune.tasks.base import TASKS, Batch, OutputTask, check_option
 from rlprune.tasks.coco import Boxes, CocoEvaluation
 from rlprune.tasks.score import Score
 
@@ -23,7 +23,7 @@ _DRAWS = 200  # each sums the precision up anew
 
 @TASKS.register("detection")
 @dataclass(frozen=True)
-class Detection:
+class Detection(OutputTask):
     """Boxes with classes, the way torchvision's detectors take and give them.
 
     A batch is a list of images, float32 (3, H, W) in [0, 1], and a list of dicts with `boxes` (n, 4) in pixels
@@ -50,12 +50,8 @@ class Detection:
         """The list of images."""
         return (batch[0],)
 
-    def outputs(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        """There is no tensor of logits that two detectors share; always raises UserError."""
-        return self.rows(None, batch)
-
     def rows(self, output: Any, batch: Batch) -> torch.Tensor:
-        """As `outputs`: always raises UserError."""
+        """There is no tensor of logits that two detectors share; always raises UserError."""
         raise UserError("detectors cannot be distilled: their outputs are boxes; leave distillation out")
 
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from rlprune.errors import UserError
-from rlprune.tasks.base import TASKS, Batch, check_finite_outputs, check_option, likelihood, single_output
+from rlprune.tasks.base import TASKS, Batch, OutputTask, check_finite_outputs, check_option, likelihood, single_output
 from rlprune.tasks.score import Score
 
 IGNORE = 255
@@ -24,7 +24,7 @@ _AUXILIARY = 0.5  # weight of torchvision's auxiliary head
 
 @TASKS.register("segmentation")
 @dataclass(frozen=True)
-class Segmentation:
+class Segmentation(OutputTask):
     """A class for every pixel; the model gives logits (N, classes, H, W), or (N, 1, H, W) for one class against none.
 
     Pixels with the value 255 count nowhere.
@@ -41,22 +41,31 @@ class Segmentation:
     objective: str = "ce"
     name: ClassVar[str] = "segmentation"
     distillable: ClassVar[bool] = True
+    single: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_option("metric of segmentation", self.metric, _METRICS)
         check_option("objective of segmentation", self.objective, _LOSSES)
 
-    def size(self, batch: Batch) -> int:
-        """Number of images in a batch."""
-        return len(batch[1])
-
-    def inputs(self, batch: Batch) -> tuple[Any, ...]:
-        """The images, (N, C, H, W)."""
-        return (batch[0],)
+    def output(self, returned: Any, targets: Any) -> torch.Tensor:
+        """Logits, (N, classes, H, W), brought to the size of the masks."""
+        return _fit(single_output(returned), targets)
 
     def outputs(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Logits, (N, classes, H, W), brought to the size of the masks."""
-        return _fit(single_output(model(batch[0])), batch[1])
+        return self.output(model(*self.inputs(batch)), batch[1])
+
+    def loss_of(self, output: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Mean loss over the pixels that count."""
+        return self._loss(output, targets)
+
+    def examples(self, output: torch.Tensor, targets: torch.Tensor) -> np.ndarray:
+        """Per image and class the pixels of intersection, prediction and truth."""
+        return image_counts(output.argmax(1), targets, output.shape[1])
+
+    def measure(self, table: np.ndarray) -> float:
+        """Mean intersection over union, or pixel accuracy."""
+        return pixel_accuracy(table) if self.metric == "pixel_accuracy" else miou(table)
 
     def rows(self, output: Any, batch: Batch) -> torch.Tensor:
         """Logits of the pixels that count, (pixels, classes), of what a model returned."""
@@ -64,7 +73,7 @@ class Segmentation:
 
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Mean loss over the pixels that count; torchvision's auxiliary head adds half of its own."""
-        output, masks = model(batch[0]), batch[1]
+        output, masks = model(*self.inputs(batch)), batch[1]
         loss = self._loss(_fit(single_output(output), masks), masks)
         if isinstance(output, dict) and isinstance(output.get("aux"), torch.Tensor):
             loss = loss + _AUXILIARY * self._loss(_fit(output["aux"], masks), masks)

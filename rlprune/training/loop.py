@@ -104,6 +104,10 @@ class _Trainer:
         self.penalties = list(penalties)
         if settings.orthogonality:
             self.penalties.append(Orthogonality(settings.orthogonality))
+        if not task.distillable and (settings.distillation or settings.label_smoothing):
+            raise UserError(
+                f"task {task.name!r} gives no logits to imitate or smooth; set distillation and label_smoothing to 0"
+            )
         self.task, self.split, self.settings, self.seed = task, split, settings, seed
         self.teacher, self.device = teacher, device
         self.world = World.current()
@@ -257,7 +261,7 @@ class _Trainer:
             imitation = _imitation(self._rows(batch), wanted, settings.temperature)
             loss = (1 - settings.distillation) * loss + settings.distillation * imitation
         for penalty in self.penalties:
-            loss = loss + penalty(self.run.model)
+            loss = loss + penalty(self.run.model if model is self.called else model)
         return loss
 
     def _rows(self, batch: Batch) -> Tensor:

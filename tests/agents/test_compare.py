@@ -1,4 +1,4 @@
-"""A comparison is fair, complete, and the same however often it was killed on the way."""
+"""A comparison plays what `prune` plays, is complete, and the same however often it was killed on the way."""
 
 import json
 import os
@@ -12,23 +12,31 @@ from pathlib import Path
 import pytest
 
 from rlprune.agents.compare.comparison import compare, rebuild_cell
-from rlprune.agents.compare.contestants import Arena, play
-from rlprune.agents.compare.settings import CompareSettings, Goal, PlaySettings, TuneSettings
+from rlprune.agents.compare.settings import CompareSettings
+from rlprune.agents.runs.prune import prune_problem
+from rlprune.agents.runs.recipes import get_recipe
+from rlprune.artifact import fingerprint
+from rlprune.cli import main
 from rlprune.errors import UserError
 from rlprune.record import comparable
+from rlprune.report.analysis import analyse, merit
 from rlprune.report.pareto import find_networks
 from rlprune.spec import ProblemSpec
 
-OPTIONS = "--controllers uniform,cem --seeds 0,1 --budgets 0.25 --evaluations 8 --finetune 0.5 --scratch"
+FEW = ProblemSpec(control_size=200, calibration_size=64)
+OPTIONS = "--methods uniform cem --seeds 0,1 --budgets 0.25 --epochs 0.5 --cem.episodes 8 --scratch --control-size 200"
+OPTIONS += " --calibration-size 64"
 
 
 def small(**changes):
     start = {
-        "controllers": ("uniform", "cem"),
+        "methods": ("uniform", "cem"),
         "seeds": (0, 1),
         "budgets": (0.25,),
-        "play": PlaySettings(evaluations=8),
-        "tune": TuneSettings(finetune=0.5, scratch=True),
+        "epochs": 0.5,
+        "scratch": True,
+        "problem": FEW,
+        "changes": {"cem": {"episodes": 8}},
     }
     return CompareSettings(**{**start, **changes})
 
@@ -43,29 +51,53 @@ def stages(content, stage):
     return {(cell["controller"], cell["seed"]): cell["stages"][stage] for cell in content["cells"]}
 
 
+@pytest.mark.parametrize(
+    ("method", "goal", "epochs"), [("prc", {"tolerances": (0.02,)}, 2.0), ("error", {"budgets": (0.3,)}, 0.0)]
+)
+def test_a_cell_is_the_engine_and_nothing_else(method, goal, epochs, tmp_path):
+    """The same recipe, goal and seed give the same plan and weights, at the same cost."""
+    settings = CompareSettings(methods=(method,), seeds=(3,), epochs=epochs, problem=FEW, **goal)
+    (cell,) = compare(settings, tmp_path)["cells"]
+    found = cell["stages"]["prune"]
+    asked = {"budget": 0.3, "tolerance": 1.0} if "budgets" in goal else {"tolerance": 0.02}
+    problem = ProblemSpec(seed=3, control_size=200, calibration_size=64).build()
+    result = prune_problem(problem, get_recipe(method).change(epochs=epochs, **asked), timed=False)
+    assert found["plan"] == result.plan.to_json()
+    assert found["sha256"] == fingerprint(result.model.state_dict())
+    assert {**result.record["cost"], **found["spent"]} == result.record["cost"]
+    assert found["rounds"] == json.loads(json.dumps(result.history))
+
+
 def test_every_cell_is_there_and_meets_the_budget(done):
     _, content = done
     assert content["status"] == "finished"
     assert [cell["status"] for cell in content["cells"]] == ["finished"] * 4
     for found in stages(content, "prune").values():
         assert found["goal_met"]
-        assert found["pruned"]["macs"] <= 0.25 * found["baseline"]["macs"]
-        assert found["pruned"]["macs"] > 0.2 * found["baseline"]["macs"]
+        assert 0.2 * found["baseline"]["macs"] < found["pruned"]["macs"] <= 0.25 * found["baseline"]["macs"]
 
 
-def test_the_books_show_what_each_cell_cost_and_nothing_else(done):
+def test_a_budget_without_training_is_met_in_one_round(tmp_path):
+    settings = small(methods=("uniform", "prc"), seeds=(0,), epochs=0.0, scratch=False, changes={})
+    for cell in compare(settings, tmp_path / "out")["cells"]:
+        found = cell["stages"]["prune"]
+        assert found["goal_met"] and len(found["rounds"]) == 1 and found["stopped"] == "budget"
+        assert found["spent"]["images_trained"] == 0
+        assert found["spent"]["images_evaluated"] == 200 * found["spent"]["evaluations"]
+        assert found["latency"]["pruned"]["median_s"] > 0, "one worker has the machine to itself"
+
+
+def test_all_cells_are_trained_alike(done):
+    """One budget of epochs for everybody, and for the same shape from scratch."""
     _, content = done
-    for (controller, _), found in stages(content, "prune").items():
-        size, spent = found["baseline"]["control_size"], found["spent"]
-        assert spent["images_trained"] == 0
-        assert spent["images_evaluated"] == size * spent["evaluations"]
-        if controller == "uniform":
-            assert spent["evaluations"] == 1
-        if controller == "cem":
-            assert 2 <= spent["evaluations"] <= 8
-    trained = {found["spent"]["images_trained"] for found in stages(content, "finetune").values()}
-    scratch = {found["spent"]["images_trained"] for found in stages(content, "scratch").values()}
-    assert trained == scratch and len(trained) == 1 and trained != {0}
+    for stage in ("prune", "scratch"):
+        trained = {found["spent"]["images_trained"] for found in stages(content, stage).values()}
+        assert len(trained) == 1 and trained != {0}
+    assert (
+        len({found["spent"]["images_trained"] for s in ("prune", "scratch") for found in stages(content, s).values()})
+        == 1
+    )
+    assert all("latency" not in found for found in stages(content, "prune").values()), "two cells ran side by side"
 
 
 def test_seeds_are_paired(done):
@@ -78,29 +110,27 @@ def test_seeds_are_paired(done):
     rows = {row["controller"]: row for row in table["rows"]}
     assert rows["uniform"]["against_baseline"]["difference"]["mean"] == 0
     assert rows["cem"]["against_baseline"]["difference"]["n"] == 2
-    assert table["proxy"]["n"] == 4
 
 
 def test_every_network_is_on_the_disk_and_scores_what_is_recorded(done):
     folder, content = done
     cell = content["cells"][0]
-    for stage in ("prune", "finetune", "scratch"):
+    for stage in ("prune", "scratch"):
         problem, network = rebuild_cell(folder / "cells" / cell["id"], stage)
         recorded = cell["stages"][stage]["pruned"]
-        assert problem.evaluator.score(network.model, "control").value == pytest.approx(
-            recorded["control_score"], abs=0.01
-        )
+        score = problem.evaluator.score(network.model, "control").value
+        assert score == pytest.approx(recorded["control_score"], abs=0.01)
         assert problem.macs(network) == recorded["macs"]
         assert problem.parameters(network) == recorded["parameters"]
-    assert len(find_networks(folder)) == 4 * 3
+    assert len(find_networks(folder)) == 4 * 2
 
 
-def test_scratch_starts_from_other_weights_than_finetuning(done):
+def test_scratch_starts_from_other_weights(done):
     _, content = done
-    tuned, scratch = stages(content, "finetune"), stages(content, "scratch")
-    for key in tuned:
-        assert tuned[key]["sha256"] != scratch[key]["sha256"]
-        assert tuned[key]["pruned"]["macs"] == scratch[key]["pruned"]["macs"]
+    pruned, scratch = stages(content, "prune"), stages(content, "scratch")
+    for key in pruned:
+        assert pruned[key]["sha256"] != scratch[key]["sha256"]
+        assert pruned[key]["pruned"]["macs"] == scratch[key]["pruned"]["macs"]
 
 
 def test_asking_again_does_nothing_again(done):
@@ -113,14 +143,14 @@ def test_asking_again_does_nothing_again(done):
 def test_a_grid_can_be_widened_but_not_changed(done, tmp_path):
     folder, content = done
     with pytest.raises(UserError, match="other settings"):
-        compare(small(play=PlaySettings(evaluations=9)), folder)
-    narrow = small(controllers=("uniform",), seeds=(0,), tune=TuneSettings())
+        compare(small(changes={"cem": {"episodes": 9}}), folder)
+    narrow = small(methods=("uniform",), seeds=(0,), scratch=False)
     first = compare(narrow, tmp_path / "wide")
-    again = compare(small(controllers=("uniform",), seeds=(0, 1), tune=TuneSettings()), tmp_path / "wide")
+    again = compare(small(methods=("uniform",), seeds=(0, 1)), tmp_path / "wide")
     assert [cell["seed"] for cell in again["cells"]] == [0, 1]
-    assert again["cells"][0] == first["cells"][0]
-    other = comparable(stages(content, "prune")[("uniform", 0)])
-    assert comparable(again["cells"][0]["stages"]["prune"]) == other
+    assert again["cells"][0]["stages"]["prune"] == first["cells"][0]["stages"]["prune"], "only scratch was added"
+    for stage in ("prune", "scratch"):
+        assert comparable(again["cells"][0]["stages"][stage]) == comparable(stages(content, stage)[("uniform", 0)])
 
 
 def start(folder, *options):
@@ -133,8 +163,7 @@ def test_killed_at_random_it_ends_the_same_and_leaves_nothing_behind(done, tmp_p
     moments, folder = random.Random(0), tmp_path / "killed"
     for number in range(2):
         process = start(folder, "--workers", "2")
-        there = len(list(folder.glob("cells/*/*.json")))
-        wanted = there + moments.randint(1, 5)
+        wanted = len(list(folder.glob("cells/*/*.json"))) + moments.randint(1, 4)
         while process.poll() is None and len(list(folder.glob("cells/*/*.json"))) < wanted:
             time.sleep(0.02)
         assert process.poll() is None, f"kill {number} came too late"
@@ -147,7 +176,7 @@ def test_killed_at_random_it_ends_the_same_and_leaves_nothing_behind(done, tmp_p
         while any(map(alive, workers)):
             assert workers and time.monotonic() < deadline, "a worker outlived its parent"
             time.sleep(0.02)
-    process = start(folder)
+    process = start(folder, "--resume", "--workers", "2")
     _, errors = process.communicate()
     assert process.returncode == 0, errors
     ended = json.loads((folder / "comparison.json").read_text())
@@ -168,95 +197,95 @@ def alive(pid):
 
 
 def test_what_fails_is_recorded_and_not_fatal(tmp_path):
-    """A budget that cannot be met, and a network that takes its process down."""
+    """A budget out of reach is not met; a network that takes its process down has failed."""
     deadly = tmp_path / "deadly.py"
     deadly.write_text("import os\n\ndef build(num_classes=10, in_channels=1):\n    os._exit(7)\n")
     settings = CompareSettings(
-        controllers=("uniform",), models=("lenet5", f"{deadly}:build"), seeds=(0,), budgets=(0.25, 0.001)
+        methods=("uniform",), models=("lenet5", f"{deadly}:build"), seeds=(0,), budgets=(0.25, 0.001), epochs=0.0
     )
     content = compare(settings, tmp_path / "out", workers=2)
     found = {(cell["problem"]["model"], cell["goal"]["value"]): cell for cell in content["cells"]}
     assert content["status"] == "finished"
     assert found[("lenet5", 0.25)]["status"] == "finished"
-    unmet = found[("lenet5", 0.001)]
-    assert unmet["status"] == "failed" and "cannot be met" in unmet["error"]["message"]
-    assert (tmp_path / "out" / "cells" / unmet["id"] / "error.txt").read_text().startswith("Traceback")
+    assert not found[("lenet5", 0.001)]["stages"]["prune"]["goal_met"]
     dead = found[("build", 0.25)]
     assert dead["status"] == "failed" and dead["error"]["kind"] == "WorkerDied"
-    assert [row["failed"] for row in content["analysis"]["settings"][1]["rows"]] == [1]
+    tables = {(table["model"], table["goal"]["value"]): table["rows"][0] for table in content["analysis"]["settings"]}
+    assert tables[("build", 0.25)]["failed"] == 1 and tables[("lenet5", 0.001)]["unmet"] == 1
 
 
-def test_at_a_tolerance_every_network_keeps_it(tmp_path):
-    settings = CompareSettings(
-        controllers=("uniform", "cem", "prc"),
-        seeds=(0,),
-        tolerances=(0.01,),
-        play=PlaySettings(evaluations=14, rounds=4, options={"prc": {"afp_epochs": 0.25}}),
-    )
+def test_what_nothing_can_be_removed_from_counts_as_nothing_removed(done):
+    _, content = done
+    error = {"kind": "NothingInside", "message": "tolerance 0.01 cannot be met"}
+    cells = [{**cell, "goal": {"kind": "tolerance", "value": 0.01}} for cell in content["cells"] if cell["seed"] == 0]
+    cells[1] |= {"status": "failed", "error": error, "stages": {"prune": {"status": "failed", "error": error}}}
+    rows = {row["controller"]: row for row in analyse(cells, "uniform")["settings"][0]["rows"]}
+    assert rows["cem"]["merit"]["mean"] == 0 and rows["cem"]["failed"] == 1
+    difference = rows["cem"]["against_baseline"]["difference"]["mean"]
+    assert difference == -rows["uniform"]["merit"]["mean"] == -merit(cells[0])
+
+
+def test_at_a_tolerance_every_network_keeps_it_and_the_training_is_counted(tmp_path):
+    settings = CompareSettings(methods=("uniform", "prc"), seeds=(0,), tolerances=(0.02,), epochs=3.0, problem=FEW)
     content = compare(settings, tmp_path / "out", workers=2)
+    train = len(FEW.splits().train)
     for cell in content["cells"]:
         found = cell["stages"]["prune"]
-        assert found["drop"] <= 0.01 and found["goal_met"]
+        assert found["drop"] <= 0.02 and found["goal_met"]
         assert found["pruned"]["macs"] < found["baseline"]["macs"]
-        assert found["rounds"]
-    assert content["analysis"]["settings"][0]["measure"] == "share of MACs removed"
-
-
-def test_prc_reaches_a_budget_that_its_first_tolerances_cannot():
-    prc = {"afp_epochs": 0.0, "probe_recovery": "none", "alpha": 0.5, "delta": 0.1}
-    problem = ProblemSpec(control_size=100).build()
-    arena = Arena(problem, PlaySettings(options={"prc": prc}), "prc", seed=0, evaluations=10)
-    played = play(arena, Goal("budget", 0.3))
-    assert played.stopped == "budget"
-    assert played.history[-1]["macs"] <= 0.3 * problem.cost.macs()
-
-
-def test_training_while_pruning_is_taken_off_the_shared_budget(tmp_path):
-    settings = CompareSettings(
-        controllers=("uniform", "prc"),
-        seeds=(0,),
-        budgets=(0.7,),
-        play=PlaySettings(options={"prc": {"afp_epochs": 0.25}}),
-        tune=TuneSettings(finetune=3.0),
-    )
-    content = compare(settings, tmp_path / "out", workers=2)
-    total = {}
-    for cell in content["cells"]:
-        assert cell["status"] == "finished", cell
-        total[cell["controller"]] = sum(stage["spent"]["images_trained"] for stage in cell["stages"].values())
-    assert content["cells"][1]["stages"]["prune"]["spent"]["images_trained"] > 0
-    assert total["prc"] == pytest.approx(total["uniform"], rel=0.15)  # a fraction of an epoch is whole batches
+        assert found["spent"]["images_trained"] <= 3.0 * train + 128
+    (table,) = content["analysis"]["settings"]
+    assert table["measure"] == "share of MACs removed"
+    for row in table["rows"]:
+        spent, left = zip(*row["curve"], strict=True)
+        assert list(spent) == sorted(spent) and list(left) == sorted(left, reverse=True)
+        assert row["curve"][0] == (0.0, 1.0) and left[-1] == pytest.approx(row["macs_left"]["mean"])
 
 
 def test_an_agent_plays_by_the_rules_of_everybody(tmp_path):
     sb3 = pytest.importorskip("rlprune.agents.rl.sb3")
-    from rlprune.envs import FilterPruningEnv, Rules
+    from rlprune.envs.env import FilterPruningEnv
+    from rlprune.envs.rules import Rules
 
     env = FilterPruningEnv.from_problem(ProblemSpec().build(), Rules(budget=0.25, max_rate=0.9, one_shot=True))
     hyperparameters = {"policy": "MlpPolicy", "n_steps": 8, "batch_size": 8}
     agent, path = sb3.make_agent("ppo", env, hyperparameters, seed=0), tmp_path / "agent.zip"
     card = {"algorithm": "ppo", "hyperparameters": hyperparameters, "levels": None}
     sb3.save_agent(path, agent, card)
-    settings = CompareSettings(controllers=("uniform", f"agent:{path}"), seeds=(0,), budgets=(0.25,))
-    for cell in compare(settings, tmp_path / "out")["cells"]:
+    what = {"seeds": (0,), "budgets": (0.25,), "epochs": 0.0}
+    cells = compare(CompareSettings(methods=("uniform", f"agent:{path}"), **what), tmp_path / "out")["cells"]
+    for cell in cells:
         assert cell["status"] == "finished", cell["error"]
         assert cell["stages"]["prune"]["goal_met"]
-        assert cell["stages"]["prune"]["spent"]["evaluations"] == 1
+    assert len({json.dumps(cell["stages"]["prune"]["spent"]) for cell in cells}) == 1
     with pytest.raises(UserError, match="no such file"):
-        CompareSettings(controllers=("uniform", "agent:nobody.zip"), budgets=(0.25,))
+        CompareSettings(methods=("uniform", "agent:nobody.zip"))
+
+
+def test_a_recipe_of_ones_own_is_compared_by_its_file_name(tmp_path):
+    (tmp_path / "mine.yml").write_text(get_recipe("error").change(criterion="l2").to_yaml())
+    settings = small(methods=("uniform", str(tmp_path / "mine.yml")), changes={"lr": 0.003})
+    cells = settings.cells()
+    assert {cell.shown[0] for cell in cells} == {"uniform", "mine"}
+    assert {cell.recipe.criterion for cell in cells} == {"l1", "l2"}
+    assert {phase.lr for cell in cells for phase in (cell.recipe.repair, cell.recipe.finish)} == {0.003}
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"controllers": ("unifrom",), "baseline": "unifrom"}, "did you mean 'uniform'"),
-        ({"controllers": ()}, "--controllers is empty"),
+        ({"methods": ("unifrom",)}, "did you mean 'uniform'"),
+        ({"methods": ()}, "--methods is empty"),
         ({"seeds": (1, 1)}, "twice"),
-        ({"budgets": (), "tolerances": ()}, "needs a goal"),
         ({"budgets": (0.0,)}, "fraction of the MACs"),
-        ({"tolerances": (1.5,)}, "fraction, not a percentage"),
+        ({"tolerances": (-0.5,)}, "finite number >= 0"),
         ({"baseline": "prc"}, "choose one of: uniform"),
-        ({"play": PlaySettings(options={"cem": {"elites": 1}})}, "did you mean 'elite'"),
+        ({"epochs": 0.0}, "--scratch needs training"),
+        ({"changes": {"cem": {"elites": 1}}}, "did you mean 'elite'"),
+        ({"changes": {"prc": {"alpha": 0.2}}}, "'prc' has options, and is not compared"),
+        ({"changes": {"skip": ("residul",)}}, "did you mean 'residual'"),
+        ({"changes": {"tolerance": 0.1}}, "comparison's own"),
+        ({"changes": {"learning": 0.1}}, "unknown option"),
     ],
 )
 def test_mistakes_in_the_settings_are_said_in_one_line(changes, message):
@@ -265,36 +294,60 @@ def test_mistakes_in_the_settings_are_said_in_one_line(changes, message):
     assert "\n" not in str(error.value)
 
 
+def test_settings_come_back_from_their_record():
+    settings = small(tolerances=(0.01,), changes={"cem": {"episodes": 8}, "skip": ("residual",)})
+    again = CompareSettings.from_json(json.loads(json.dumps(settings.to_json())))
+    assert [cell.parameters for cell in again.cells()] == [cell.parameters for cell in settings.cells()]
+
+
 def test_two_files_of_one_name_are_two_cells():
     cells = small(models=("a/net.py:build", "b/net.py:build"), seeds=(0,)).cells()
     assert len({cell.id for cell in cells}) == len(cells)
     assert {cell.shown[1] for cell in cells} == {"a/net.py:build", "b/net.py:build"}
-    (cell,) = small(controllers=("uniform",), models=("mine/net.py:build",), seeds=(0,)).cells()
+    (cell,) = small(methods=("uniform",), models=("mine/net.py:build",), seeds=(0,), changes={}).cells()
     assert cell.shown == ("uniform", "build", "digits")
 
 
 def test_the_command_writes_the_report_and_exits_cleanly(tmp_path, monkeypatch, capsys):
-    from rlprune.cli import main
-
     monkeypatch.chdir(tmp_path)
-    assert main(["compare", "--controllers", "uniform,pfec", "--seeds", "0", "--budgets", "0.25"]) == 0
+    argv = ["compare", "--controllers", "uniform,error", "--seeds", "0", "--epochs", "0"]
+    assert main([*argv, "--budgets", "0.25"]) == 0
     printed = capsys.readouterr()
     assert "uniform" in printed.out and "2/2" in printed.err
     folder = tmp_path / "runs" / "compare-lenet5-digits"
     assert "<script" in (folder / "report.html").read_text()
     assert (folder / "figures" / "scores.svg").exists() and list((folder / "tensorboard").iterdir())
+    assert main(["compare", "--resume", "--out", str(folder), "--quiet", "--no-report"]) == 0, "by its own settings"
+    assert main(["report", str(folder), "--figures", "none", "--out", "one.html"]) == 0
+    assert (tmp_path / "one.html").exists()
+    capsys.readouterr()
     assert main(["pareto", "runs", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
     assert any(entry["front"] for entry in listed)
     assert main(["pareto", "runs", "--export", listed[0]["id"], "--out", "small.pt2", "--format", "pt2"]) == 0
     assert (tmp_path / "small.pt2").exists()
-    assert main(["compare", "--out", "runs/compare-lenet5-digits", "--seeds", "0", "--max-rate", "0.5"]) == 2
+    assert main([*argv, "--budgets", "0.25", "--out", str(folder), "--max-rate", "0.5"]) == 2
     assert "other settings" in capsys.readouterr().err
 
 
-def test_the_batch_size_holds_in_both_trainings():
-    tune = TuneSettings(finetune=2.0, scratch=True, batch_size=8)
-    assert {tune.training(stage).batch_size for stage in ("finetune", "scratch")} == {8}
-    assert tune.training("scratch").epochs == 2.0
-    with pytest.raises(UserError, match="--batch-size is 0"):
-        TuneSettings(batch_size=0)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--data", "nowhere.npz"], "nowhere.npz"),  # found out in the cells, of which none can be done
+        (["--criterion", "l3"], "unknown criterion"),
+        (["--recovery", "lsp"], "unknown recovery"),
+        (["--skip", "residul"], "did you mean 'residual'"),
+        (["--uniform.rate", "2"], "rate is 2"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(options, message, tmp_path, capsys):
+    argv = ["compare", "--methods", "uniform", "--seeds", "0", "--epochs", "0", "--quiet", "--out", str(tmp_path / "a")]
+    assert main([*argv, *options]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and message in lines[0]
+
+
+def test_help_needs_no_torch():
+    code = "import sys; from rlprune.cli import main; main(['compare', '--help']); assert 'torch' not in sys.modules"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "--tolerances" in said and len(said.splitlines()) <= 50

@@ -15,8 +15,9 @@ from rlprune.envs.arguments import shared_problem
 from rlprune.envs.episode.tolerance import Tolerance
 from rlprune.envs.toy import ToyPruningEnv
 from rlprune.errors import UserError
-from rlprune.problem import ProblemSpec, PruningProblem
+from rlprune.problem import PruningProblem
 from rlprune.recovery import make_recovery
+from rlprune.spec import ProblemSpec
 from rlprune.tasks import Score
 
 SMALL = {"control_size": 200, "calibration_size": 128}
@@ -103,7 +104,7 @@ def test_the_goal_of_a_round_that_is_over_is_the_next_episodes(problem: PruningP
 
 
 def test_training_before_the_aim_is_not_forgotten(problem: PruningProblem) -> None:
-    from rlprune.recovery import TrainSettings
+    from rlprune.training.settings import TrainSettings
 
     env = make(problem)
     env.train(TrainSettings(epochs=0.05))

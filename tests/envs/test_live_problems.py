@@ -21,7 +21,8 @@ from rlprune.envs import AroundAdvice, FilterPruningEnv, MixedPruningEnv, make_e
 from rlprune.envs.arguments import shared_problem
 from rlprune.envs.registration import ITERATIVE, LAYERWISE, MIXED
 from rlprune.errors import UserError
-from rlprune.problem import ProblemSpec, PruningProblem
+from rlprune.problem import PruningProblem
+from rlprune.spec import ProblemSpec
 
 SMALL = {"control_size": 200, "calibration_size": 128}
 

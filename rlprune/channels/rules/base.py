@@ -60,8 +60,17 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
     return enter
 
 
+def find_rule(func: Any) -> Rule | None:
+    """The rule of an operator that is not just element-wise, if there is one."""
+    name: str = func._schema.name.split("::")[-1]
+    return RULES.get(name) or RULES.get(name.rstrip("_"))
+
+
 def unknown(trace: Trace, op: Op) -> None:
     """An operator without a rule: lock what goes in; what comes out has a fixed size."""
+    weights = [t for t in op.inputs if t.ndim > 1 and t.untyped_storage()._cdata in trace.parameter_storages]
+    if weights and any(trace.is_active(tensor) for tensor in op.inputs):
+        trace.uncounted.add(op.name)
     mix(trace, op, f"operator {op.name} is not known to act channel by channel")
 
 

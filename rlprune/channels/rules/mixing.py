@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from rlprune.channels.labels import Bare, Fixed, Labels
+from torch import nn
+
+from rlprune.channels.labels import Bare, Fixed, Labels, Part
 from rlprune.channels.rules.base import Op, mix, put_moved, rule, unknown
 from rlprune.channels.rules.pointwise import along, attach, elementwise
 from rlprune.channels.trace import Trace
@@ -13,6 +15,31 @@ _REDUCTIONS: dict[str, int] = {
     "linalg_vector_norm": 2, "norm": 2, "prod": 1, "argmax": 1, "argmin": 1, "any": 1, "all": 1, "logsumexp": 1,
     "median": 1, "nansum": 1, "nanmean": 1, "count_nonzero": 1, "aminmax": 9,
 }  # fmt: skip
+
+
+_ADDING = ("sum", "nansum", "linalg_vector_norm", "norm")
+_AVERAGING = ("mean", "std", "var", "var_mean", "std_mean", "nanmean")
+
+
+def _adds_nothing(op: Op) -> bool:
+    order = op.arg(1, "ord", 2) if op.name in ("linalg_vector_norm", "norm") else 1
+    return bool(op.inputs[0].is_floating_point() and order is not None and float(order) > 0)
+
+
+def _reduced_parameter(trace: Trace, op: Op, entry: Bare, axes: set[int]) -> bool:
+    """Lengths of a parameter's rows (a cosine classifier's): a function of the axes that are left."""
+    tensor = op.inputs[0]
+    if not _adds_nothing(op) or tensor.ndim != 2 or len(axes) != 1 or op.outputs[0].ndim != tensor.ndim:
+        return False
+    parts = []
+    for part in entry.parts:
+        if "lost" in part.where or not isinstance(trace.tensors[part.name], nn.Parameter):
+            return False
+        where = tuple(None if isinstance(w, Labels) and w.axis in axes else w for w in part.where)
+        parts.append(Part(part.name, where))
+    for out in op.outputs:
+        trace.put(out, Bare(tuple(parts)))
+    return True
 
 
 @rule(*_REDUCTIONS)
@@ -27,10 +54,20 @@ def reduction(trace: Trace, op: Op) -> None:
     if isinstance(dims, int):
         dims = [dims]
     axes = {int(d) % max(tensor.ndim, 1) for d in dims} if dims else set(range(tensor.ndim))
+    if isinstance(entry, Bare) and op.name in _ADDING and _reduced_parameter(trace, op, entry, axes):
+        return
     if not isinstance(entry, Labels):
         mix(trace, op, f"it joins a reduced parameter or constant ({op.name})")
     elif entry.axis is None or entry.axis in axes:
-        mix(trace, op, f"a reduction over its channels depends on all of them ({op.name})")
+        reason = f"a reduction over its channels depends on all of them ({op.name})"
+        if entry.axis is not None and op.name in _ADDING and _adds_nothing(op):
+            pass  # a silent channel adds nothing to a sum or a length; the check sees whether it is silent here
+        elif entry.axis is not None and op.name in _AVERAGING:
+            trace.soften(entry.vector, reason)
+        else:
+            trace.lock(entry, reason)
+        for out in op.outputs:
+            trace.put(out, trace.fixed(reason) if out.numel() != 1 else None)
     else:
         for out in op.outputs:
             axis = entry.axis if out.ndim == tensor.ndim else entry.axis - sum(a < entry.axis for a in axes)
@@ -43,7 +80,10 @@ def along_axis(trace: Trace, op: Op) -> None:
     tensor = op.args[0]
     entry = trace.get(tensor)
     axis = int(op.arg(1, "dim")) % max(tensor.ndim, 1)
-    if isinstance(entry, Labels) and entry.axis in (axis, None):
+    if isinstance(entry, Labels) and entry.axis == axis and "softmax" in op.name:
+        trace.soften(entry.vector, f"it mixes all channels ({op.name})")
+        trace.put(op.out, entry)
+    elif isinstance(entry, Labels) and entry.axis in (axis, None):
         mix(trace, op, f"it mixes all channels ({op.name})")
     else:
         put_moved(trace, op, entry)
@@ -110,8 +150,19 @@ def _normalise(trace: Trace, op: Op, axis: int) -> None:
 
 @rule("native_group_norm")
 def group_norm(trace: Trace, op: Op) -> None:
-    """Group normalisation mixes the channels of a group, in groups of a fixed number."""
-    trace.lock(trace.get(op.args[0]), f"group normalisation mixes the statistics of its channels ({op.name})")
+    """Group normalisation: all channels of a norm group go together, so that whole norm groups go."""
+    tensor, count = op.args[0], int(op.args[6])
+    entry = trace.get(tensor)
+    if isinstance(entry, Labels) and entry.axis == 1:
+        if count == 1:
+            trace.soften(entry.vector, f"group normalisation mixes the statistics of all its channels ({op.name})")
+        elif count < len(entry.vector):
+            table = entry.vector.reshape(count, -1)
+            for column in range(1, table.shape[1]):
+                trace.book.unite(table[:, 0], table[:, column])
+            trace.book.mark(entry.vector, "whole groups of a group normalisation go together")
+    else:
+        trace.lock(entry, f"group normalisation mixes the statistics of its channels ({op.name})")
     _normalise(trace, op, axis=1)
     for out in op.outputs[1:]:
         trace.put(out, None)
@@ -127,7 +178,11 @@ def layer_norm(trace: Trace, op: Op) -> None:
         put_moved(trace, op, entry)
         return
     if entry.axis is None or entry.axis >= tensor.ndim - count:
-        trace.lock(entry, f"layer normalisation mixes the statistics of its channels ({op.name})")
+        reason = f"layer normalisation mixes the statistics of its channels ({op.name})"
+        if entry.axis is None:
+            trace.lock(entry, reason)
+        else:
+            trace.soften(entry.vector, reason)
         for other in op.inputs[1:]:
             own = trace.get(other)
             if isinstance(own, Bare) and entry.axis is not None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from rlprune.channels.labels import Bare, Entry, Fixed, Labels, Part, spread, varying_axes
 from rlprune.channels.rules.base import Op, mix, put_moved, rule
-from rlprune.channels.trace import Trace
+from rlprune.channels.trace import UNSET, Trace
 
 EMPTY = "it runs on an empty tensor: the example input gives it no data"
 
@@ -90,6 +90,10 @@ def view(trace: Trace, op: Op) -> None:
     """Reshapes; when channels are split over two axes, those along the axis of fixed size are united."""
 
     def growing(axes: list[int], labels: Tensor) -> int:
+        heads = [axis for axis in axes if labels.shape[axis] in trace.head_counts]
+        outer = [axis for axis in heads if axis < labels.ndim - 1] or heads
+        if outer:  # (queries, keys, values), heads, width of a head
+            return outer[-1]
         sizes = op.arg(1, "size")
         dynamic = [axis for axis in axes if isinstance(sizes, (list, tuple)) and sizes[axis] == -1]
         return dynamic[0] if dynamic else max(axes, key=lambda axis: (labels.shape[axis], axis))
@@ -158,7 +162,10 @@ def _cut(trace: Trace, op: Op, tensor: Tensor, axis: int, ranges: list[tuple[int
         move(trace, op, tensor, lambda labels: op.func(labels, *op.args[1:], **op.kwargs))
         return
     period = math.gcd(size, *[edge for pair in ranges for edge in pair])
-    if period < 2:
+    code = trace.book.reason(UNSET)
+    if all((entry.vector[start:stop] == code).all() for start, stop in ranges):
+        pass  # a place to write into
+    elif period < 2:
         trace.lock(entry, f"channels are cut at fixed or uneven places ({op.name})")
     else:
         table = entry.vector.reshape(-1, period)
@@ -203,6 +210,63 @@ def indexing(trace: Trace, op: Op) -> None:
         taken += width or 1
     picked = tuple(slice(None) if i is None else i for i in indices)
     move(trace, op, tensor, lambda labels: labels[picked], lambda axes, labels: axes[-1])
+
+
+@rule("as_strided", "as_strided_copy")
+def as_strided(trace: Trace, op: Op) -> None:
+    """A view by strides: labels are laid out in memory as the data are."""
+    tensor = op.args[0]
+    if op.out is tensor:  # in place, so that the strides of before are not known
+        if not isinstance(trace.get(tensor), Labels) or tuple(op.args[1]) == tuple(tensor.shape):
+            return
+        mix(trace, op, f"it is viewed by strides in place ({op.name})")
+        return
+    size, stride, offset = op.args[1], op.args[2], op.arg(3, "storage_offset")
+    count = tensor.untyped_storage().nbytes() // tensor.element_size()
+    start = tensor.storage_offset() if offset is None else int(offset)
+
+    def run(labels: Tensor) -> Tensor:
+        memory = torch.zeros(count, dtype=torch.int64)
+        memory.as_strided(tensor.shape, tensor.stride(), tensor.storage_offset()).copy_(labels)
+        return memory.as_strided(size, stride, start)
+
+    move(trace, op, tensor, run)
+
+
+@rule("view_as_real", "view_as_complex", "view_as_real_copy", "view_as_complex_copy")
+def complex_pairs(trace: Trace, op: Op) -> None:
+    """Complex numbers as pairs along a new last axis, and back."""
+    entry = trace.get(op.args[0])
+    if isinstance(entry, Labels) and entry.axis == op.args[0].ndim - 1 and op.name.startswith("view_as_complex"):
+        mix(trace, op, f"two channels become one number ({op.name})")
+    else:
+        put_moved(trace, op, entry)
+
+
+@rule("_fft_r2c", "_fft_c2c", "_fft_c2r")
+def fourier(trace: Trace, op: Op) -> None:
+    """Fourier transforms, of other axes than the channels'."""
+    tensor = op.args[0]
+    entry = trace.get(tensor)
+    if isinstance(entry, Labels) and (entry.axis is None or entry.axis in {int(d) % tensor.ndim for d in op.args[1]}):
+        mix(trace, op, f"it mixes all channels ({op.name})")
+    else:
+        put_moved(trace, op, entry)
+
+
+@rule("embedding")
+def embedding(trace: Trace, op: Op) -> None:
+    """Rows of a table by number: its columns are channels."""
+    table, indices = op.args[:2]
+    entry = trace.get(table)
+    trace.lock(trace.get(indices), f"its values decide which positions of another tensor are taken ({op.name})")
+    if isinstance(entry, Bare) and len(entry.parts) == 1:
+        part = entry.parts[0]
+        where = part.where[1] if len(part.where) == 2 else None
+        if isinstance(where, Labels) and where.axis == 1 and "lost" not in part.where:
+            trace.put(op.out, Labels(op.out.ndim - 1, trace.site(part.name, 1)[where.vector]))
+            return
+    mix(trace, op, f"rows are picked by their numbers ({op.name})")
 
 
 @rule("roll", "unfold")

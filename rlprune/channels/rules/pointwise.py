@@ -19,7 +19,7 @@ from rlprune.channels.units import IntArray
 def elementwise(trace: Trace, op: Op) -> None:
     """Broadcast the operands and unite the labels that meet."""
     operands = op.inputs
-    if op.name == "copy_" and not isinstance(trace.get(operands[0]), Labels):
+    if op.name == "copy_" and trace.labels(operands[0]) is None:
         operands = operands[1:]  # the old values are gone
     for out in op.outputs:
         trace.put(out, join(trace, operands, out.shape, op.name))
@@ -72,7 +72,7 @@ def join(trace: Trace, operands: Sequence[Tensor], shape: Sequence[int], name: s
         trace.book.mark(result, "residual")
     for tensor, other in pairs:
         if _extent(tensor, axis, ndim) == size > 1:
-            if isinstance(other, Fixed):
+            if isinstance(other, Fixed) and tensor.stride(axis - (ndim - tensor.ndim)) != 0:  # 0: one value, expanded
                 trace.book.lock(result, other.reason)
             elif isinstance(other, Bare):
                 attach(trace, other, axis - (ndim - tensor.ndim), result, "scale", name)

@@ -83,7 +83,7 @@ function legend(holder) {
 function describe(cell, stage) {
   const figures = cell.stages[stage], unit = UNITS[cell.problem];
   return `${cell.controller}, seed ${cell.seed}, ${goalText(cell.goal, unit)}\n`
-    + `test ${unit.text(figures.test_score)}, control ${unit.text(figures.control_score)}\n`
+    + ["test", "control"].filter((split) => `${split}_score` in figures).map((split) => `${split} ${unit.text(figures[`${split}_score`])}`).join(", ") + "\n"
     + `${percent(cell.macs_left, 1)} of the MACs, ${count(figures.parameters)} parameters`;
 }
 
@@ -166,7 +166,7 @@ function scores() {
   });
   const controls = put(node, "div", { class: "controls" });
   chooser(controls, "network", DATA.problems.map((problem, i) => ({ value: i, text: problemText(problem) })), "problem");
-  chooser(controls, "score on", [{ value: "test", text: "test" }, { value: "control", text: "control" }], "split");
+  chooser(controls, "score on", ["test", "control"].filter((split) => `${split}_score` in DATA.problems[0]).map((split) => ({ value: split, text: split })), "split");
   chooser(controls, "networks", stagesThere.map((stage) => ({ value: stage, text: STAGES[stage] })), "stage");
 }
 

@@ -291,9 +291,7 @@ structure("instance norm")(
 structure("instance norm with statistics")(
     net(lambda s, x: s.c(s.n(s.a(x))), a=c(3, 8), n=m(nn.InstanceNorm2d, 8, track_running_stats=True), c=c(8, 4))
 )
-structure("group norm", locked="native_group_norm")(
-    net(lambda s, x: s.c(s.n(s.a(x))), a=c(3, 8), n=m(nn.GroupNorm, 2, 8), c=c(8, 4))
-)
+structure("group norm")(net(lambda s, x: s.c(s.n(s.a(x))), a=c(3, 8), n=m(nn.GroupNorm, 2, 8), c=c(8, 4)))
 structure("layer norm", locked="native_layer_norm")(
     net(
         lambda s, x: s.c(s.n(s.a(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)),
@@ -380,9 +378,12 @@ structure("resizing and padding")(
         a=c(3, 8), c=c(8, 4),
     )
 )  # fmt: skip
-structure("pixels as batch", locked="convolution")(
-    net(lambda s, x: s.c(s.a(x).flatten(0, 1)[:, None]), a=c(3, 8), c=c(1, 4))
-)
+structure("channels as batch")(
+    net(
+        lambda s, x: s.o(s.c(s.a(x).flatten(0, 1)[:, None]).view(len(x), -1, 16, 16)),
+        a=c(3, 8), c=c(1, 4), o=c(32, 4),
+    )
+)  # fmt: skip
 structure("einsum")(
     net(lambda s, x: torch.einsum("nchw,oc->nohw", s.a(x), s.f.weight), a=c(3, 8), f=m(nn.Linear, 8, 5))
 )
@@ -527,7 +528,7 @@ structure("kernel from activations", locked="neither a parameter nor computed fr
 )  # fmt: skip
 
 
-@structure("recurrent", locked="operator|multiplied")
+@structure("recurrent", locked="hidden state|output")
 class Recurrent(nn.Module):
     def __init__(self) -> None:
         super().__init__()

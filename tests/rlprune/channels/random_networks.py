@@ -477,3 +477,107 @@ def written_in_place(net: RandomNet, a: int, b: int, c: int) -> Step:
         return out
 
     return step
+
+
+class Widths(nn.Module):
+    """Splits by numbers of its own: halves, or a quarter and the rest, alone or in a list."""
+
+    def __init__(self, width: int, kind: int) -> None:
+        super().__init__()
+        self.kind, self.half, self.c, self.rest = kind, width // 2, width // 4, width - width // 4
+        self.sizes = [width // 4, width - width // 4]
+        self.inner = nn.Conv2d(width // 4, width // 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kind == 0:
+            return torch.maximum(*x.split(self.half, 1))
+        a, b = x.split([self.c, self.rest] if self.kind == 1 else self.sizes, 1)
+        return torch.cat([self.inner(a), b], 1)
+
+
+@operation
+def widths_in_attributes(net: RandomNet, a: int, b: int, c: int) -> Step:
+    need(net.shapes[a][1] % 4 == 0)
+    part = net.add(Widths(net.shapes[a][1], c % 3))
+    return lambda pool: part(pool[a])
+
+
+@operation
+def norm_groups(net: RandomNet, a: int, b: int, c: int) -> Step:
+    width = net.shapes[a][1]
+    groups = (1, 2, 3, 4, width)[c % 5]
+    need(width % groups == 0)
+    norm = net.add(nn.GroupNorm(groups, width))
+    return lambda pool: F.silu(norm(pool[a]))
+
+
+class Attention(nn.Module):
+    def __init__(self, width: int, heads: int, fused: bool) -> None:
+        super().__init__()
+        self.num_heads, self.head_dim, self.scale, self.fused = heads, 2, 0.7, fused
+        self.qkv, self.proj = nn.Linear(width, 3 * heads * 2), nn.Linear(heads * 2, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, width, h, w = x.shape
+        qkv = self.qkv(x.flatten(2).transpose(1, 2)).reshape(n, h * w, 3, self.num_heads, self.head_dim)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        if self.fused:
+            y = F.scaled_dot_product_attention(q, k, v)
+        else:
+            y = ((q * self.scale) @ k.transpose(-2, -1)).softmax(-1) @ v
+        return self.proj(y.transpose(1, 2).reshape(n, h * w, -1)).transpose(1, 2).reshape(n, width, h, w)
+
+
+@operation
+def heads(net: RandomNet, a: int, b: int, c: int) -> Step:
+    attention = net.add(Attention(net.shapes[a][1], 2 + c % 4, c % 2 == 0))
+    return lambda pool: pool[a] + attention(pool[a]) if c % 3 else attention(pool[a])
+
+
+@operation
+def recurrent(net: RandomNet, a: int, b: int, c: int) -> Step:
+    width, kind = net.shapes[a][1], (nn.GRU, nn.LSTM, nn.RNN)[c % 3]
+    need(net.shapes[a][2] <= 8)
+    reader = net.add(kind(width, 3, batch_first=True, bidirectional=c % 2 == 0))
+
+    def step(pool: list[Tensor]) -> Tensor:
+        x = pool[a].mean(2).transpose(1, 2)
+        return reader(x)[0].transpose(1, 2)[:, :, None].expand(-1, -1, pool[a].shape[2], -1)
+
+    return step
+
+
+@operation
+def random_numbers(net: RandomNet, a: int, b: int, c: int) -> Step:
+    functions = (
+        lambda x: F.dropout2d(x, 0.3, training=True), lambda x: x + torch.randn_like(x),
+        lambda x: x * torch.rand(x.shape[1], 1, 1), lambda x: x * torch.empty_like(x).uniform_(0.5, 2.0),
+    )  # fmt: skip
+    return lambda pool: functions[c % 4](pool[a])
+
+
+@operation
+def in_training_only(net: RandomNet, a: int, b: int, c: int) -> Step:
+    width = net.shapes[a][1]
+
+    def step(pool: list[Tensor]) -> Tensor:
+        x = pool[a]
+        if not Part.running.training:
+            return x * 2.0
+        return x * torch.linspace(1, 2, width).view(-1, 1, 1) if c % 2 else x * torch.ones(x.shape[1], 1, 1)
+
+    return step
+
+
+@operation
+def fixed_filter(net: RandomNet, a: int, b: int, c: int) -> Step:
+    kernel = torch.ones(1, 1, 3, 3) / 9
+
+    def step(pool: list[Tensor]) -> Tensor:
+        x = pool[a]
+        n, width, h, w = x.shape
+        if c % 2:
+            return F.conv2d(x, kernel.to(x).expand(width, 1, 3, 3), padding=1, groups=width)
+        return F.conv2d(x.reshape(n * width, 1, h, w), kernel.to(x), padding=1).view(n, width, h, w)
+
+    return step

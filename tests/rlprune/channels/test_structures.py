@@ -45,8 +45,9 @@ def test_cost_and_renumbering_are_those_of_the_removed_network(case: tuple) -> N
     pruned = remove_channels(model, groups, plan)
     after = groups.after(plan)
     assert after.parameters == CostModel(groups).parameters(plan.counts) == count_parameters(pruned)
-    if name not in ("attention by hand", "scaled dot product", "multi-head attention", "orthogonal"):  # no weight
-        assert CostModel(groups).macs(plan.counts) == CostModel(after).macs() == flop_macs(pruned, *inputs)
+    if name not in ("attention by hand", "scaled dot product", "multi-head attention", "orthogonal", "recurrent"):
+        assert flop_macs(pruned, *inputs) == CostModel(after).macs()  # these products count here only
+    assert CostModel(groups).macs(plan.counts) == CostModel(after).macs()
     again = trace_channels(pruned, *inputs, check="off")
     assert {g.name: g.size for g in after.prunable}.items() <= {g.name: g.size for g in again.prunable}.items()
     second = random_plan(after, 0.3, seed=1)

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from rlprune.data import folders, load_data
+from rlprune.data import load_data, samples
+from rlprune.data.splits import DataSplits
 from rlprune.errors import UserError
 
 
@@ -74,8 +76,8 @@ def test_a_folder_may_be_called_like_an_option(tmp_path: Path) -> None:
 def test_large_folders_stream_and_give_the_same_fixed_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = str(make(tmp_path))
     small = load_data(root)
-    monkeypatch.setattr(folders, "MEMORY_LIMIT", 0)
-    monkeypatch.setattr(folders.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(samples, "MEMORY_LIMIT", 0)
+    monkeypatch.setattr(samples.os, "cpu_count", lambda: 1)
     streamed = load_data(root)
     for role in ("train", "control"):
         pairs = zip(small.split(role).batches(5), streamed.split(role).batches(5), strict=True)
@@ -90,8 +92,8 @@ def test_large_folders_stream_and_give_the_same_fixed_batches(tmp_path: Path, mo
 @pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 @pytest.mark.parametrize("limit", [0, 2**30])
 def test_a_damaged_image_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
-    monkeypatch.setattr(folders, "MEMORY_LIMIT", limit)
-    monkeypatch.setattr(folders.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(samples, "MEMORY_LIMIT", limit)
+    monkeypatch.setattr(samples.os, "cpu_count", lambda: 1)
     root = make(tmp_path)
     for path in root.rglob("*.png"):
         path.write_bytes(path.read_bytes()[:200])
@@ -115,3 +117,55 @@ def test_folders_without_classes_or_images(tmp_path: Path) -> None:
     (tmp_path / "val" / "cat").rename(tmp_path / "val" / "cow")
     with pytest.raises(UserError, match="cow is a class that the training folder has not"):
         load_data(str(tmp_path))
+
+
+def pixels(data: DataSplits) -> torch.Tensor:
+    return next(iter(data.control.batches(4)))[0]
+
+
+def test_images_are_normalised_as_asked_for(tmp_path: Path) -> None:
+    root = str(make(tmp_path))
+    usual, plain = pixels(load_data(root)), pixels(load_data(root, normalise="none"))
+    assert float(plain.min()) >= 0 and float(plain.max()) <= 1
+    assert torch.equal(pixels(load_data(root, normalise="imagenet")), usual)
+    assert torch.allclose(pixels(load_data(root, normalise="0.5:0.25")), (plain - 0.5) / 0.25, atol=1e-6)
+    each = pixels(load_data(root, normalise="0.1,0.2,0.3:1,1,2"))
+    shift, scale = (torch.tensor(values).view(3, 1, 1) for values in ([0.1, 0.2, 0.3], [1.0, 1.0, 2.0]))
+    assert torch.allclose(each, (plain - shift) / scale, atol=1e-6)
+    assert load_data(root, normalise="0.5:0.25").fingerprint != load_data(root).fingerprint
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"normalise": "imagnet"}, "MEAN:STD as in 0.5:0.25"),
+        ({"normalise": "0.5:0"}, "standard deviation must be above 0"),
+        ({"normalise": "1,2:1"}, "mean must be one finite number, or 3"),
+        ({"normalise": "nan:1"}, "mean must be one finite number"),
+        ({"channels": 1, "normalise": "imagenet"}, "it is for colour images"),
+        ({"channels": 2}, "must be 1 .grey. or 3 .colour."),
+        ({"size": 3}, "image size is 3; it must be at least 8"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        load_data(str(make(tmp_path)), **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_size_and_channels_are_options_of_their_own(tmp_path: Path) -> None:
+    root = str(make(tmp_path))
+    assert load_data(root, size=16, channels=1).input_shape == (1, 16, 16)
+    grey = str(make(tmp_path / "grey", mode="L"))
+    assert load_data(grey, channels=3).input_shape == (3, 20, 24)
+
+
+def test_a_folder_says_how_it_is_read(tmp_path: Path) -> None:
+    root = make(tmp_path)
+    (root / "dataset.yml").write_text("normalise: none\nsize: 16\n")
+    assert load_data(str(root)).input_shape == (3, 16, 16) and float(pixels(load_data(str(root))).min()) >= 0
+    assert load_data(str(root), size=24).input_shape == (3, 24, 24), "what is asked for goes first"
+    for text, message in {"sise: 3": "did you mean 'size'", "size: big": "must be a int", "[": "as YAML"}.items():
+        (root / "dataset.yml").write_text(text)
+        with pytest.raises(UserError, match=message):
+            load_data(str(root))

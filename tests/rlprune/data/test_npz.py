@@ -90,3 +90,36 @@ def test_bad_files(tmp_path: Path) -> None:
         np.save(file, np.zeros(3))
     with pytest.raises(UserError, match="single array"):
         load_data(str(path))
+
+
+@pytest.mark.parametrize(
+    ("shape", "targets", "task", "inputs"),
+    [
+        ((20, 50), np.arange(20.0), "regression", (1, 50)),
+        ((20, 8, 8), np.ones((20, 3)), "multilabel", (1, 8, 8)),
+        ((20, 8, 8, 3), np.full((20, 8, 8, 3), 255, np.uint8), "image", (3, 8, 8)),
+        ((20, 1, 4, 8, 8), np.arange(20) % 2, "classification", (1, 4, 8, 8)),
+    ],
+)
+def test_inputs_and_targets_of_any_rank(
+    tmp_path: Path, shape: tuple[int, ...], targets: np.ndarray, task: str, inputs: tuple[int, ...]
+) -> None:
+    path = tmp_path / "a.npz"
+    np.savez(path, train=np.random.default_rng(0).random(shape), train_labels=targets)
+    data = load_data(str(path), task=task)
+    assert data.input_shape == inputs and data.task == task
+    x, y = next(iter(data.train.batches(4, seed=0, augment=True)))
+    assert x.shape == (4, *inputs) and len(y) == 4
+    assert len(data.classes) == {"regression": 1, "multilabel": 3, "image": 3, "classification": 2}[task]
+    if task == "image":
+        assert y.shape == (4, 3, 8, 8) and float(y.max()) == 1.0
+
+
+def test_signals_with_channels_say_so(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    np.savez(path, train=np.random.default_rng(0).random((20, 3, 50)), train_labels=np.arange(20) % 2, layout="NCL")
+    data = load_data(str(path))
+    assert data.input_shape == (3, 50) and data.roles["normalisation"]["rule"].startswith("mean")
+    with pytest.raises(UserError, match="expected 20 targets"):
+        np.savez(path, train=np.zeros((20, 50)), train_labels=np.zeros(3))
+        load_data(str(path), task="regression")

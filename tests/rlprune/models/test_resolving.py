@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from rlprune.errors import UserError
-from rlprune.models import resolve_model
+from rlprune.models import brings_weights, resolve_model
 
 GOOD = """
 from torch import nn
@@ -94,3 +94,38 @@ def test_unknown_zoo_name_and_options() -> None:
         resolve_model("vgg19", num_classes=7, in_channels=1)
     with pytest.raises(UserError, match="option of vgg16 'depth'"):
         resolve_model("vgg16:depth=3", num_classes=7, in_channels=1)
+
+
+def test_a_file_alone_lists_what_is_in_it(script: Path) -> None:
+    with pytest.raises(UserError, match=f"give {script}:Net or {script}:net or") as caught:
+        resolve_model(str(script), num_classes=4, in_channels=1)
+    assert "WIDTH" not in str(caught.value) and "nn" not in str(caught.value).split("give")[1].split(":")[0]
+
+
+def test_a_module_in_a_file_comes_with_its_weights_and_as_a_copy(script: Path) -> None:
+    script.write_text(GOOD + "\nready = nn.Conv2d(1, 3, 3)\n")
+    first, second = (resolve_model(f"{script}:ready", num_classes=4, in_channels=1) for _ in range(2))
+    assert first is not second and torch.equal(first.weight, second.weight)
+    assert brings_weights(f"{script}:ready") and not brings_weights(f"{script}:net") and not brings_weights("lenet5")
+
+
+def test_timm_models_by_name() -> None:
+    pytest.importorskip("timm")
+    model = resolve_model("timm:resnet10t", num_classes=7, in_channels=1).eval()
+    assert model(torch.zeros(1, 1, 64, 64)).shape == (1, 7)
+    with pytest.raises(UserError, match="did you mean 'resnet18'"):
+        resolve_model("timm:resnet188", num_classes=7, in_channels=3)
+
+
+def test_a_folder_of_hugging_faces(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no"):
+        resolve_model(f"hf:{tmp_path}", num_classes=3, in_channels=3)
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1], num_labels=3)
+    transformers.ResNetForImageClassification(config).save_pretrained(tmp_path)
+    model = resolve_model(f"hf:{tmp_path}", num_classes=3, in_channels=3).eval()
+    assert model(torch.zeros(1, 3, 32, 32)).logits.shape == (1, 3)
+    assert brings_weights(f"hf:{tmp_path}")
+    (tmp_path / "config.json").write_text('{"model_type": "no such"}')
+    with pytest.raises(UserError, match="is no image classifier"):
+        resolve_model(f"hf:{tmp_path}", num_classes=3, in_channels=3)

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import pytest
 import torch
 
+from rlprune.cli import main
 from rlprune.data import load_data
 from rlprune.errors import UserError
-from rlprune.models import cache_folder, create_model, default_weights, load_weights
+from rlprune.models import cache_folder, create_model, default_weights, load_weights, weights_normalisation
 from rlprune.scoring.evaluation import Evaluator
 from rlprune.tasks import get_task
 
@@ -118,3 +120,111 @@ def test_pretrained_lenet_on_mnist(real_data: Path) -> None:
     model = create_model("lenet5")
     load_weights(model, real_data / "weights" / "mnist_lenet.pt")
     assert Evaluator(get_task("classification"), data).score(model, "whole_test").value >= 0.989
+
+
+def loads(content: object, state: dict[str, torch.Tensor], path: Path) -> None:
+    model = create_model("resnet20")
+    if path.suffix == ".safetensors":
+        pytest.importorskip("safetensors.torch").save_file(content, path)
+    else:
+        torch.save(content, path)
+    load_weights(model, path)
+    assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+def prefixed(state: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {prefix + name: value for name, value in state.items()}
+
+
+@pytest.mark.parametrize("prefix", ["model.", "net.", "module.", "_orig_mod.", "module._orig_mod.", "a.b.backbone."])
+def test_any_common_prefix_goes(prefix: str, state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    loads({"state_dict": prefixed(state, prefix), "epoch": 3, "callbacks": {}}, state, tmp_path / "lit.ckpt")
+    if prefix == "_orig_mod.":
+        return  # compiled alone: what else is there is not of this model
+    more = {**prefixed(state, prefix), "criterion.weight": torch.ones(10)}
+    loads({"state_dict": more}, state, tmp_path / "lit.ckpt")
+
+
+def test_averaged_weights_are_taken_and_a_namespace_is_left_alone(
+    state: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    zeros = {name: torch.zeros_like(value) for name, value in state.items()}
+    arguments = argparse.Namespace(lr=0.1, opt="sgd")
+    timm = {"arch": "resnet20", "args": arguments, "state_dict": zeros, "state_dict_ema": state}
+    loads(timm, state, tmp_path / "last.pth.tar")
+    loads({"args": arguments, "path": tmp_path, "odd": NotPlain(), "model": state}, state, tmp_path / "odd.pt")
+
+
+def test_compiled_parts_and_safetensors_load(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    compiled = {name.replace("conv1.", "conv1._orig_mod."): value for name, value in state.items()}
+    loads(compiled, state, tmp_path / "w.pt")
+    loads(state, state, tmp_path / "model.safetensors")
+
+
+class Spy:
+    """Would write a file if anybody called what it was pickled with."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Path.touch, (self.path,))
+
+
+def test_what_is_no_state_dict_is_named_in_one_clean_line(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    def refused(path: Path, message: str) -> None:
+        with pytest.raises(UserError, match=message) as caught:
+            load_weights(create_model("resnet20"), path)
+        assert "\n" not in str(caught.value) and "\x1b" not in str(caught.value)
+
+    refused(saved(create_model("resnet20"), tmp_path / "whole.pt"), r"pickled whole model.*save model.state_dict\(\)")
+    refused(saved({"model": create_model("lenet5"), "epoch": 1}, tmp_path / "yolo.pt"), "whole model under 'model'")
+    spy = saved(Spy(tmp_path / "touched"), tmp_path / "spy.pt")
+    refused(spy, "cannot")
+    assert not (tmp_path / "touched").exists(), "nothing pickled may run"
+    (tmp_path / "net.h5").write_bytes(b"\x89HDF")
+    refused(tmp_path / "net.h5", "is a Keras file")
+    (tmp_path / "hf").mkdir()
+    refused(tmp_path / "hf", "is a folder; it holds no weights")
+    (tmp_path / "hf" / "pytorch_model.bin").touch()
+    refused(tmp_path / "hf", "give .*pytorch_model.bin")
+    (tmp_path / "hf" / "model.safetensors").write_bytes(b"no tensors")
+    refused(tmp_path / "hf", "give .*model.safetensors")
+    pytest.importorskip("safetensors")
+    refused(tmp_path / "hf" / "model.safetensors", "as safetensors")
+
+
+def test_weights_say_how_images_are_normalised(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    imagenet = "0.485,0.456,0.406:0.229,0.224,0.225"
+    assert weights_normalisation("resnet50", "torchvision:ResNet50_Weights.DEFAULT") == imagenet
+    path = saved({"state_dict": state, "meta": {"normalise": "0.5:0.25"}}, tmp_path / "w.pt")
+    assert weights_normalisation("resnet20", str(path)) == "0.5:0.25"
+    silent = saved(state, tmp_path / "v.pt")
+    with pytest.raises(UserError, match="says nothing of how images are normalised"):
+        weights_normalisation("resnet20", str(silent))
+    (tmp_path / "preprocessor_config.json").write_text('{"image_mean": [0.5], "image_std": [0.25]}')
+    assert weights_normalisation("resnet20", str(silent)) == "0.5:0.25"
+
+
+def test_the_command_line_says_it_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lenet = create_model("lenet5")
+    torch.save(lenet, "whole.pt")
+    torch.save({"state_dict": prefixed(lenet.state_dict(), "model."), "epoch": 3}, "lit.ckpt")
+    (tmp_path / "hf").mkdir()
+    (tmp_path / "hf" / "model.safetensors").touch()
+    (tmp_path / "net.py").write_text("def build(): ...\n")
+    for arguments, message in (
+        (["--weights", "whole.pt"], "pickled whole model"),
+        (["--weights", "hf"], "hf is a folder; give hf/model.safetensors"),
+        (["--weights", "none.pt"], "no such file: none.pt"),
+        (["--model", "net.py"], "give net.py:build"),
+    ):
+        assert main(["evaluate", *arguments]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert message in line
+    assert main(["evaluate", "--weights", "lit.ckpt"]) == 0
+    out, err = capsys.readouterr()
+    assert "accuracy on 359 examples" in out and ("near chance" in err or not err)

@@ -89,6 +89,17 @@ def test_what_is_kept_is_bounded(problem):
     assert small.grams(problem.base(), problem) is not first
 
 
+def test_many_networks_take_no_more_memory_than_a_few(problem):
+    kept, sizes = Measured(), []
+    for _ in range(20):
+        network = problem.base()
+        with torch.no_grad():
+            network.model[1].running_mean.add_(len(sizes) + 1)
+        kept.norms(network, problem)
+        sizes.append(kept.bytes)
+    assert sizes[-1] == sizes[-5] == max(sizes)
+
+
 def test_criterion_and_recovery_share_gram_matrices(problem, monkeypatch):
     problem.measured.forget()
     problem.scores("reconstruction", problem.base())

@@ -9,6 +9,7 @@ import pytest
 
 from rlprune.errors import UserError
 from rlprune.report.content import comparison_content, load_content, run_content
+from rlprune.report.figures import draw_figures
 from rlprune.report.html import render, write_report
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None)
@@ -93,10 +94,11 @@ const press = (name) => document.querySelectorAll("#table th button")[heads().in
 found.sections = [...document.querySelectorAll("section")].map((node) => node.id);
 found.charts = document.querySelectorAll("svg.chart").length;
 found.marks = document.querySelectorAll("#scores svg.chart path[transform]").length;
-press("test");
-found.descending = cells(heads().indexOf("test") + 1);
-press("test");
-found.ascending = cells(heads().indexOf("test") + 1);
+const split = heads().includes("test") ? "test" : "control";
+press(split);
+found.descending = cells(heads().indexOf(split) + 1);
+press(split);
+found.ascending = cells(heads().indexOf(split) + 1);
 const toggle = document.querySelector("#scores [data-controller]");
 if (toggle) toggle.click();
 found.marksAfterHiding = document.querySelectorAll("#scores svg.chart path[transform]").length;
@@ -106,6 +108,9 @@ for (const select of document.querySelectorAll("select")) {
 const text = document.body.innerHTML.replace(/<script[^]*?<\\/script>/g, "");
 found.nonsense = ["NaN", "undefined", "Infinity"].filter((word) => text.includes(word));
 found.overflow = document.documentElement.scrollWidth - document.documentElement.clientWidth;
+const wide = document.querySelector("#cells .scroll");
+found.table = wide.scrollWidth - wide.clientWidth;
+found.unnamed = [...document.querySelectorAll("svg.chart")].filter((chart) => !chart.querySelector(".title")).length;
 found.broken = window.broken;
 document.getElementById("probe").textContent = JSON.stringify(found);
 </script>
@@ -127,7 +132,7 @@ def browse(page, tmp_path, width, dark=False):
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on this machine")
-@pytest.mark.parametrize(("width", "dark"), [(1200, False), (500, True)])
+@pytest.mark.parametrize(("width", "dark"), [(1280, False), (500, True)])
 def test_a_comparison_works_in_a_browser(comparison, tmp_path, width, dark):
     comparison["cells"][0]["controller"] = "</script><script>window.broken=1</script>"
     found, console = browse(render(comparison_content(comparison)), tmp_path, width, dark)
@@ -140,7 +145,8 @@ def test_a_comparison_works_in_a_browser(comparison, tmp_path, width, dark):
     assert falling == sorted(rising, reverse=True) and rising == sorted(falling)
     assert found["descending"][-1] == found["ascending"][-1] == "–"  # the failed cell stays at the end
     assert found["nonsense"] == []
-    assert found["overflow"] <= 0
+    assert found["overflow"] <= 0 and found["unnamed"] == 0
+    assert found["table"] <= 0 or width < 1280, "every column is seen without scrolling"
     assert "broken" not in found
 
 
@@ -157,6 +163,21 @@ def test_a_run_works_in_a_browser(record, tmp_path):
     assert console == []
     assert found["sections"] == ["scores", "drops", "widths", "sensitivity", "rewards", "cells", "commands"]
     assert found["nonsense"] == [] and found["overflow"] <= 0
+
+
+def test_a_run_without_a_test_split_and_of_another_metric_has_a_report(record, tmp_path):
+    for side in ("baseline", "pruned"):
+        record[side] = {key: value for key, value in record[side].items() if not key.startswith("test_")}
+        record[side] |= {"metric": "psnr", "percent": False, "control_interval": None}
+    record["rounds"][0] |= {"slack": 0.4, "healing_predicted": 0.15, "bound_by": "tolerance", "epochs_left": 3.0}
+    content = run_content(record) | {"sensitivity": None}
+    assert content["cells"][0]["front"] == {"prune_control": True}
+    assert set(draw_figures(content)) == {"scores", "drops", "widths", "rewards"}
+    assert content["cells"][0]["rounds"][0]["bound_by"] == "tolerance"
+    if BROWSER is None:
+        return
+    found, console = browse(render(content), tmp_path, 1280)
+    assert console == [] and found["nonsense"] == [] and found["overflow"] <= 0
 
 
 def test_a_scan_in_the_run_folder_is_in_the_report(record, tmp_path):

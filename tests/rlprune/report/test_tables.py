@@ -12,7 +12,7 @@ from rlprune.report.methods import print_constants, print_methods
 from rlprune.report.pareto import Network, print_networks
 from rlprune.report.scans import print_scan
 from rlprune.report.standings import print_comparison
-from rlprune.report.summary import describe_scores, print_summary
+from rlprune.report.summary import describe_scores, near_chance, print_summary
 from rlprune.report.tables import layout
 from rlprune.scoring.sensitivity import Sensitivity
 
@@ -101,3 +101,8 @@ def test_other_tables_print_brackets_too(tmp_path):
 def test_no_width_cuts_a_name(width):
     name = "a." * 40 + "conv"
     assert name in layout(("group", "before"), [(name, "12")], width)
+
+
+def test_a_baseline_near_chance_is_spoken_of():
+    assert "normalised in another way" in near_chance("accuracy", 0.11, 10)
+    assert near_chance("accuracy", 0.5, 10) is None and near_chance("miou", 0.01, 10) is None

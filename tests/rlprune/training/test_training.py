@@ -126,6 +126,13 @@ def test_pure_imitation_goes_to_the_teacher_and_leaves_it_alone():
         run(settings)
 
 
+def test_tasks_without_logits_cannot_be_imitated():
+    teacher = toys.small_network()
+    for settings in (replace(FAST, distillation=0.5), replace(FAST, label_smoothing=0.1)):
+        with pytest.raises(UserError, match="no logits"):
+            train(teacher, get_task("detection"), toys.shapes_split(), settings, seed=0, teacher=teacher)
+
+
 def test_the_monitor_s_best_epoch_comes_out_and_patience_ends_it():
     values = iter([0.1, 0.5, 0.4, 0.3, 0.9])
     seen = []

@@ -1,0 +1,180 @@
+"""Widths in plain attributes of modules: which numbers could follow a removal, and how.
+
+Code that splits, reshapes or groups by a number that it keeps (`self.c`, `num_heads`, `split_sizes`) does not see that
+a tensor has become smaller. Such a number equals the size of a tensor that is cut, or a part of it; the self-check
+decides whether it follows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from rlprune.channels.groups import ChannelGroups
+from rlprune.channels.units import Attribute
+
+Reads = set[tuple[int, str]]  # id of a module, name of an attribute of it that holds a number or several
+Terms = tuple[tuple[str, int], ...]
+
+_WIDTH = re.compile(
+    r"(^|_)(ch|chs|chans?|channels?|in_?planes|planes|filters?|features|dims?|width|groups|c|c1|c2)_?(in|out)?$"
+)
+_HEADS = re.compile(r"(^|_)n?_?heads?$")
+_BUILT_IN = ("num_groups", "input_size", "groups", "unflattened_size")  # those of torch's own modules that may follow
+_OWN = ("in_channels", "out_channels", "in_features", "out_features", "num_features", "num_channels", "num_parameters")
+_MOST = 16  # numbers in a list
+
+
+@contextmanager
+def watched_attributes(reads: Reads, head_counts: set[int]) -> Iterator[None]:
+    """Note which plain numbers of modules are read; those called like numbers of attention heads apart, too."""
+
+    def read(module: nn.Module, name: str) -> Any:
+        value = object.__getattribute__(module, name)
+        if type(value) in (int, tuple, list) and name != "training":
+            reads.add((id(module), name))
+            if type(value) is int and value > 1 and _HEADS.search(name):
+                head_counts.add(value)
+        return value
+
+    nn.Module.__getattribute__ = read  # type: ignore[assignment, method-assign]
+    try:
+        yield
+    finally:
+        del nn.Module.__getattribute__
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A number that may follow, and the ways in which it could, the likeliest first."""
+
+    module: str
+    name: str
+    place: int | None
+    value: int
+    options: tuple[Terms, ...]
+
+    def attribute(self, option: int) -> Attribute | None:
+        """The attribute that follows in one of the ways; beyond the last one it stays as it is."""
+        if option >= len(self.options):
+            return None
+        return Attribute(self.module, self.name, self.place, self.value, self.options[option])
+
+    @property
+    def groups(self) -> set[str]:
+        """The groups that it may follow."""
+        return {name for terms in self.options for name, _ in terms}
+
+
+@dataclass(frozen=True)
+class _Width:
+    """One dimension of a tensor that shrinks."""
+
+    tensor: str
+    role: str
+    size: int
+    copies: Mapping[str, int]
+
+    def terms(self, value: int) -> Terms | None:
+        """What a number loses with each unit, if it is this width or goes with it in proportion."""
+        scaled = {name: value * count for name, count in self.copies.items()}
+        if value > self.size or any(amount % self.size for amount in scaled.values()):
+            return None
+        return tuple(sorted((name, amount // self.size) for name, amount in scaled.items()))
+
+
+def choices(model: nn.Module, groups: ChannelGroups, reads: set[tuple[str, str]]) -> list[Choice]:
+    """The numbers that may follow: those that `reads` (path, name) says the forward pass uses, and well-known names."""
+    scopes = _scopes(groups)
+    cut = {width.tensor.rpartition(".")[0] for widths in scopes.values() for width in widths}
+    found = []
+    for path, module in model.named_modules():
+        settings = _settings(module)
+        tensors = () if path in cut else (*module._parameters.values(), *module._buffers.values())
+        own = {size for tensor in tensors if tensor is not None for size in tensor.shape}  # of what stays
+        for name, value in vars(module).items():
+            used = (path, name) in reads
+            if ((settings is None or name in settings) and name not in _BUILT_IN) or (path in cut and name in _OWN):
+                continue
+            if used or _WIDTH.search(name):
+                for place, number in _numbers(value) if used or type(value) is int else ():
+                    options = _nearest(scopes, path, name, number, used) if number > 1 and number not in own else ()
+                    if options:
+                        found.append(Choice(path, name, place, number, options))
+    return found
+
+
+def _settings(module: nn.Module) -> set[str] | None:
+    """Names of what torch's own classes keep for themselves; None if the module is of such a class: all of it."""
+    if type(module).__module__.startswith("torch.nn."):
+        return None
+    ours = [cls for cls in type(module).__mro__ if cls.__module__.startswith("torch.nn.")]
+    return {name for cls in ours for name in getattr(cls, "__constants__", ())}
+
+
+def _numbers(value: Any) -> list[tuple[int | None, int]]:
+    """The numbers in an attribute, with their places if it holds several."""
+    if type(value) is int:
+        return [(None, value)]
+    if type(value) in (list, tuple) and len(value) <= _MOST and all(type(number) is int for number in value):
+        return list(enumerate(value))
+    return []
+
+
+def _scopes(groups: ChannelGroups) -> dict[str, list[_Width]]:
+    """Path of a module -> the widths below it."""
+    copies: dict[tuple[str, int], dict[str, int]] = defaultdict(dict)
+    roles: dict[tuple[str, int], str] = {}
+    for group in groups.prunable:
+        for slot in group.slots:
+            here = copies[slot.tensor, slot.dim]
+            here[group.name] = here.get(group.name, 0) + slot.index.shape[1]
+            roles[slot.tensor, slot.dim] = slot.role
+    scopes: dict[str, list[_Width]] = defaultdict(list)
+    order = {layer.weight: layer.order for layer in groups.layers.values()}
+    for tensor, dim in sorted(copies, key=lambda key: order.get(key[0], len(order))):
+        width = _Width(tensor, roles[tensor, dim], groups.shapes[tensor][dim], copies[tensor, dim])
+        path = tensor
+        while path:
+            path = path.rpartition(".")[0]
+            scopes[path].append(width)
+    return scopes
+
+
+def _nearest(scopes: Mapping[str, list[_Width]], path: str, name: str, value: int, used: bool) -> tuple[Terms, ...]:
+    """Ways in which a number could follow the widths below its module, else those below the module around it."""
+    scope = path
+    while True:
+        options = _options(scopes.get(scope, []), path, name, value, used)
+        if options or not scope or not used:
+            return options
+        scope = scope.rpartition(".")[0]
+
+
+def _options(widths: list[_Width], path: str, name: str, value: int, used: bool) -> tuple[Terms, ...]:
+    """Ways in which a number could follow; of one that the forward pass does not use only the plain and named one."""
+    side = (
+        "in"
+        if re.search(r"(^|_)in(_|$|put|planes)", name)
+        else "out"
+        if re.search(r"(^|_)out(_|$|put|planes)", name)
+        else ""
+    )
+    ranked = []
+    for place, width in enumerate(widths):
+        terms = width.terms(value)
+        if terms is None or (not used and (width.size != value or width.role not in ("in", "out"))):
+            continue
+        own = width.tensor.rpartition(".")[0] == path
+        late = -place if side == "out" else place
+        ranked.append(((side not in ("", width.role), width.size != value, not own, late), terms))
+    if side and not used:
+        ranked = [entry for entry in ranked if not entry[0][0]]
+    found = list(dict.fromkeys(terms for _, terms in sorted(ranked)))
+    return tuple(found[:4]) if used or side or len(found) == 1 else ()

@@ -1,0 +1,125 @@
+"""Copies of models: with the model's modes, bound to themselves, and checked.
+
+`copy.deepcopy` alone is not faithful. It loses the modes of traced graph modules, and it shares functions: a `forward`
+or a hook that was set on the object and closes over it goes on running the original. So functions are bound anew.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import types
+from collections import OrderedDict
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from rlprune.channels.computed import graph_tensors
+from rlprune.errors import UserError
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The network inside wrappers for data parallel training and compilation.
+
+    Raises:
+        UserError: the model is scripted.
+    """
+    while True:
+        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            model = model.module
+        elif type(model).__name__ == "OptimizedModule" and isinstance(model._modules.get("_orig_mod"), nn.Module):
+            model = model.get_submodule("_orig_mod")
+        else:
+            break
+    for path, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            what = f"its part {path!r} is" if path else "it is"
+            raise UserError(
+                f"scripted models cannot be pruned, and {what} one; give the plain module, before torch.jit"
+            )
+    return model
+
+
+def duplicate(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
+    """A deep copy in the model's modes, whose functions are bound to it; `memo` is deepcopy's.
+
+    Raises:
+        UserError: the model cannot be copied.
+    """
+    memo = {**graph_tensors(model), **(memo or {})}
+    for module in model.modules():  # most of what a module holds is empty hook tables, which need no recursion
+        for value in vars(module).values():
+            if type(value) in (dict, OrderedDict, set) and not value:
+                memo[id(value)] = type(value)()
+    try:
+        for module in model.modules():
+            if isinstance(module, fx.GraphModule):
+                _copy_graph_module(module, memo)
+        copied: nn.Module = copy.deepcopy(model, memo)
+    except (RuntimeError, TypeError) as error:
+        text = " ".join(str(error).split())[:160]
+        raise UserError(f"the model cannot be deep-copied ({text}); keep no graph tensors or handles in it") from error
+    for before, after in zip(model.modules(), copied.modules(), strict=False):
+        after.training = before.training
+        tables: tuple[Any, ...] = (vars(after), after._forward_hooks, after._forward_pre_hooks, after._backward_hooks)
+        for table in tables:
+            for key, value in table.items():
+                if isinstance(value, (types.FunctionType, functools.partial)):
+                    table[key] = _bound_anew(value, memo)
+    return copied
+
+
+def _copy_graph_module(module: fx.GraphModule, memo: dict[int, Any]) -> None:
+    """Its own way of copying forgets modes and what a subclass keeps."""
+    if id(module) in memo:
+        return
+    copied: fx.GraphModule = type(module).__new__(type(module))
+    memo[id(module)] = copied
+    copied.__dict__.update(copy.deepcopy(vars(module), memo))
+    copied.graph = copied.graph  # compiles it, and makes it the graph's owner
+
+
+def _bound_anew(value: Any, memo: dict[int, Any], depth: int = 0) -> Any:
+    """A function with what it closes over replaced by the copies, where these are parts of the copied model."""
+    if depth > 5:
+        return value
+    part = _part_anew(value, memo)
+    if part is not value:
+        return part
+    if isinstance(value, functools.partial):
+        function, *args = (_bound_anew(part, memo, depth + 1) for part in (value.func, *value.args))
+        words = {key: _bound_anew(part, memo, depth + 1) for key, part in value.keywords.items()}
+        return functools.partial(function, *args, **words)
+    if not isinstance(value, types.FunctionType):
+        return value
+    cells, changed = [], False
+    for cell in value.__closure__ or ():
+        try:
+            content = cell.cell_contents
+        except ValueError:  # not filled yet
+            cells.append(cell)
+            continue
+        new = _bound_anew(content, memo, depth + 1)
+        changed |= new is not content
+        cells.append(cell if new is content else types.CellType(new))
+    defaults = tuple(_bound_anew(part, memo, depth + 1) for part in value.__defaults__ or ())
+    changed |= any(a is not b for a, b in zip(defaults, value.__defaults__ or (), strict=True))
+    names = {name: value.__globals__[name] for name in value.__code__.co_names if name in value.__globals__}
+    parts = {name: new for name, old in names.items() if (new := _part_anew(old, memo)) is not old}
+    if not changed and not parts:
+        return value
+    scope = {**value.__globals__, **parts} if parts else value.__globals__
+    result = types.FunctionType(value.__code__, scope, value.__name__, defaults or None, tuple(cells))
+    result.__dict__.update({key: part for key, part in vars(value).items() if key != "__wrapped__"})
+    result.__kwdefaults__ = value.__kwdefaults__
+    return result
+
+
+def _part_anew(value: Any, memo: dict[int, Any]) -> Any:
+    """The copy of a part of the model, or of a method of one; anything else as it is."""
+    if isinstance(value, (nn.Module, Tensor)):
+        return memo.get(id(value), value)
+    if isinstance(value, types.MethodType) and id(value.__self__) in memo:
+        return types.MethodType(value.__func__, memo[id(value.__self__)])
+    return value

@@ -1,0 +1,70 @@
+"""A user's own Python files and packages, imported by name."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+from rlprune.errors import UserError
+
+
+def module_by_name(name: str) -> ModuleType:
+    """An installed package's module, or one in the current folder; raises UserError if it cannot be imported."""
+    with _importable(Path.cwd()):
+        try:
+            return importlib.import_module(name)
+        except Exception as error:
+            raise _import_error(name, error) from None
+
+
+def module_from_file(path: Path) -> ModuleType:
+    """The module in a file, once for each content of it; raises UserError if there is none or it does not run."""
+    if not path.is_file():
+        raise UserError(f"no such file: {path}; give a Python file, as in file.py:name")
+    path = path.resolve()
+    content = str(path).encode() + path.read_bytes()
+    name = f"rlprune_file_{hashlib.sha256(content).hexdigest()[:12]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    location = importlib.util.spec_from_file_location(name, path)
+    if location is None or location.loader is None:
+        raise UserError(f"{path} cannot be imported as Python")
+    module = importlib.util.module_from_spec(location)
+    sys.modules[name] = module  # classes defined there can be copied and pickled only if their module can be found
+    with _importable(path.parent):
+        try:
+            location.loader.exec_module(module)
+        except Exception as error:
+            del sys.modules[name]
+            raise _import_error(str(path), error) from None
+    return module
+
+
+def user_module(name: str) -> ModuleType:
+    """`file.py` or `package.module`."""
+    return module_from_file(Path(name)) if name.endswith(".py") else module_by_name(name)
+
+
+@contextlib.contextmanager
+def _importable(folder: Path) -> Iterator[None]:
+    """Let imports inside find modules of `folder`, as `python file.py` would."""
+    entry = str(folder)
+    added = entry not in sys.path
+    if added:
+        sys.path.insert(0, entry)
+    try:
+        yield
+    finally:
+        if added and entry in sys.path:
+            sys.path.remove(entry)
+
+
+def _import_error(what: str, error: Exception) -> UserError:
+    reason = (str(error).splitlines() or [""])[0][:160]
+    return UserError(f"cannot import {what} ({type(error).__name__}: {reason}); see that it runs by itself")

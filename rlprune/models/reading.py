@@ -1,0 +1,150 @@
+"""Weights files as people save them, read without unpickling anything but tensors and plain values."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlprune.errors import UserError
+
+# Where a checkpoint keeps its state dict, the averaged weights first, as timm takes them
+_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "module", "net", "weights")
+_TENSORS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".tar")
+_OTHERS = {
+    ".h5": "a Keras file", ".hdf5": "a Keras file", ".keras": "a Keras file", ".pb": "a TensorFlow graph",
+    ".tflite": "a TensorFlow Lite file", ".onnx": "an ONNX graph",
+    ".pt2": "a torch.export program", ".npz": "NumPy arrays",
+}  # fmt: skip
+_SAVE = 'save model.state_dict(), as in torch.save(model.state_dict(), "weights.pt")'
+
+
+class _Inert:
+    """Stands for whatever else was pickled; it holds what it is given and does nothing."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self.content: Any = (arguments, options)
+
+    def __setstate__(self, state: Any) -> None:
+        self.content = state
+
+
+def read_weights(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The state dict of a file and what the file says about itself (`meta`).
+
+    A state dict of torch, alone or under a name that checkpoints use (Lightning's, timm's with its averaged weights,
+    DDP's), or safetensors. Anything else in a checkpoint, such as an argparse Namespace, is left out unread.
+
+    Raises:
+        UserError: The file is missing, damaged or of another kind; says which, and how to save the right one.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise UserError(f"{path} is a folder; {_inside(path)}")
+    if not path.is_file():
+        raise UserError(f"no such file: {path}")
+    if path.suffix.lower() in _OTHERS:
+        raise UserError(f"{path} is {_OTHERS[path.suffix.lower()]}, not weights of a torch model; {_SAVE}")
+    if path.suffix.lower() == ".safetensors":
+        return _safetensors(path), {}
+    content = _torch_file(path)
+    if isinstance(content, _Inert):
+        raise UserError(f"cannot read {path}: it is a pickled whole model, and reading it would run code; {_SAVE}")
+    if not isinstance(content, Mapping):
+        raise UserError(f"{path} holds a {type(content).__name__}; expected a dict of tensors: {_SAVE}")
+    meta = content.get("meta", {})
+    for key in _WRAPPERS:
+        if isinstance(content.get(key), _Inert):
+            raise UserError(f"{path} holds a pickled whole model under {key!r}; {_SAVE}")
+        if isinstance(content.get(key), Mapping) and content[key]:
+            content = content[key]
+            break
+    state = {str(name): value for name, value in content.items()}
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            kind = "pickled object" if isinstance(value, _Inert) else type(value).__name__
+            raise UserError(f"{path}: {name!r} is a {kind}; a state dict holds tensors only: {_SAVE}")
+    if not state:
+        raise UserError(f"{path} holds no tensors; {_SAVE}")
+    return state, dict(meta) if isinstance(meta, Mapping) else {}
+
+
+def _torch_file(path: Path) -> Any:
+    """The content of a file of torch.save; what is neither tensor nor plain value is inert."""
+    try:
+        unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # damaged, or of torch's first format, whose names nobody can list: torch.load will say
+        unknown = []
+    try:
+        with torch.serialization.safe_globals([(_Inert, name) for name in unknown]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises a dozen kinds for a damaged archive
+        if "eights only load failed" in str(error):
+            names = ", ".join(unknown[:3]) or "more than tensors and plain values"
+            raise UserError(f"{path} cannot be read without running code from it: it holds {names}; {_SAVE}") from None
+        raise UserError(f"cannot read {path} as tensors; it is damaged or something else: {_SAVE}") from None
+
+
+def _safetensors(path: Path) -> dict[str, Any]:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError:
+        raise UserError(f"{path} needs the package safetensors: pip install 'rlprune[models]'") from None
+    try:
+        return dict(load_file(path))
+    except (SafetensorError, OSError, ValueError) as error:
+        reason = (str(error).splitlines() or [""])[0][:120]
+        raise UserError(f"cannot read {path} as safetensors ({reason}); it is damaged or something else") from None
+
+
+def _inside(folder: Path) -> str:
+    """Which file of a folder to give."""
+    found = sorted(file for file in folder.iterdir() if file.suffix.lower() in _TENSORS)
+    preferred = [file for file in found if file.suffix == ".safetensors"] or found
+    if preferred:
+        return f"give {preferred[0]}"
+    return f"it holds no weights: {_SAVE}"
+
+
+def fitted(state: Mapping[str, Tensor], own: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The state dict under the model's own names.
+
+    Compiled modules' `_orig_mod.` goes, and a prefix in front of all of the model's names (`module.` of DDP, `model.`
+    or `net.` of a LightningModule, any other), with whatever does not carry it; so does torchvision's auxiliary head,
+    which models without one do not miss.
+    """
+    names = {name: name.replace("_orig_mod.", "") for name in state}
+    found = {names[name]: value for name, value in state.items()}
+    needed = [name for name in own if not name.endswith("num_batches_tracked")]
+    if needed and not set(needed) <= found.keys():
+        ends = {name[: -len(needed[0])] for name in found if name.endswith("." + needed[0])}
+        for prefix in sorted(ends, key=len):
+            if all(prefix + name in found for name in needed):
+                found = {n.removeprefix(prefix): value for n, value in found.items() if n.startswith(prefix)}
+                break
+    return {name: value for name, value in found.items() if name in own or not name.startswith("aux_classifier.")}
+
+
+def normalisation_beside(path: Path) -> str | None:
+    """`MEAN:STD` as a Hugging Face folder's configuration beside the weights says, or None."""
+    for name in ("preprocessor_config.json", "config.json"):
+        try:
+            content = json.loads((path.parent / name).read_text())
+        except (OSError, ValueError):
+            continue
+        for found in (content, content.get("pretrained_cfg")):
+            if isinstance(found, Mapping):
+                mean, std = (found.get(f"image_{key}", found.get(key)) for key in ("mean", "std"))
+                if isinstance(mean, list) and isinstance(std, list):
+                    return constants(mean, std)
+    return None
+
+
+def constants(mean: Any, std: Any) -> str:
+    """`MEAN:STD`, as the option `normalise` takes them."""
+    return ":".join(",".join(f"{float(value):g}" for value in values) for values in (mean, std))

@@ -1,0 +1,74 @@
+"""Regression: numbers of any shape; R² or a negative error."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from rlprune.errors import UserError
+from rlprune.tasks.base import TASKS, OutputTask, check_option, single_output
+
+LOSSES = {"mse": F.mse_loss, "l1": F.l1_loss}
+
+
+@TASKS.register("regression")
+@dataclass(frozen=True)
+class Regression(OutputTask):
+    """Numbers for every example, in any shape.
+
+    Attributes:
+        metric: "r2": the share of the targets' variance that is explained, over all outputs together (each around its
+            own mean), at most 1; "mse" or "mae": then the score is the negative mean squared or absolute error.
+        objective: What training minimises: "mse" or "l1".
+        name: Name of the task.
+    """
+
+    metric: str = "r2"
+    objective: str = "mse"
+    name: ClassVar[str] = "regression"
+    percent = False
+    single: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_option("metric of regression", self.metric, ("r2", "mse", "mae"))
+        check_option("objective of regression", self.objective, LOSSES)
+
+    def output(self, returned: Any, targets: torch.Tensor) -> torch.Tensor:
+        """Numbers in the shape of the targets."""
+        return as_targets(single_output(returned), targets, self.name)
+
+    def loss_of(self, output: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Mean squared or absolute error."""
+        return LOSSES[self.objective](output, targets.to(output.dtype))
+
+    def examples(self, output: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Of each example the error; for R² the squared error, and the targets."""
+        wanted = targets.double().flatten(1) if targets.ndim > 1 else targets.double()[:, None]
+        error = output.double().reshape(wanted.shape) - wanted
+        if self.metric == "mae":
+            return -error.abs().mean(1)
+        if self.metric == "mse":
+            return -error.square().mean(1)
+        return torch.cat((error.square().sum(1, keepdim=True), wanted), dim=1)
+
+    def measure(self, table: np.ndarray) -> float:
+        """R², 0 where the targets do not vary; or the negative error."""
+        if self.metric != "r2":
+            return float(table.mean())
+        spread = float(np.square(table[:, 1:] - table[:, 1:].mean(axis=0)).sum())
+        return 1.0 - float(table[:, 0].sum()) / spread if spread > 0 else 0.0
+
+
+def as_targets(output: torch.Tensor, targets: torch.Tensor, name: str) -> torch.Tensor:
+    """An output in the shape of its targets; raises UserError where it has another number of values."""
+    if not isinstance(targets, torch.Tensor) or output.numel() != targets.numel():
+        shape = tuple(targets.shape) if isinstance(targets, torch.Tensor) else type(targets).__name__
+        raise UserError(
+            f"the model gave an output of shape {tuple(output.shape)} for targets of shape {shape}; "
+            f"{name} needs one number for every target: give the model as many outputs"
+        )
+    return output.reshape(targets.shape)
