@@ -1,10 +1,14 @@
 """The commands that look at a network or a run, through the command line."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
+from rlprune.agents import get_recipe, list_recipes, read_recipe
+from rlprune.agents.runs.recipes import published_recipes
 from rlprune.cli import main
 
 
@@ -39,10 +43,66 @@ def test_evaluate_gives_scores_and_cost(capsys):
 
 def test_a_run_is_replayed_and_exported(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert main(["prune", "--controller", "uniform", "--rounds", "1", "--out", "run", "--json"]) == 0
+    assert main(["prune", "--controller", "uniform", "--rounds", "1", "--epochs", "0", "--out", "run", "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert main(["replay", "run", "--json"]) == 0
     checks = {check["name"]: check["replayed"] for check in json.loads(capsys.readouterr().out)["checks"]}
     assert checks["test_score"] == record["pruned"]["test_score"]
     assert main(["export", "run", "--format", "pt2"]) == 0
     assert (tmp_path / "run" / "model.pt2").exists()
+
+
+HELP = """
+import resource, sys
+from rlprune.agents import get_recipe, list_recipes, read_recipe
+from rlprune.agents.runs.recipes import published_recipes
+from rlprune.cli import main
+main([*sys.argv[1:], "--help"])
+heavy = [name for name in ("torch", "stable_baselines3", "matplotlib", "torchvision") if name in sys.modules]
+print(heavy, resource.getrusage(resource.RUSAGE_SELF).ru_utime)
+"""
+
+
+@pytest.mark.parametrize("command", [[], ["prune"], ["train"], ["train-agent"], ["episode"], ["sensitivity"]])
+def test_help_fits_a_screen_and_loads_nothing_heavy(command):
+    run = subprocess.run([sys.executable, "-c", HELP, *command], capture_output=True, text=True, check=True)
+    *lines, said = run.stdout.splitlines()
+    assert said.startswith("[] ") and float(said.split()[1]) < 2.5, "a second on a machine that has nothing else to do"
+    assert len(lines) <= 50
+
+
+def test_all_help_has_every_option_of_a_phase(capsys):
+    assert main(["prune", "--help-all"]) == 0
+    shown = capsys.readouterr().out
+    assert all(
+        f"--{option} " in shown for option in ("repair.lr", "finish.epochs", "press.epochs", "prc.alpha", "keep")
+    )
+
+
+def test_a_recipe_is_printed_and_read(tmp_path, capsys):
+    assert main(["methods", "fpsl", "--published", "--yaml"]) == 0
+    (tmp_path / "mine.yml").write_text(capsys.readouterr().out)
+    assert read_recipe(tmp_path / "mine.yml") == get_recipe("fpsl", published=True)
+    (tmp_path / "mine.yml").write_text("controller: uniform\ntolerance: 0.5\nepochs: 0\nrounds: 1\n")
+    argv = ["prune", "--recipe", str(tmp_path / "mine.yml"), "--out", str(tmp_path / "run"), "--json"]
+    assert main([*argv, "--criterion", "l2", "--control-size", "100"]) == 0
+    settings = json.loads(capsys.readouterr().out)["settings"]
+    assert [settings[name] for name in ("controller", "tolerance", "criterion")] == ["uniform", 0.5, "l2"]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("- prc", "table of options"), ("controler: prc", "did you mean 'controller'"), ("tolerance: -1", "tolerance is -1"),
+     ("tolerance: [", "not YAML"), ("repair: {lrr: 1}", "did you mean 'lr'"), ("controller: prcc", "'prc'")],
+)  # fmt: skip
+def test_a_recipe_that_is_none_is_said_in_a_line(text, says, tmp_path, capsys):
+    (tmp_path / "mine.yml").write_text(text)
+    assert main(["prune", "--recipe", str(tmp_path / "mine.yml")]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert says in line and "mine.yml" in line
+
+
+def test_every_recipe_survives_yaml(tmp_path):
+    for recipe in [*map(get_recipe, list_recipes()), *published_recipes().values()]:
+        (tmp_path / "one.yml").write_text(recipe.to_yaml())
+        assert read_recipe(tmp_path / "one.yml") == recipe, recipe.method

@@ -81,10 +81,12 @@ class Heal:
     def apply(self, before: Network, after: Network, plan: PruningPlan, problem: PruningProblem, seed: int) -> None:
         """Repair `after.model` in place; `last` says how it went."""
         self.cheap.apply(before, after, plan, problem, seed)
+        cycle, self.last = self.cycle, None
+        if cycle is None or cycle.settings.epochs <= 0:  # whoever asked for the repair scores it
+            return
         harm = drop_of(problem, after.model)
         self.last = Healed(harm, harm)
-        cycle = self.cycle
-        if cycle is None or cycle.settings.epochs <= 0 or (cycle.enough is not None and harm <= cycle.enough):
+        if cycle.enough is not None and harm <= cycle.enough:
             return
         what = f"training, {cycle.settings.epochs:.3g} epochs"
         report = fit_cycle(

@@ -12,13 +12,15 @@ import pytest
 import torch
 from PIL import Image
 
-from rlprune.agents import METHODS, replay
+from rlprune.agents import replay
+from rlprune.agents.runs.recipes import published_recipes
 from rlprune.cli import main
 from rlprune.criteria import list_criteria, plan_from_counts
 from rlprune.record import RunFolder
-from rlprune.recovery import TrainSettings, list_recoveries, make_recovery
+from rlprune.recovery import list_recoveries, make_recovery
 from rlprune.scoring.sensitivity import scan
 from rlprune.spec import ProblemSpec
+from rlprune.training.settings import TrainSettings
 
 NETWORKS = """
 from torch import nn
@@ -139,21 +141,21 @@ def test_pruning_keeps_the_images_for_control_that_training_kept_aside(trained: 
 
 
 QUICK = {
-    "fpsl": ["--fpsl-share", "0.2", "--round-epochs", "0.5"],
-    "msvfp": ["--msvfp-images", "8", "--msvfp-step", "0.3", "--msvfp-retrain-every", "1"],
-    "importance-weights": ["--importance-weights-share", "0.2", "--importance-weights-epsilon", "9"],
-    "slimming": ["--slimming-epochs", "1"],
-    "eagleeye": ["--random-episodes", "3"],
-    "amc-rules": ["--controller", "random", "--random-episodes", "3"],
-    "prc": ["--prc-alpha", "0.3", "--prc-afp-epochs", "0.5", "--repair-epochs", "1", "--rounds", "2"],
+    "fpsl": ["--fpsl.share", "0.2", "--repair.epochs", "0.5", "--epochs", "2"],
+    "msvfp": ["--msvfp.images", "8", "--msvfp.step", "0.3", "--msvfp.retrain-every", "1"],
+    "importance-weights": ["--importance-weights.share", "0.2", "--importance-weights.epsilon", "9"],
+    "slimming": ["--press.epochs", "1"],
+    "eagleeye": ["--random.episodes", "3"],
+    "amc-rules": ["--controller", "random", "--random.episodes", "3"],
+    "prc": ["--prc.alpha", "0.3", "--press.epochs", "0.5", "--repair.epochs", "1", "--rounds", "2"],
 }
 
 
-@pytest.mark.parametrize("method", METHODS.names())
+@pytest.mark.parametrize("method", sorted(published_recipes()))
 def test_every_method(method: str, trained: list[str], tmp_path: Path) -> None:
     out = tmp_path / "run"
-    argv = ["prune", "--method", method, *trained, "--out", str(out), "--quiet", "--target-macs", "0.8"]
-    training = ["--batch-size", "4", "--finetune-epochs", "1", "--finetune-batch-size", "4", "--finetune-lr", "0.001"]
+    argv = ["prune", "--method", method, "--published", *trained, "--out", str(out), "--quiet", "--target-macs", "0.8"]
+    training = ["--batch-size", "4", "--finish.epochs", "1", "--finish.lr", "0.001"]
     # most of this tiny network's score goes with the first filters: what counts here is that everything runs
     assert main([*argv, "--tolerance", "0.95", "--skip", "none", *training, *QUICK.get(method, [])]) == 0
     record = RunFolder(out).read()
@@ -206,7 +208,7 @@ def test_a_tolerance_may_be_on_the_loss(place: Path, trained: list[str], tmp_pat
         return
     out = tmp_path / "run"
     argv = ["prune", *trained, "--task", "segmentation:metric=loss", "--out", str(out), "--quiet", "--rounds", "1"]
-    assert main([*argv, "--tolerance", "0.3", "--prc-afp-epochs", "0", "--repair-epochs", "0"]) == 0
+    assert main([*argv, "--tolerance", "0.3", "--epochs", "0"]) == 0
     record = RunFolder(out).read()
     problem = spec_of(trained, task="segmentation:metric=loss").build()
     assert record["baseline"]["control_score"] == pytest.approx(math.exp(-problem.baseline.loss))

@@ -1,0 +1,62 @@
+"""Training after a removal ends when the drop is where it was asked to be, or its epochs are spent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from rlprune.agents.runs.healing import Cycle, Heal, Healed
+from rlprune.channels import PruningPlan
+from rlprune.network import Network
+from rlprune.problem import PruningProblem
+from rlprune.recovery import make_recovery
+from rlprune.spec import ProblemSpec
+from rlprune.training.settings import TrainSettings
+
+
+@pytest.fixture(scope="module")
+def problem() -> PruningProblem:
+    return ProblemSpec(calibration_size=128).build()
+
+
+def healed(problem: PruningProblem, cycle: Cycle | None, rate: float = 0.7) -> tuple[Network, Healed | None]:
+    """A hard removal, repaired."""
+    base = problem.base()
+    plan = PruningPlan({group.name: range(int(rate * group.size)) for group in base.groups.prunable})
+    after = base.remove(plan, problem.groups)
+    heal = Heal(make_recovery("bn"), lambda *_: None, lambda: False)
+    heal.cycle = cycle
+    heal.apply(base, after, plan, problem, seed=0)
+    return after, heal.last
+
+
+def cycle(epochs: float, enough: float | None, lr: float = 0.02, file: Path | None = None) -> Cycle:
+    return Cycle(TrainSettings(epochs=epochs, lr=lr, schedule="restarts", amp=False), enough, file=file)
+
+
+def test_it_stops_at_the_first_epoch_inside(problem: PruningProblem) -> None:
+    _, none = healed(problem, cycle(10, 1.0))
+    _, loose = healed(problem, cycle(10, 0.2))
+    _, close = healed(problem, cycle(10, 0.05))
+    assert none is not None and loose is not None and close is not None
+    assert none.epochs == 0 and none.before == none.after > 0.2
+    assert 0.5 < loose.epochs < close.epochs < 9.5
+    assert close.after <= 0.05 < loose.after <= 0.2
+
+
+def test_it_spends_no_more_than_its_epochs_and_counts_them(problem: PruningProblem) -> None:
+    before = problem.ledger.images_trained
+    _, found = healed(problem, cycle(1.5, 0.0))
+    assert found is not None and found.after > 0.0 and found.epochs == pytest.approx(1.5, rel=0.1)
+    assert problem.ledger.images_trained - before == pytest.approx(1.5 * len(problem.data.train), rel=0.1)
+
+
+def test_epochs_that_do_harm_are_not_kept(problem: PruningProblem) -> None:
+    """At a rate that destroys the network every epoch is worse than none."""
+    cheap, untrained = healed(problem, None, rate=0.5)
+    trained, found = healed(problem, cycle(2, 0.0, lr=3.0), rate=0.5)
+    assert untrained is None and found is not None and found.after == found.before
+    for name, value in trained.model.state_dict().items():
+        assert torch.equal(value, cheap.model.state_dict()[name]), name
