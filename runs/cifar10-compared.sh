@@ -7,10 +7,10 @@ for seed in $SEEDS; do
     for model in vgg16 resnet56 resnet110; do
         for method in uniform eagleeye slimming amc-rules; do
             extra=()
-            [ "$method" = slimming ] && extra=(--slimming-amp) && [ "$model" != vgg16 ] && extra+=(--slimming-penalty 1e-5)
-            pruned "$method" "$model" "$seed" --method "$method" --target-macs 0.48 --tolerance 0.02 --attempts 1 \
-                --finetune-epochs 160 --finetune-lr 0.05 --finetune-batch-size 128 --finetune-weight-decay 5e-4 \
-                --finetune-nesterov ${extra[@]+"${extra[@]}"}
+            [ "$method" = slimming ] && [ "$model" != vgg16 ] && extra=(--slimming.penalty 1e-5)
+            pruned "$method" "$model" "$seed" --method "$method" --published --target-macs 0.48 --tolerance 0.02 --attempts 1 \
+                --finish.epochs 160 --finish.lr 0.05 --finish.batch-size 128 --finish.weight-decay 5e-4 \
+                --finish.nesterov ${extra[@]+"${extra[@]}"}
         done
     done
 done

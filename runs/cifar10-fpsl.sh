@@ -4,7 +4,7 @@
 # Needs runs/cifar10-bases.sh. On one GPU: bash runs/cifar10-fpsl.sh
 source "$(dirname "$0")/lib.sh"
 for seed in $SEEDS; do
-    pruned fpsl vgg16 "$seed" --method fpsl --target-macs 0.465 --tolerance 0.02
-    pruned fpsl resnet56 "$seed" --method fpsl --target-macs 0.471 --tolerance 0.02
-    pruned fpsl resnet110 "$seed" --method fpsl --target-macs 0.395 --tolerance 0.02
+    pruned fpsl vgg16 "$seed" --method fpsl --published --target-macs 0.465 --tolerance 0.02
+    pruned fpsl resnet56 "$seed" --method fpsl --published --target-macs 0.471 --tolerance 0.02
+    pruned fpsl resnet110 "$seed" --method fpsl --published --target-macs 0.395 --tolerance 0.02
 done

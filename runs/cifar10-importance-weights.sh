@@ -6,8 +6,8 @@
 source "$(dirname "$0")/lib.sh"
 for seed in $SEEDS; do
     for model in vgg16 resnet56 resnet110; do
-        pruned importance-weights "$model" "$seed" --method importance-weights --target-macs 0.48 --tolerance 0.02 \
-            --importance-weights-epsilon 10 --recovery lsq+bn-delta+finetune --round-epochs 1 \
-            --finetune-epochs 160 --finetune-lr 0.05
+        pruned importance-weights "$model" "$seed" --method importance-weights --published --target-macs 0.48 --tolerance 0.02 \
+            --importance-weights.epsilon 10 --recovery lsq+bn-delta+finetune --repair.epochs 1 \
+            --finish.epochs 160 --finish.lr 0.05
     done
 done

@@ -5,8 +5,8 @@
 # Needs runs/cifar10-bases.sh. On one GPU: bash runs/cifar10-msvfp.sh
 source "$(dirname "$0")/lib.sh"
 for seed in $SEEDS; do
-    pruned msvfp-65 vgg16 "$seed" --method msvfp --msvfp-amp --target-macs 0.65 --tolerance 0.02
+    pruned msvfp-65 vgg16 "$seed" --method msvfp --published --target-macs 0.65 --tolerance 0.02
     for model in vgg16 resnet56 resnet110; do
-        pruned msvfp-48 "$model" "$seed" --method msvfp --msvfp-amp --target-macs 0.48 --tolerance 0.02
+        pruned msvfp-48 "$model" "$seed" --method msvfp --published --target-macs 0.48 --tolerance 0.02
     done
 done

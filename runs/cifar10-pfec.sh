@@ -6,6 +6,6 @@
 source "$(dirname "$0")/lib.sh"
 for seed in $SEEDS; do
     for table in vgg16-a resnet56-a resnet56-b resnet110-a resnet110-b; do
-        pruned "pfec-${table#*-}" "${table%-*}" "$seed" --method pfec --pfec-table "$table" --attempts 1 --tolerance 0.02
+        pruned "pfec-${table#*-}" "${table%-*}" "$seed" --method pfec --published --pfec.table "$table" --attempts 1 --tolerance 0.02
     done
 done

@@ -4,7 +4,7 @@
 # Needs runs/cifar10-bases.sh. On one GPU: bash runs/cifar10-prc.sh
 source "$(dirname "$0")/lib.sh"
 for seed in $SEEDS; do
-    pruned prc vgg16 "$seed" --method prc --target-macs 0.155 --tolerance 0.01 --prc-amp --finetune-epochs 100 --finetune-lr 0.02
-    pruned prc resnet56 "$seed" --method prc --target-macs 0.476 --tolerance 0.01 --prc-amp --finetune-epochs 100 --finetune-lr 0.05
-    pruned prc resnet110 "$seed" --method prc --target-macs 0.476 --tolerance 0.01 --prc-amp --finetune-epochs 100 --finetune-lr 0.05
+    pruned prc vgg16 "$seed" --method prc --published --target-macs 0.155 --tolerance 0.01 --finish.epochs 100 --finish.lr 0.02
+    pruned prc resnet56 "$seed" --method prc --published --target-macs 0.476 --tolerance 0.01 --finish.epochs 100 --finish.lr 0.05
+    pruned prc resnet110 "$seed" --method prc --published --target-macs 0.476 --tolerance 0.01 --finish.epochs 100 --finish.lr 0.05
 done

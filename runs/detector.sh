@@ -6,13 +6,14 @@
 # TARGET_MACS  share of the MACs to keep (default: 0.6)
 # DETECTOR     default: ssdlite320_mobilenet_v3_large; fasterrcnn_mobilenet_v3_large_320_fpn takes about three times as long
 DEVICE=${DEVICE:-cpu} DATA=${DATA:-data/bccd} SEEDS=${SEEDS:-0} DETECTOR=${DETECTOR:-ssdlite320_mobilenet_v3_large}
+AMP=--no-amp
 source "$(dirname "$0")/lib.sh"
 common+=(--model "torchvision:$DETECTOR" --task detection:metric=map50)
 name=$DETECTOR-$(basename "$DATA")
 for seed in $SEEDS; do
     trained "$name" "$seed" --epochs 60 --batch-size 16 --optimizer adamw --lr 0.001 --warmup-epochs 2
-    row prc "$name" "$seed" --method prc --tolerance 0.02 --target-macs "${TARGET_MACS:-0.6}" --rounds 12 \
-        --prc-alpha 0.3 --prc-delta 3 --prc-afp-epochs 0.5 --prc-batch-size 16 --prc-lr 0.002 \
-        --repair-epochs 12 --repair-to 0.3 --batch-size 16 --optimizer adamw --lr 0.0005 --no-amp --no-finetune-amp \
-        --finetune-epochs 10 --finetune-optimizer adamw --finetune-lr 0.0003 --finetune-batch-size 16
+    row prc "$name" "$seed" --method prc --published --tolerance 0.02 --target-macs "${TARGET_MACS:-0.6}" --rounds 12 \
+        --prc.alpha 0.3 --prc.delta 3 --press.epochs 0.5 --press.lr 0.002 \
+        --repair.epochs 12 --repair-to 0.3 --batch-size 16 --repair.optimizer adamw --repair.lr 0.0005 \
+        --finish.epochs 10 --finish.optimizer adamw --finish.lr 0.0003
 done

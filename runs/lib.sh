@@ -6,6 +6,7 @@
 # SEEDS    default: "0 1 2"
 # OUT      where the run folders go (default: runs)
 # RLPRUNE  the command (default: rlprune)
+# AMP      how precisely prunings train (default: --amp)
 
 set -euo pipefail
 DATA=${DATA:-torchvision:CIFAR10}
@@ -13,6 +14,7 @@ DEVICE=${DEVICE:-cuda}
 SEEDS=${SEEDS:-0 1 2}
 OUT=${OUT:-runs}
 RLPRUNE=${RLPRUNE:-rlprune}
+AMP=${AMP---amp}
 common=(--data "$DATA" --device "$DEVICE")
 [ -n "${ROOT:-}" ] && common+=(--root "$ROOT")
 
@@ -35,7 +37,7 @@ row() {
     local name=$1 base=$2 seed=$3
     shift 3
     played "$OUT/$name-$base-s$seed" --weights "$OUT/base-$base-s$seed/model.pt" --seed "$seed" "${common[@]}" \
-        --amp --finetune-amp "$@"
+        $AMP "$@"
 }
 
 # played FOLDER OPTIONS...: a pruning, unless it is there; goes on where it was stopped, with the options it has.

@@ -92,10 +92,15 @@ def test_a_recipe_is_printed_and_read(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("- prc", "table of options"), ("controler: prc", "did you mean 'controller'"),
-     ("tolerance: -1", "tolerance is -1"), ("tolerance: [", "not YAML"),
-     ("repair: {lrr: 1}", "did you mean 'lr'"), ("controller: prcc", "'prc'")],
-)  # fmt: skip
+    [
+        ("- prc", "table of options"),
+        ("controler: prc", "did you mean 'controller'"),
+        ("tolerance: -1", "tolerance is -1"),
+        ("tolerance: [", "not YAML"),
+        ("repair: {lrr: 1}", "did you mean 'lr'"),
+        ("controller: prcc", "'prc'"),
+    ],
+)
 def test_a_recipe_that_is_none_is_said_in_a_line(text, says, tmp_path, capsys):
     (tmp_path / "mine.yml").write_text(text)
     assert main(["prune", "--recipe", str(tmp_path / "mine.yml")]) == 2

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from rlprune.agents import METHODS
+from rlprune.agents.runs.recipes import published_recipes
 from rlprune.cli import main
 
 RUNS = Path(__file__).resolve().parent.parent / "runs"
@@ -33,12 +33,17 @@ def commands(script: str, folder: Path) -> list[list[str]]:
 def test_every_command_is_understood(script: str, tmp_path: Path, monkeypatch: Any) -> None:
     seen: list[Any] = []
 
-    def take(settings: Any, folder: Any, **_: Any) -> dict[str, Any]:
+    def take(recipe: Any, spec: Any, given: dict[str, Any]) -> int:
+        assert recipe.published and recipe.method in given["out"]
+        seen.append((recipe, given["out"]))
+        return 0
+
+    def learn(settings: Any, folder: Any, **_: Any) -> dict[str, Any]:
         seen.append((settings, folder.path))
         return {}
 
-    monkeypatch.setattr("rlprune.agents.commands.prune.prune", take)
-    monkeypatch.setattr("rlprune.agents.commands.prune.train_base", take)
+    monkeypatch.setattr("rlprune.agents.commands.prune.run_prune", take)
+    monkeypatch.setattr("rlprune.agents.runs.basetraining.train_base", learn)
     argvs = commands(script, tmp_path)
     monkeypatch.chdir(tmp_path)
     for argv in argvs:
@@ -47,7 +52,7 @@ def test_every_command_is_understood(script: str, tmp_path: Path, monkeypatch: A
     if script != "cpu-resnet20.sh":
         assert len(argvs) % 3 == 0, "three seeds"
     else:
-        assert {settings.method for settings, _ in seen} == set(METHODS.names())
+        assert {recipe.method for recipe, _ in seen} == set(published_recipes())
     assert f"`{script}" in (RUNS / "README.md").read_text()
 
 

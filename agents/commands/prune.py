@@ -107,13 +107,14 @@ def changed(recipe: Recipe, given: dict[str, Any]) -> Recipe:
     own = {item.name for item in fields(Recipe)} - set(NOT_OPTIONS)
     values = {name: value for name, value in given.items() if name in own}
     training = {name: given[name] for name in ("lr", "batch_size", "amp") if given.get(name) is not None}
-    for phase in PHASES:
-        values[phase] = given[phase] | training if phase in given else training
+    for phase in PHASES:  # what was given of a phase itself counts more than what is for all
+        before = getattr(recipe, phase)
+        values[phase] = {name: value for name, value in given[phase].items() if value != getattr(before, name)}
     controller = values["controller"]
     options = given.get(controller.replace("-", "_"), {})
     if controller != recipe.controller:
         recipe = replace(recipe, controller=controller, options={})
-    return recipe.change(**{**values, "options": options})
+    return recipe.change(**{**values, **training, "options": options})
 
 
 def spec_of(given: dict[str, Any]) -> ProblemSpec:

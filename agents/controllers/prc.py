@@ -195,7 +195,7 @@ class PRC(RoundRule):
             order = global_order(env, {name: self._norms(name) for name in names})
             counts = counts_of(order[: first_to_meet(env, order)])
             rates["threshold"] = np.array([counts.get(name, 0) for name in names]) / sizes
-        if "error" in wanted:
+        if "error" in wanted and (self._looks or self.rates != "best"):
             rates["error"] = env.advised_rates
         if "uniform" in wanted:
             rates["uniform"] = env.budget.fill(lambda _, window: window.count(0.0)) / sizes
@@ -205,11 +205,17 @@ class PRC(RoundRule):
         repaired = {kind: env.budget.repair(rate) for kind, rate in rates.items() if kind == only or not only}
         return {kind: dict(zip(names, counts.tolist(), strict=True)) for kind, counts in repaired.items()}
 
+    @property
+    def _looks(self) -> bool:
+        """Whether there are images to measure activations on."""
+        return getattr(self.env.problem.data, "calibration", None) is not None
+
     def _loss(self, counts: Mapping[str, int]) -> float:
         """What a removal leaves after the cheap recovery: the control loss, or the score where there is none."""
         from rlprune.recovery import make_recovery
 
-        score, _ = self.env.preview(self.env.feasible(counts), make_recovery(self.probe_recovery))
+        probe = make_recovery(self.probe_recovery if self._looks else "none")
+        score, _ = self.env.preview(self.env.feasible(counts), probe)
         return -score.value if score.loss is None else score.loss
 
     def _norms(self, name: str) -> Any:
