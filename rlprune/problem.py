@@ -86,7 +86,7 @@ class PruningProblem:
         first = next(model.parameters(), torch.empty(0))
         self.device = checked_device(str(device or first.device))
         self.seed, self.source, self.fit = seed, dict(source) if source is not None else None, fit
-        self.data: DataSplits | LiveData
+        self.data: Any  # `DataSplits` or `LiveData`: both have the roles that are asked for
         if data is None:
             loaders = {"control": control, "train": train, "calibration": calibration, "test": test}
             self.data = _live(model, loaders, task, evaluate, batch, seed)
@@ -225,7 +225,7 @@ def _live(
     if loaders["control"] is None and evaluate is None:
         raise UserError("nothing says how well a network does; give control=loader, or evaluate=function")
     convert = reader(model, batch)
-    found = {
+    found: dict[str, Any] = {
         role: None if loader is None else LiveSplit(loader, role, convert, seed) for role, loader in loaders.items()
     }
     if found["calibration"] is None and found["train"] is not None:

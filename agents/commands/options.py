@@ -196,7 +196,8 @@ def _in_a_line(text: str, command: str) -> str:
     """What tyro says in a box, without the box."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
     rows = [re.sub(r"^[│|\s]+|[│|\s]+$", "", row) for row in plain.splitlines()]
-    rows = [row for row in rows if row and not set(row) <= set("─╭╮╰╯- ")]
+    ruled = next((place for place, row in enumerate(rows) if row and (row[0] == "╭" or set(row) <= set("-─"))), -1)
+    rows = [row for row in rows[ruled + 1 :] if row and not set(row) <= set("─╭╮╰╯- ")]  # the title is above
     rows = [row for row in rows if not row.startswith(("╭", "╰", "For full helptext"))]
     close = [row for row in rows if row.startswith("--")]
     message = next((row for row in rows if not row.startswith(("--", "Perhaps"))), "the options are not understood")

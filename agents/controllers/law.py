@@ -86,8 +86,8 @@ class Law(Protocol):
         """The next round, or None to end."""
         ...
 
-    def learn(self, aim: Aim, now: Standing, line: Mapping[str, Any]) -> None:
-        """Take in how it went.
+    def learn(self, aim: Aim, now: Standing, line: Mapping[str, Any]) -> float | None:
+        """Take in how it went; returns the healing that was seen, None where it tells nothing.
 
         Args:
             aim: What was asked for.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -59,7 +59,7 @@ class BestOf(Rule):
         """The episode that is being played."""
         return {"tried": self.tried, "counts": self._counts}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on with it."""
         self.tried, self._counts = list(state["tried"]), list(state["counts"])
 

@@ -197,6 +197,7 @@ class _Play:
         line = self.env.history[-1]
         line |= {"share": now.share, "slack": now.slack, "bound_by": "rest", "epochs": report.epochs}
         line |= {"harm": now.drop, "epochs_left": self._epochs_left()}
+        assert self.law is not None
         self.law.learn(aim, now, line)
         return (done, stopped) if report.gained > 0 else (True, "nothing more inside")
 

@@ -68,12 +68,15 @@ def prune(  # noqa: D417 (most arguments are those of `PruningProblem`)
     Raises:
         UserError: For anything that can be mended; says which argument does it.
     """
-    given = {name: value for name, value in (("budget", budget), ("epochs", epochs)) if value is not None}
+    given: dict[str, Any] = {"budget": budget, "epochs": epochs}
+    given = {name: value for name, value in given.items() if value is not None}
     chosen = get_recipe(recipe).change(**{"tolerance": tolerance, **given, **changes})
-    loaders = {"control": control, "train": train, "calibration": calibration, "test": test, "batch": batch}
-    own = {"task": task, "evaluate": evaluate, "fit": fit, "example_inputs": example_inputs, "device": device}
-    widths = {"keep": keep, "round_to": round_to, "min_channels": min_channels, "seed": seed}
-    problem = PruningProblem(model, **loaders, **own, **widths)
+    given = {
+        **{"control": control, "train": train, "calibration": calibration, "test": test, "batch": batch, "task": task},
+        **{"evaluate": evaluate, "fit": fit, "example_inputs": example_inputs, "device": device, "seed": seed},
+        **{"keep": keep, "round_to": round_to, "min_channels": min_channels},
+    }
+    problem = PruningProblem(model, **given)
     with LiveRun(chosen.tolerance, quiet=not progress) as live:
         return prune_problem(problem, chosen, folder=None if out is None else RunFolder(out), watcher=live)
 
