@@ -71,12 +71,10 @@ def prune(  # noqa: D417 (most arguments are those of `PruningProblem`)
     given: dict[str, Any] = {"budget": budget, "epochs": epochs}
     given = {name: value for name, value in given.items() if value is not None}
     chosen = get_recipe(recipe).change(**{"tolerance": tolerance, **given, **changes})
-    given = {
-        **{"control": control, "train": train, "calibration": calibration, "test": test, "batch": batch, "task": task},
-        **{"evaluate": evaluate, "fit": fit, "example_inputs": example_inputs, "device": device, "seed": seed},
-        **{"keep": keep, "round_to": round_to, "min_channels": min_channels},
-    }
-    problem = PruningProblem(model, **given)
+    loaders: dict[str, Any] = {"control": control, "train": train, "calibration": calibration, "test": test}
+    own: dict[str, Any] = {"task": task, "evaluate": evaluate, "fit": fit, "batch": batch, "device": device}
+    widths: dict[str, Any] = {"keep": keep, "round_to": round_to, "min_channels": min_channels, "seed": seed}
+    problem = PruningProblem(model, example_inputs=example_inputs, **loaders, **own, **widths)
     with LiveRun(chosen.tolerance, quiet=not progress) as live:
         return prune_problem(problem, chosen, folder=None if out is None else RunFolder(out), watcher=live)
 

@@ -72,7 +72,7 @@ def test_large_images_are_few(side, images):
             sizes.extend([size] * whole + [rest] * (rest > 0))
             return iter(())
 
-    data = SimpleNamespace(calibration=Calls(), input_shape=(3, side, side))
+    data = SimpleNamespace(split=lambda role: Calls(), input_shape=(3, side, side))
     evaluator = SimpleNamespace(settled=lambda model: Pace())
     list(bn_calls(SimpleNamespace(data=data, evaluator=evaluator, model=None, device="cpu", task=None)))
     assert sum(sizes) == images and max(sizes) - min(sizes) <= 1  # every batch counts the same
