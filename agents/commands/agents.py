@@ -139,8 +139,8 @@ def _lessons(start: AgentSettings) -> Lessons:
     kwargs, common = start.env_kwargs, start.env_kwargs["common"]
     models = tuple("=".join(problem[name] for name in ("model", "weights") if name in problem)
                    for problem in kwargs["problems"])  # fmt: skip
-    lists = {name: tuple(map(str, kwargs[name] or ())) for name in ("budgets", "tolerances")}
-    rules = {name: common[name] for name in ("criterion", "recovery") if name in common}
+    lists: dict[str, Any] = {name: tuple(map(str, kwargs[name] or ())) for name in ("budgets", "tolerances")}
+    rules: dict[str, Any] = {name: common[name] for name in ("criterion", "recovery") if name in common}
     return Lessons(models=models, **lists, **rules, max_rate=kwargs["max_rate"], skip=tuple(common.get("skip", ())),
                    reward=kwargs.get("reward", "gain"), agent_device=start.device)  # fmt: skip
 
@@ -272,7 +272,7 @@ def _recipe(argv: Sequence[str]) -> Recipe:
     goes_on = any(value_of(argv, flag) is not None for flag in ("--tolerance", "--epochs"))
     if goes_on and value_of(argv, "--samples") is None:  # of samples, whole episodes are compared
         return replace(recipe, tolerance=FREE, epochs=0.0, finish=CYCLE)
-    once = {"published": True, "once": True, "check": "end", "finish": TrainSettings(epochs=0.0)}
+    once: dict[str, Any] = {"published": True, "once": True, "check": "end", "finish": TrainSettings(epochs=0.0)}
     return replace(recipe, tolerance=FREE, budget=0.5, **once)
 
 
