@@ -25,6 +25,9 @@ Terms = tuple[tuple[str, int], ...]
 _WIDTH = re.compile(
     r"(^|_)(ch|chs|chans?|channels?|in_?planes|planes|filters?|features|dims?|width|groups|c|c1|c2)_?(in|out)?$"
 )
+_NO_WIDTH = re.compile(
+    r"stride|kernel|padding|dilation|depth|stage|level|layers|classes|image|img|resolution|reduction"
+)
 _HEADS = re.compile(r"(^|_)n?_?heads?$")
 _BUILT_IN = ("num_groups", "input_size", "groups", "unflattened_size")  # those of torch's own modules that may follow
 _OWN = ("in_channels", "out_channels", "in_features", "out_features", "num_features", "num_channels", "num_parameters")
@@ -102,7 +105,7 @@ def choices(model: nn.Module, groups: ChannelGroups, reads: set[tuple[str, str]]
             used = (path, name) in reads
             if ((settings is None or name in settings) and name not in _BUILT_IN) or (path in cut and name in _OWN):
                 continue
-            if used or _WIDTH.search(name):
+            if (used and not _NO_WIDTH.search(name)) or _WIDTH.search(name):
                 for place, number in _numbers(value) if used or type(value) is int else ():
                     options = _nearest(scopes, path, name, number, used) if number > 1 and number not in own else ()
                     if options:

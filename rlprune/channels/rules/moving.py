@@ -198,6 +198,14 @@ def indexing(trace: Trace, op: Op) -> None:
         indices = [None if i is None else i.cpu() for i in op.args[1]]
     for index in op.inputs[1:]:
         trace.lock(trace.get(index), f"its values decide which positions of another tensor are taken ({op.name})")
+    if isinstance(entry, Bare) and all(index is None for index in indices[1:]) and op.out.numel():
+        for part in entry.parts:  # a table by number (of relative positions): its rows stay
+            for dim, where in enumerate(part.where):
+                if isinstance(where, Labels) and where.axis == 0:
+                    trace.book.lock(trace.site(part.name, dim), trace.book.reason(f"rows are picked ({op.name})"))
+        picks = tuple(slice(None) if index is None else index for index in indices)
+        move(trace, op, tensor, lambda labels: labels[picks])
+        return
     if not isinstance(entry, Labels):
         put_moved(trace, op, entry)
         return
