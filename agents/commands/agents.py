@@ -140,7 +140,7 @@ def _lessons(start: AgentSettings) -> Lessons:
     models = tuple("=".join(problem[name] for name in ("model", "weights") if name in problem)
                    for problem in kwargs["problems"])  # fmt: skip
     lists: dict[str, Any] = {name: tuple(map(str, kwargs[name] or ())) for name in ("budgets", "tolerances")}
-    rules = {name: common[name] for name in ("criterion", "recovery") if name in common}
+    rules: dict[str, Any] = {name: common[name] for name in ("criterion", "recovery") if name in common}
     return Lessons(models=models, **lists, **rules, max_rate=kwargs["max_rate"], skip=tuple(common.get("skip", ())),
                    reward=kwargs.get("reward", "gain"), agent_device=start.device)  # fmt: skip
 

@@ -193,17 +193,16 @@ def _call(command: str, table: Any, argv: Sequence[str], about: str) -> Any:
 
 
 def _in_a_line(text: str, command: str) -> str:
-    """What tyro says in a box, without the box."""
+    """What tyro says in a box, without the box; its first part is the message, the others help."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
-    rows = [re.sub(r"^[│|\s]+|[│|\s]+$", "", row) for row in plain.splitlines()]
-    ruled = next((place for place, row in enumerate(rows) if row and (row[0] == "╭" or set(row) <= set("-─"))), -1)
-    rows = [row for row in rows[ruled + 1 :] if row and not set(row) <= set("─╭╮╰╯- ")]  # the title is above
-    rows = [row for row in rows if not row.startswith(("╭", "╰", "For full helptext"))]
-    close = [row for row in rows if row.startswith("--")]
-    message = next((row for row in rows if not row.startswith(("--", "Perhaps"))), "the options are not understood")
-    message = re.sub(r"^Unrecognized options?: ", "unknown option ", message)
-    hint = f"; did you mean {close[0].split()[0].rstrip(',')}?" if close and message.startswith("unknown") else ""
-    return f"{message}{hint} (see rlprune {command} --help)"
+    rows = [re.sub(r"^[│|]\s*|\s*[│|]$", "", row.strip()) for row in plain.splitlines()]
+    inside = [row for row in rows if row and row[0] not in "╭╰+"]
+    parts = "\n".join("" if set(row) <= set("─-") else row for row in inside).split("\n\n")
+    parts = parts if "╭" in plain else parts[1:]  # without such letters the title is a part of its own
+    message = re.sub(r"^Unrecognized options?: ", "unknown option ", " ".join("".join(parts[:1]).split())).rstrip(".")
+    close = [row.split()[0].rstrip(",") for part in parts[1:] for row in part.splitlines() if row.startswith("--")]
+    hint = f"; did you mean {close[0]}?" if close and message.startswith("unknown") else ""
+    return f"{message or 'the options are not understood'}{hint} (see rlprune {command} --help)"
 
 
 def _words(sections: Sequence[Section], argv: Sequence[str]) -> list[str]:

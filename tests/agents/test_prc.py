@@ -107,8 +107,8 @@ def test_u_is_the_weakest_share_of_every_group(problem):
 
 
 def test_after_a_setback_it_takes_less_and_goes_on(problem):
-    alone, _ = pressed_too_hard(problem, 100.0, "stop")
-    env, _ = pressed_too_hard(problem, 100.0, "retry")
+    alone, _ = pressed_too_hard(problem, 3.0, "stop")
+    env, _ = pressed_too_hard(problem, 3.0, "retry")
     assert [line["accepted"] for line in alone.history] == [False]
     assert not alone.accepted.plan and env.accepted.plan
     lost = [sum(line["removed"].values()) for line in env.history]
@@ -125,9 +125,12 @@ def test_after_three_setbacks_in_a_row_it_gives_up(problem):
 # The law: how far the slack reaches, against what training is known to heal ----------------------------------------
 
 
+LIMITS = {"tolerance": 0.01, "drop": 0.0, "share": 1.0, "least": 0.1, "target": None}
+BUDGET = {"epochs": 12.0, "left": 12.0, "steps": 1000.0}
+
+
 def standing(harm=lambda share: 0.02 * (1 - share), **changes):
-    plain = {"tolerance": 0.01, "drop": 0.0, "share": 1.0, "least": 0.1, "target": None, "epochs": 12.0, "left": 12.0}
-    return Standing(**{**plain, "harm": harm, **changes})
+    return Standing(**{**LIMITS, **BUDGET, "harm": harm, **changes})
 
 
 def test_what_heals_well_is_cut_deeper():
@@ -137,31 +140,30 @@ def test_what_heals_well_is_cut_deeper():
 
 
 @given(step=st.floats(0.1, 2.0), target=st.none() | st.floats(0.05, 0.9))
-def test_an_aim_stays_inside_window_and_target(step, target):
+def test_an_aim_stays_inside_limits_and_target(step, target):
     aim = PRC(step=step).aim(standing(lambda _: 0.0, target=target))
-    floor = max(0.1, np.exp(-step), target or 0.0)
-    assert aim.share >= floor - 1e-9 and 0 < aim.epochs <= 12
+    assert aim.share >= max(0.1, target or 0.0) - 1e-9 and 0 <= aim.epochs <= 12
 
 
-def test_a_setback_shrinks_the_step_and_a_success_grows_it_again():
+def test_a_setback_shrinks_the_step():
     rule = PRC(step=1.0)
     aim = rule.aim(standing(lambda _: 0.0))
     rule.learn(aim, standing(), {"share": aim.share, "accepted": False, "harm": 0.05, "drop": 0.02})
     smaller = rule.aim(standing(lambda _: 0.0))
     assert smaller.share > aim.share
-    rule.learn(smaller, standing(), {"share": smaller.share, "accepted": True, "harm": 0.02, "drop": 0.001})
-    now = standing(lambda _: 0.0, share=smaller.share)
-    assert rule.aim(now).share / smaller.share < smaller.share
 
 
-def test_it_ends_with_the_budget_the_target_or_three_setbacks():
+def test_it_ends_with_the_budget():
     assert PRC().aim(standing(left=0.0)) is None
-    assert PRC().aim(standing(share=0.5, target=0.5)) is None
+
+
+def test_after_three_setbacks_it_cuts_no_more_and_trains_with_the_rest():
     rule = PRC()
     for _ in range(3):
         aim = rule.aim(standing())
         rule.learn(aim, standing(), {"share": aim.share, "accepted": False, "harm": 0.1, "drop": 0.05})
-    assert rule.aim(standing()) is None
+    last = rule.aim(standing())
+    assert last is None or (last.share == 1.0 and last.bound_by == "rest")
 
 
 def test_the_state_is_all_it_knows():
