@@ -229,8 +229,9 @@ def _live(
         role: None if loader is None else LiveSplit(loader, role, convert, seed) for role, loader in loaders.items()
     }
     if found["calibration"] is None and found["train"] is not None:
-        found["calibration"] = found["train"].first(CALIBRATION)
-        found["calibration"].role = "calibration"
+        first: LiveSplit = found["train"].first(CALIBRATION)
+        first.role = "calibration"
+        found["calibration"] = first
     name = task if isinstance(task, str) else getattr(task, "name", "classification")
     return LiveData(**found, task=name)
 

@@ -46,7 +46,8 @@ class FixedImages:
         return self._stream() if self._held is None else self._held
 
     def _stream(self) -> Iterator[Batch]:
-        return self.split.batches(self.batch_size, device=self.problem.device)
+        found: Iterator[Batch] = self.split.batches(self.batch_size, device=self.problem.device)
+        return found
 
     def loss(self, model: nn.Module, select: Callable[[int], None] | None = None) -> float:
         """The task's mean loss of a network in eval mode; counts as an evaluation.
