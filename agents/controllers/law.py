@@ -67,7 +67,8 @@ class Aim:
     Attributes:
         share: MACs to leave, a fraction of the unpruned network's.
         epochs: Training after the removal, one annealed cycle.
-        bound_by: What kept it from going further: `tolerance`, `window`, `floor`, `budget`.
+        bound_by: What kept it from going further: `tolerance`, `window`, `floor`, `target`; or `rest` for
+            training alone.
         enough: Drop at which the training has done its work and may end early.
         healing: The share of the immediate drop that is expected to be left after training; None if not considered.
     """
@@ -92,7 +93,7 @@ class Law(Protocol):
         Args:
             aim: What was asked for.
             now: Where the run stood then.
-            line: The round's record: `accepted`, `macs_share`, `harm` (drop before training), `drop` (after it).
+            line: The round's record: `accepted`, `share`, `harm` (drop before training), `drop` (after it).
         """
         ...
 

@@ -10,9 +10,8 @@ region that shrinks at a setback and grows again.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,13 +21,14 @@ from rlprune.agents.controllers.law import Aim, Law, Standing
 from rlprune.agents.controllers.rounds import aimed, counts_of, first_to_meet, global_order
 from rlprune.agents.controllers.seeking import (
     GIVE_UP,
-    SMALLEST,
     Healing,
-    cycle_length,
+    TrustRegion,
     enough,
     first_step,
     furthest,
+    over,
     rest,
+    smallest,
 )
 from rlprune.errors import UserError, check_rate, unknown_name
 from rlprune.training.settings import TrainSettings
@@ -109,9 +109,9 @@ class PRC(RoundRule):
 
     def _forget(self) -> None:
         self.threshold: float | None = None  # W_0, once it is known
-        self._idle, self._setbacks, self._step = 0, 0, self.step
+        self._idle = 0
         self._kind: str | None = None  # of rates, in this round
-        self._heals = Healing(self.healing)
+        self._region = TrustRegion(self.step, self.step, 1.3, Healing(self.healing))
 
     def bind(self, env: gymnasium.Env[Any, Any]) -> None:
         """Play in this environment, from its first round."""
@@ -126,24 +126,21 @@ class PRC(RoundRule):
 
     def aim(self, now: Standing) -> Aim | None:
         """As far as the tolerance reaches where training leaves the share h of a drop: an immediate drop of ε / h."""
-        trained, self._kind = now.epochs > 0, None
-        if trained and now.left < 0.05:
+        region, self._kind = self._region, None
+        if over(now):
             return None
-        if now.met or self._setbacks >= GIVE_UP:
+        if now.met or region.setbacks >= GIVE_UP:
             return rest(now)
-        epochs = cycle_length(now)
-        last = epochs >= now.left and not self._setbacks  # nothing is learnt for a later round: as far as T / h goes
-        window = now.least if last else now.reach(self._step, self._setbacks)
+        epochs, window = region.window(now)
         floor = max(now.least, window, now.target or 0.0)
-        if now.share * math.exp(-SMALLEST) < floor:
+        if smallest(now) < floor:
             return None
-        bounds = {now.least: "floor", window: "tolerance" if self._setbacks else "window", now.target: "target"}
+        bounds = {now.least: "floor", window: "tolerance" if region.setbacks else "window", now.target: "target"}
         free = first_step(now, floor)
         if free is not None:
             return free
-        allowed, healing = self._heals.allows(now, epochs, self.delta)
-        found = furthest(now, allowed, floor)
-        share, bound = found or (now.share * math.exp(-SMALLEST), "tolerance")
+        allowed, healing = region.healing.allows(now, epochs, self.delta)
+        share, bound = furthest(now, allowed, floor) or (smallest(now), "tolerance")
         return Aim(share, epochs, bounds[floor] if bound == "window" else bound, enough(now), healing)
 
     # The pressure: information moves out of the filters that are about to go ------------------------------------
@@ -264,31 +261,14 @@ class PRC(RoundRule):
     # After the training: repair learnt, or a setback ------------------------------------------------------------
 
     def learn(self, aim: Aim, now: Standing, line: Mapping[str, Any]) -> float | None:
-        """Learn what training heals. Inside: reach further. Outside: half as far."""
-        taken = math.log(now.share / max(line["share"], 1e-9))
-        if aim.bound_by == "rest":
-            self._setbacks = 0 if line["drop"] < now.drop else self._setbacks
-            return None
-        if line["accepted"]:
-            self._setbacks, self._step = 0, min(self.step, max(self._step, taken) * 1.3)
-        else:
-            self._setbacks, self._step = self._setbacks + 1, max(SMALLEST, taken / 2)
-        self._heals.weight = now.tolerance
-        return self._heals.learn(line["harm"], line["drop"])
+        """Inside: the trust region grows. Outside: it shrinks, and training is trusted with less."""
+        return self._region.learn(aim, now, line)
 
     def state_dict(self) -> dict[str, Any]:
         """What the next round needs to know of the rounds before."""
-        heals = asdict(self._heals)
-        return {
-            "threshold": self.threshold,
-            "idle": self._idle,
-            "setbacks": self._setbacks,
-            "step": self._step,
-            **heals,
-        }
+        return {"threshold": self.threshold, "idle": self._idle, "region": self._region.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state_dict`'s result."""
         self.threshold, self._idle = state["threshold"], state["idle"]
-        self._setbacks, self._step = state["setbacks"], state["step"]
-        self._heals = Healing(*(state[name] for name in ("expected", "weight", "harm", "left")))
+        self._region.load_state_dict(state["region"])

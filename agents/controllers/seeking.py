@@ -29,6 +29,16 @@ def cycles(epochs: float) -> float:
     return min(10.0, max(1.25, epochs / 10.0))
 
 
+def over(now: Standing) -> bool:
+    """Whether the training budget is spent."""
+    return now.epochs > 0 and now.left < 0.05
+
+
+def smallest(now: Standing) -> float:
+    """The share after the smallest removal that is worth a round."""
+    return now.share * math.exp(-SMALLEST)
+
+
 def cycle_length(now: Standing) -> float:
     """Epochs of the next cycle: a third of what is left, since easy rounds end early, and all of it towards the end."""
     length = max(now.epochs / cycles(now.epochs), now.left / 3.0)
@@ -129,65 +139,73 @@ def furthest(now: Standing, allowed: float, floor: float, trials: int = TRIALS) 
     return found, "window" if found == floor else "tolerance"
 
 
-@dataclass
-class Seeker:
-    """Brackets the least share of the MACs that a tolerance allows; the law of every schedule that has none of its own.
+class TrustRegion:
+    """How far the next step may go, and what training is trusted with, learnt from a run's own rounds.
 
-    Attributes:
-        step: Logarithm of the factor by which the next removal shrinks the MACs.
-        largest: Its bound.
+    Args:
+        first: Logarithm of the factor by which the first removal may shrink the MACs.
+        largest: Bound of it.
+        growth: What it is multiplied by after a success; a setback halves what was taken.
+        healing: What training heals.
     """
 
-    step: float = 0.7
-    largest: float = math.log(3.0)
+    def __init__(self, first: float, largest: float, growth: float, healing: Healing) -> None:
+        self.step, self.largest, self.growth, self.healing = first, largest, growth, healing
+        self.setbacks = 0
 
-    def __post_init__(self) -> None:
-        self._step, self._failed = self.step, 0
-        self.healing = Healing()
+    def window(self, now: Standing) -> tuple[float, float]:
+        """Epochs of the next cycle, and the share that its removal may reach.
 
-    def aim(self, now: Standing) -> Aim | None:
-        """As far as step, floor, target and the healing seen so far allow."""
-        trained = now.epochs > 0
-        if trained and now.left < 0.05:
-            return None
-        if now.met or self._failed >= GIVE_UP:
-            return rest(now)
+        The last cycle may go as far as it can, unless there was a setback: nothing is learnt for a later round.
+        """
         epochs = cycle_length(now)
-        last = epochs >= now.left and not self._failed  # nothing is learnt for a later round
-        floor = max(now.least, now.least if last else now.reach(self._step, self._failed), now.target or 0.0)
-        if now.share * math.exp(-SMALLEST) < floor:
-            return None if now.least >= floor or now.target else rest(now)
-        why = "window" if floor > now.least else "floor"
-        if floor == now.target:
-            why = "target"
-        allowed, healing = self.healing.allows(now, epochs)
-        free = first_step(now, floor)
-        if free is not None:
-            return free
-        found = furthest(now, allowed, floor)
-        share, bound = found if found is not None else (now.share * math.exp(-SMALLEST), "tolerance")
-        return Aim(share, epochs, why if bound == "window" else bound, enough(now), healing)
+        last = epochs >= now.left and not self.setbacks
+        return epochs, now.least if last else now.reach(self.step, self.setbacks)
 
     def learn(self, aim: Aim, now: Standing, line: Mapping[str, Any]) -> float | None:
-        """Grow or shrink the step; returns the healing seen."""
+        """Learn what training heals. Inside: reach further. Outside: half as far. Returns the healing seen."""
         taken = math.log(now.share / max(line["share"], 1e-9))
         if aim.bound_by == "rest":
-            self._failed = 0 if line["drop"] < now.drop else self._failed
+            self.setbacks = 0 if line["drop"] < now.drop else self.setbacks
             return None
         if line["accepted"]:
-            self._failed = 0
-            self._step = min(self.largest, max(self._step, taken) * 1.25)
+            self.setbacks, self.step = 0, min(self.largest, max(self.step, taken) * self.growth)
         else:
-            self._failed += 1
-            self._step = max(SMALLEST, taken / 2)
+            self.setbacks, self.step = self.setbacks + 1, max(SMALLEST, taken / 2)
         self.healing.weight = now.tolerance
         return self.healing.learn(line["harm"], line["drop"])
 
     def state_dict(self) -> dict[str, Any]:
         """What it has learnt."""
-        return {"step": self._step, "failed": self._failed, "healing": asdict(self.healing)}
+        return {"step": self.step, "setbacks": self.setbacks, "healing": asdict(self.healing)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from there."""
-        self._step, self._failed = state["step"], state["failed"]
-        self.healing = Healing(**state["healing"])
+        self.step, self.setbacks, self.healing = state["step"], state["setbacks"], Healing(**state["healing"])
+
+
+class Seeker(TrustRegion):
+    """Brackets the least share of the MACs inside a tolerance; the law of every schedule that has none of its own."""
+
+    def __init__(self) -> None:
+        super().__init__(first=0.7, largest=math.log(3.0), growth=1.25, healing=Healing())
+
+    def aim(self, now: Standing) -> Aim | None:
+        """As far as step, floor, target and the healing seen so far allow."""
+        if over(now):
+            return None
+        if now.met or self.setbacks >= GIVE_UP:
+            return rest(now)
+        epochs, window = self.window(now)
+        floor = max(now.least, window, now.target or 0.0)
+        if smallest(now) < floor:
+            return None if now.least >= floor or now.target else rest(now)
+        why = "window" if floor > now.least else "floor"
+        if floor == now.target:
+            why = "target"
+        free = first_step(now, floor)
+        if free is not None:
+            return free
+        allowed, healing = self.healing.allows(now, epochs)
+        share, bound = furthest(now, allowed, floor) or (smallest(now), "tolerance")
+        return Aim(share, epochs, why if bound == "window" else bound, enough(now), healing)

@@ -132,8 +132,11 @@ def standing(env: FilterPruningEnv, controller: Controller, recipe: Recipe, spen
         except UserError:  # more than the groups can give
             return None
         counts = controller.schedule() if isinstance(controller, Rule) else None
-        uniform = env.budget.fill(lambda _, window: window.count(0.0))  # where finding the counts would cost too much
-        score, _ = env.preview(uniform if counts is None else env.feasible(counts), cheap)
+        if counts is not None:
+            planned: Any = env.feasible(counts)
+        else:  # finding them would cost too much: the uniform schedule stands in
+            planned = env.budget.fill(lambda _, window: window.count(0.0))
+        score, _ = env.preview(planned, cheap)
         env.aim(None)
         return env.baseline.value - score.value - drop
 
