@@ -136,18 +136,6 @@ class BilinearCost:
         slope = int((da * b + db * a) @ weight)
         return np.asarray(constant + choices * (curve * choices - slope), dtype=np.int64)
 
-    def rate_along(self, counts: FloatArray, sizes: FloatArray, target: float) -> float:
-        """The least rate r >= 0 at which `counts + r * sizes` costs `target`; infinity if there is none."""
-        weight, a, b, A, B = self._floats
-        a, b = a - A @ counts, b - B @ counts
-        da, db = A @ sizes, B @ sizes
-        over = float((a * b) @ weight) + self.constant - target
-        slope, curve = float((a * db + b * da) @ weight), float((da * db) @ weight)
-        root = slope * slope - 4.0 * curve * over
-        if over <= 0.0:
-            return 0.0
-        return float("inf") if root < 0.0 or slope <= 0.0 else 2.0 * over / (slope + root**0.5)
-
     def shares(self, sizes: Counts, removed: Counts) -> FloatArray:
         """The fraction (n,) of the present cost that would go with each whole group of `sizes` filters."""
         a, b = self.a - self.A @ removed, self.b - self.B @ removed

@@ -25,7 +25,6 @@ from rlprune.scoring.evaluation import Evaluator, Ledger, OwnEvaluator, batch_wi
 from rlprune.tasks import Batch, Score, Task, as_task, overlooked
 
 CALIBRATION_PIXELS = 2**20  # in a batch
-LOADERS = ("control", "train", "calibration", "test")
 
 Evaluate = Callable[[nn.Module], float]
 Fit = Callable[[nn.Module, int], None]

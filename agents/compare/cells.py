@@ -144,7 +144,7 @@ def loaded(spec: ProblemSpec) -> tuple[PruningProblem, dict[str, Any]]:
     what ran in the process before.
     """
     problem = spec.build()
-    return problem, describe(problem, problem.base())
+    return problem, describe(problem, Network(problem.model, problem.groups))
 
 
 @lru_cache(maxsize=2)

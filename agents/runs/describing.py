@@ -22,7 +22,9 @@ LATENCY_S = 0.2  # to measure each network for
 
 def describe(problem: PruningProblem, network: Network) -> dict[str, Any]:
     """Scores with 95 % intervals on control and, where there is one, on test; and cost."""
-    found = problem.evaluator.score(network.model, "control").figures("control")
+    whole = network.model is problem.model  # whose control score is known
+    control = problem.baseline if whole else problem.evaluator.score(network.model, "control")
+    found = control.figures("control")
     if problem.data.test is not None:
         found = {**problem.evaluator.score(network.model, "test").figures("test"), **found}
     return {**found, "macs": problem.macs(network), "parameters": problem.parameters(network)}
@@ -71,7 +73,7 @@ def closing(
     """
     network = outcome.network
     cost = problem.ledger.state_dict()
-    baseline = dict(baseline or describe(problem, problem.base()))
+    baseline = dict(baseline or describe(problem, Network(problem.model, problem.groups)))
     pruned = describe(problem, network)
     prunable = [group.name for group in problem.groups.prunable]
     return {

@@ -16,8 +16,8 @@ from rlprune.agents.controllers.law import Aim, Standing
 from rlprune.agents.runs.healing import Cycle, Heal, Trained, drop_of, fit_cycle, images, record_of
 from rlprune.agents.runs.playing import cheap_repairs, controller_of, law_of, make_game, shown_to, standing
 from rlprune.agents.runs.recipe import Recipe
-from rlprune.agents.runs.states import pack_network, unpack_network
 from rlprune.agents.runs.watching import Nowhere, Patience, Silent, Sink, Watcher
+from rlprune.envs.episode.saving import pack_network, unpack_network
 from rlprune.errors import NothingInside
 from rlprune.network import Network
 from rlprune.problem import PruningProblem
@@ -305,7 +305,7 @@ class _Play:
             "controller": self.controller.state_dict() if isinstance(self.controller, Rule) else {},
             "law": {} if self.law is None else self.law.state_dict(),
             "ledger": self.problem.ledger.state_dict(),
-            "inside": pack_network(self.inside),
+            "inside": None if self.inside is None else pack_network(self.inside),
             "pace": self.pace,
             "seconds": self.before + time.monotonic() - self.started,
             "done": done,
@@ -319,5 +319,6 @@ class _Play:
         if self.law is not None:
             self.law.load_state_dict(state["law"])
         self.problem.ledger.load_state_dict(state["ledger"])
-        self.inside, self.pace = unpack_network(state["inside"], self.problem), dict(state["pace"])
+        self.inside = None if state["inside"] is None else unpack_network(state["inside"], self.problem)
+        self.pace = dict(state["pace"])
         return bool(state["done"]), str(state["stopped"])

@@ -10,6 +10,8 @@ from rlprune.channels import PruningPlan
 from rlprune.envs.episode.state import EpisodeState
 from rlprune.envs.episode.transitions import NetworkState
 from rlprune.errors import UserError
+from rlprune.network import Network
+from rlprune.problem import PruningProblem
 from rlprune.tasks import Score
 
 
@@ -58,8 +60,7 @@ def load_state_dict(episode: EpisodeState, state: Mapping[str, Any]) -> None:
 
 def _pack(state: NetworkState, score: Score) -> dict[str, Any]:
     """A state and its score. The weights are copies."""
-    weights = {name: tensor.detach().cpu().clone() for name, tensor in state.network.model.state_dict().items()}
-    return {"plan": state.plan.to_json(), "key": state.key, "weights": weights, "score": score.to_json()}
+    return {**pack_network(state.network), "key": state.key, "score": score.to_json()}
 
 
 def _unpack(episode: EpisodeState, saved: Mapping[str, Any]) -> tuple[NetworkState, Score]:
@@ -67,7 +68,18 @@ def _unpack(episode: EpisodeState, saved: Mapping[str, Any]) -> tuple[NetworkSta
     score = Score(**saved["score"])
     if saved["key"] == episode.base.key:
         return episode.base, score
-    problem, plan = episode.transitions.problem, PruningPlan.from_json(saved["plan"])
-    network = problem.base().remove(plan, problem.groups)
+    network = unpack_network(saved, episode.transitions.problem)
+    return NetworkState(saved["key"], network.plan, lambda: network), score
+
+
+def pack_network(network: Network) -> dict[str, Any]:
+    """A network's plan and weights, which are copies."""
+    weights = {name: tensor.detach().cpu().clone() for name, tensor in network.model.state_dict().items()}
+    return {"plan": network.plan.to_json(), "weights": weights}
+
+
+def unpack_network(saved: Mapping[str, Any], problem: PruningProblem) -> Network:
+    """The network that `pack_network` was given."""
+    network = problem.base().remove(PruningPlan.from_json(saved["plan"]), problem.groups)
     network.model.load_state_dict(saved["weights"])
-    return NetworkState(saved["key"], plan, lambda: network), score
+    return network
