@@ -105,10 +105,10 @@ def newest_unfinished(parent: Path) -> Path | None:
 
 
 def comparable(record: Any) -> Any:
-    """A record without the times in it: equal for two runs of one experiment."""
+    """A record without the times in it: equal for two runs of one experiment, read back from JSON or not."""
     if isinstance(record, dict):
         return {key: comparable(value) for key, value in record.items() if key not in TIME_KEYS}
-    if isinstance(record, list):
+    if isinstance(record, (list, tuple)):
         return [comparable(value) for value in record]
     return record
 

@@ -167,10 +167,14 @@ def _row(controller: str, cells: Sequence[Cell], reference: Mapping[int, float])
 
 
 def _mean_curve(curves: Sequence[Sequence[tuple[float, float]]]) -> list[tuple[float, float]]:
-    """The mean over seeds, at every number of epochs at which one of them gets on."""
+    """The mean over seeds, at every number of epochs at which one of them gets on; it starts with the unpruned network.
+
+    What goes without any training is a second point at no epochs.
+    """
     places = sorted({spent for found in curves for spent, _ in found})
     means = [[min(left for spent, left in found if spent <= place) for found in curves] for place in places]
-    return [(place, sum(lefts) / len(lefts)) for place, lefts in zip(places, means, strict=True)]
+    steps = [(place, sum(lefts) / len(lefts)) for place, lefts in zip(places, means, strict=True)]
+    return steps if not steps or steps[0] == (0.0, 1.0) else [(0.0, 1.0), *steps]
 
 
 def _interval(values: Sequence[float]) -> dict[str, Any] | None:
