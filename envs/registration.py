@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import gymnasium
-
 ITERATIVE = "rlprune/IterativePruning-v0"
 LAYERWISE = "rlprune/LayerwisePruning-v0"
 MIXED = "rlprune/MixedPruning-v0"
@@ -27,6 +25,8 @@ def register() -> None:
     draws network and goal anew for every episode, to train agents; `rlprune/TablePruning-v0` serves recorded
     scores; `rlprune/ToyPruning-v0` is a formula whose best schedule is known.
     """
+    import gymnasium  # which calls this when it is imported (see `rlprune/__init__.py`)
+
     for name, entry_point, rules in (
         (ITERATIVE, "env:FilterPruningEnv", GAMES["iterative"]),
         (LAYERWISE, "env:FilterPruningEnv", GAMES["layerwise"]),

@@ -7,8 +7,11 @@ The names below are the ones to start with; everything else is found one level d
 
 from __future__ import annotations
 
-import importlib
+import importlib.abc
 import importlib.util
+import sys
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import Any
 
 _HOMES = {
@@ -38,10 +41,31 @@ def __dir__() -> list[str]:
     return sorted([*globals(), *_HOMES])
 
 
+class _WithGymnasium(importlib.abc.MetaPathFinder):
+    """Registers the environments as soon as Gymnasium is imported, whoever does it: `import rlprune` need not."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        """Gymnasium as it is found without this, with the registration behind its import."""
+        if name != "gymnasium":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def executed(module: ModuleType) -> None:
+                execute(module)
+                _register_environments()
+
+            spec.loader.exec_module = executed  # type: ignore[method-assign]
+        return spec
+
+
 def _register_environments() -> None:
-    """Make `gymnasium.make("rlprune:rlprune/...")` work: Gymnasium imports this module and expects the ids after it."""
-    if importlib.util.find_spec("gymnasium") is not None:  # the engine needs torch and NumPy alone
-        importlib.import_module("rlprune.envs.registration").register()
+    importlib.import_module("rlprune.envs.registration").register()
 
 
-_register_environments()
+if "gymnasium" in sys.modules:
+    _register_environments()
+else:
+    sys.meta_path.insert(0, _WithGymnasium())
