@@ -85,7 +85,7 @@ class Rule:
         return None
 
     def law(self) -> Law | None:
-        """Its own law of how far a run goes; None leaves that to the seeker."""
+        """Its own law of how far a run goes; None leaves that to the trust region."""
         return None
 
     def finish(self, network: Network) -> Network:

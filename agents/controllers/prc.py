@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,17 +20,7 @@ import numpy as np
 from rlprune.agents.controllers.base import RoundRule
 from rlprune.agents.controllers.law import Aim, Law, Standing
 from rlprune.agents.controllers.rounds import aimed, counts_of, first_to_meet, global_order
-from rlprune.agents.controllers.seeking import (
-    GIVE_UP,
-    Healing,
-    TrustRegion,
-    enough,
-    first_step,
-    furthest,
-    over,
-    rest,
-    smallest,
-)
+from rlprune.agents.controllers.seeking import Healing, TrustRegion
 from rlprune.errors import UserError, check_rate, unknown_name
 from rlprune.training.settings import TrainSettings
 
@@ -111,7 +102,7 @@ class PRC(RoundRule):
         self.threshold: float | None = None  # W_0, once it is known
         self._idle = 0
         self._kind: str | None = None  # of rates, in this round
-        self._region = TrustRegion(self.step, self.step, 1.3, Healing(self.healing))
+        self._region = TrustRegion(self.step, healing=Healing(self.healing))
 
     def bind(self, env: gymnasium.Env[Any, Any]) -> None:
         """Play in this environment, from its first round."""
@@ -126,22 +117,8 @@ class PRC(RoundRule):
 
     def aim(self, now: Standing) -> Aim | None:
         """As far as the tolerance reaches where training leaves the share h of a drop: an immediate drop of ε / h."""
-        region, self._kind = self._region, None
-        if over(now):
-            return None
-        if now.met or region.setbacks >= GIVE_UP:
-            return rest(now)
-        epochs, window = region.window(now)
-        floor = max(now.least, window, now.target or 0.0)
-        if smallest(now) < floor:
-            return None
-        bounds = {now.least: "floor", window: "tolerance" if region.setbacks else "window", now.target: "target"}
-        free = first_step(now, floor)
-        if free is not None:
-            return free
-        allowed, healing = region.healing.allows(now, epochs, self.delta)
-        share, bound = furthest(now, allowed, floor) or (smallest(now), "tolerance")
-        return Aim(share, epochs, bounds[floor] if bound == "window" else bound, enough(now), healing)
+        self._kind = None
+        return self._region.aim(now, self.delta)
 
     # The pressure: information moves out of the filters that are about to go ------------------------------------
 
@@ -175,13 +152,10 @@ class PRC(RoundRule):
 
     def schedule(self) -> dict[str, int]:
         """The counts that meet the round's aim; which kind of rates leaves the least loss is tried once a round."""
+        found = self._candidates(self._kind or "")
         if self._kind is None:
-            found = self._candidates()
-            if len(found) == 1:
-                self._kind = next(iter(found))
-                return found[self._kind]
-            self._kind = min(found, key=lambda kind: self._loss(found[kind]))
-        return self._candidates(self._kind)[self._kind]
+            self._kind = min(found, key=lambda kind: self._loss(found[kind])) if len(found) > 1 else next(iter(found))
+        return found[self._kind]
 
     def _candidates(self, only: str = "") -> dict[str, dict[str, int]]:
         """Counts that meet the aim by kind of rates, or of one kind alone."""
@@ -197,7 +171,7 @@ class PRC(RoundRule):
         if "uniform" in wanted:
             rates["uniform"] = env.budget.fill(lambda _, window: window.count(0.0)) / sizes
         kinds = list(rates) if self.rates == "best" else []
-        for first, second in [(a, b) for i, a in enumerate(kinds) for b in kinds[i + 1 :]]:
+        for first, second in combinations(kinds, 2):
             rates[f"{first}+{second}"] = (rates[first] + rates[second]) / 2
         repaired = {kind: env.budget.repair(rate) for kind, rate in rates.items() if kind == only or not only}
         return {kind: dict(zip(names, counts.tolist(), strict=True)) for kind, counts in repaired.items()}

@@ -1,4 +1,4 @@
-"""The seeker: how far any schedule goes inside a tolerance, with training, at one budget of epochs.
+"""The law of every schedule: how far it goes inside a tolerance, with training, in one budget of epochs.
 
 It brackets the share of the MACs between one that is inside the tolerance after training and one that is not. A step is
 a factor on the MACs, taken from the last accepted network; it grows after a success and shrinks after a setback, and it
@@ -140,17 +140,16 @@ def furthest(now: Standing, allowed: float, floor: float, trials: int = TRIALS) 
 
 
 class TrustRegion:
-    """How far the next step may go, and what training is trusted with, learnt from a run's own rounds.
+    """The law of every schedule: how far the next step goes, what training is trusted with, learnt from the run's rounds.
 
     Args:
-        first: Logarithm of the factor by which the first removal may shrink the MACs.
-        largest: Bound of it.
+        first: Logarithm of the factor by which the first removal may shrink the MACs, and the bound of later ones.
         growth: What it is multiplied by after a success; a setback halves what was taken.
         healing: What training heals.
     """
 
-    def __init__(self, first: float, largest: float, growth: float, healing: Healing) -> None:
-        self.step, self.largest, self.growth, self.healing = first, largest, growth, healing
+    def __init__(self, first: float = 1.0, growth: float = 1.3, healing: Healing | None = None) -> None:
+        self.step, self.largest, self.growth, self.healing = first, first, growth, healing or Healing()
         self.setbacks = 0
 
     def window(self, now: Standing) -> tuple[float, float]:
@@ -161,6 +160,28 @@ class TrustRegion:
         epochs = cycle_length(now)
         last = epochs >= now.left and not self.setbacks
         return epochs, now.least if last else now.reach(self.step, self.setbacks)
+
+    def aim(self, now: Standing, scale: float = 1.0) -> Aim | None:
+        """The next round: as far as step, floor, target and the healing seen so far allow; None to end.
+
+        Where training leaves the share h of a drop, the immediate drop may be `scale` times ε / h.
+        """
+        if over(now):
+            return None
+        if now.met or self.setbacks >= GIVE_UP:
+            return rest(now)
+        epochs, window = self.window(now)
+        floor = max(now.least, window, now.target or 0.0)
+        if smallest(now) < floor:
+            return None if now.least >= floor or now.target else rest(now)
+        free = first_step(now, floor)
+        if free is not None:
+            return free
+        allowed, healing = self.healing.allows(now, epochs, scale)
+        share, bound = furthest(now, allowed, floor) or (smallest(now), "tolerance")
+        if bound == "window":
+            bound = {now.least: "floor", now.target: "target"}.get(floor, bound)
+        return Aim(share, epochs, bound, enough(now), healing)
 
     def learn(self, aim: Aim, now: Standing, line: Mapping[str, Any]) -> float | None:
         """Learn what training heals. Inside: reach further. Outside: half as far. Returns the healing seen."""
@@ -182,30 +203,3 @@ class TrustRegion:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from there."""
         self.step, self.setbacks, self.healing = state["step"], state["setbacks"], Healing(**state["healing"])
-
-
-class Seeker(TrustRegion):
-    """Brackets the least share of the MACs inside a tolerance; the law of every schedule that has none of its own."""
-
-    def __init__(self) -> None:
-        super().__init__(first=0.7, largest=math.log(3.0), growth=1.25, healing=Healing())
-
-    def aim(self, now: Standing) -> Aim | None:
-        """As far as step, floor, target and the healing seen so far allow."""
-        if over(now):
-            return None
-        if now.met or self.setbacks >= GIVE_UP:
-            return rest(now)
-        epochs, window = self.window(now)
-        floor = max(now.least, window, now.target or 0.0)
-        if smallest(now) < floor:
-            return None if now.least >= floor or now.target else rest(now)
-        why = "window" if floor > now.least else "floor"
-        if floor == now.target:
-            why = "target"
-        free = first_step(now, floor)
-        if free is not None:
-            return free
-        allowed, healing = self.healing.allows(now, epochs)
-        share, bound = furthest(now, allowed, floor) or (smallest(now), "tolerance")
-        return Aim(share, epochs, why if bound == "window" else bound, enough(now), healing)

@@ -12,7 +12,7 @@ from rlprune.agents.controllers.law import Law, Standing
 from rlprune.agents.controllers.registry import make_rule
 from rlprune.agents.controllers.sampling import BestOf
 from rlprune.agents.controllers.search import Search
-from rlprune.agents.controllers.seeking import Seeker
+from rlprune.agents.controllers.seeking import TrustRegion
 from rlprune.agents.runs.healing import Heal
 from rlprune.agents.runs.recipe import AGENT, Recipe
 from rlprune.agents.runs.watching import Watcher
@@ -60,10 +60,10 @@ def controller_of(recipe: Recipe, watcher: Watcher) -> Controller:
 
 
 def law_of(recipe: Recipe, controller: Controller) -> Law | None:
-    """The law that says how far each round goes: the controller's own, else the seeker; none for a paper's schedule."""
+    """The law that says how far each round goes: the controller's own, else the trust region; none for a paper's schedule."""
     if recipe.published:
         return None
-    return (controller.law() if isinstance(controller, Rule) else None) or Seeker()
+    return (controller.law() if isinstance(controller, Rule) else None) or TrustRegion()
 
 
 def settle(recipe: Recipe, problem: PruningProblem) -> Recipe:
