@@ -60,7 +60,7 @@ def controller_of(recipe: Recipe, watcher: Watcher) -> Controller:
 
 
 def law_of(recipe: Recipe, controller: Controller) -> Law | None:
-    """The law that says how far each round goes: the controller's own, else the trust region; none for a paper's schedule."""
+    """The law that says how far each round goes: the controller's own, or the trust region; none for a paper's text."""
     if recipe.published:
         return None
     return (controller.law() if isinstance(controller, Rule) else None) or TrustRegion()
@@ -148,6 +148,6 @@ def standing(env: FilterPruningEnv, controller: Controller, recipe: Recipe, spen
         target=recipe.budget,
         epochs=epochs,
         left=max(0.0, epochs - spent),
-        steps=float(train.steps(recipe.repair.batch_size)) if train is not None else STEPS,
+        steps=float(train.steps(recipe.repair.images_a_step(len(train)))) if train is not None else STEPS,
         harm=harm,
     )
