@@ -111,6 +111,7 @@ def make_game(
         tolerance=max(1.0, recipe.tolerance) if late else recipe.tolerance,
         budget=budget if recipe.published else None,
         max_rate=recipe.max_rate,
+        confidence=recipe.confidence,
         rounds=recipe.rounds,
         one_shot=recipe.published and recipe.once,
         on_violation=recipe.on_violation if recipe.published else "back",
@@ -141,7 +142,7 @@ def standing(env: FilterPruningEnv, controller: Controller, recipe: Recipe, spen
         return env.baseline.value - score.value - drop
 
     return Standing(
-        tolerance=recipe.tolerance,
+        tolerance=max(0.0, recipe.tolerance - env.margin),
         drop=drop,
         share=env.problem.macs(env.network) / whole,
         least=min(1.0, env.budget.least_cost / whole + 1e-4),

@@ -123,7 +123,7 @@ def prune_problem(
             sink.folder.write(sink.record)
         raise
     watcher.work("scoring the result")
-    found = closing(own, outcome, baseline, timed)
+    found = closing(own, outcome, recipe.tolerance, baseline, timed)
     if found["drop"] > recipe.tolerance:  # measured anew, whatever the state of the run says
         raise UserError(
             f"the network that the run ends with dropped {found['drop']:.4f} when it was scored anew, more than the "
