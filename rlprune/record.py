@@ -12,9 +12,6 @@ from typing import Any
 from rlprune.errors import UserError
 from rlprune.files import read_json, read_tensors, write_json, write_tensors, write_text
 
-TIME_KEYS = frozenset({"time", "latency", "versions", "command", "out"})
-"""Keys of a record that two runs of one experiment may differ in."""
-
 
 class RunFolder:
     """The files of one run.
@@ -72,7 +69,7 @@ class RunFolder:
 
     def load_checkpoint(self, device: str = "cpu") -> dict[str, Any] | None:
         """The last state saved, or None if the run had not got that far."""
-        return read_tensors(self.checkpoint_file, device) if self.checkpoint_file.exists() else None
+        return read_tensors(self.checkpoint_file, device, sealed=True) if self.checkpoint_file.exists() else None
 
     def drop_checkpoint(self) -> None:
         """Remove the checkpoint of a finished run."""
@@ -102,15 +99,6 @@ def newest_unfinished(parent: Path) -> Path | None:
     """The run folder in `parent` that was written to last and is not finished, or None."""
     records = sorted(parent.glob("*/record.json"), key=lambda path: path.stat().st_mtime, reverse=True)
     return next((path.parent for path in records if read_json(path).get("status") != "finished"), None)
-
-
-def comparable(record: Any) -> Any:
-    """A record without the times in it: equal for two runs of one experiment, read back from JSON or not."""
-    if isinstance(record, dict):
-        return {key: comparable(value) for key, value in record.items() if key not in TIME_KEYS}
-    if isinstance(record, (list, tuple)):
-        return [comparable(value) for value in record]
-    return record
 
 
 def versions(

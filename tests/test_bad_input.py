@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from rlprune.cli import main
+from rlprune.files import read_json, write_json
 from rlprune.models import create_model
 
 QUICK = ["--controller", "uniform", "--rounds", "1", "--epochs", "0"]
@@ -179,7 +180,7 @@ def test_a_damaged_checkpoint_or_record_is_named(capsys, tmp_path, monkeypatch):
     assert main(argv) == 0
     record = tmp_path / "here" / "record.json"
     text = record.read_text()
-    record.write_text(text.replace('"status": "finished"', '"status": "running"'))
+    write_json(record, {**read_json(record), "status": "running"})
     (tmp_path / "here" / "checkpoint.pt").write_bytes(b"garbage")
     assert main([*argv, "--resume"]) == 2
     assert "checkpoint.pt" in capsys.readouterr().err

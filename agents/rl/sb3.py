@@ -27,7 +27,7 @@ from rlprune.agents.rl.settings import ALGORITHMS, check_algorithm
 from rlprune.envs.advice import around_advice
 from rlprune.envs.observations import FEATURES
 from rlprune.errors import UserError, unknown_name
-from rlprune.files import read_json, write_json, write_whole
+from rlprune.files import check_archive, read_json, write_archive, write_json
 from rlprune.seeding import streams_untouched
 
 FORMAT = "rlprune-agent-1"
@@ -147,7 +147,7 @@ def save_agent(path: Path, model: BaseAlgorithm, card: Mapping[str, Any]) -> Non
     """Write Stable-Baselines3's own zip, and the card beside it as `<name>.json`; both appear whole."""
     buffer = io.BytesIO()
     model.save(buffer)
-    write_whole(path, lambda file: file.write(buffer.getbuffer()))
+    write_archive(path, buffer)
     write_json(path.with_suffix(".json"), {"format": FORMAT, "features": list(FEATURES), **card})
 
 
@@ -216,6 +216,7 @@ class _SpacesOnly(gymnasium.Env[Any, Any]):
 
 def load_weights(model: BaseAlgorithm, path: Path) -> None:
     """Put the tensors of a zip into a model of the same make: policy, optimizers, temperature. No pickles are read."""
+    check_archive(path)
     try:
         _, parameters, variables = load_from_zip_file(path, load_data=False, device=model.device)
         model.set_parameters(parameters, exact_match=True, device=model.device)

@@ -220,7 +220,10 @@ def _train(
     log = EpisodeLog(settings.episodes, on_episode)
     number, saved = 0, checkpoints(folder)
     if saved:
-        number = load_checkpoint(saved[-1], model, log)
+        try:
+            number = load_checkpoint(saved[-1], model, log)
+        except UserError as error:
+            raise UserError(f"{error}; without the folder {saved[-1]} the training starts again") from None
     segments = Segments(folder, settings.seed, segment, log, number)
     model.set_logger(_logger(folder, model.num_timesteps))
     model.learn(
