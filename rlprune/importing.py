@@ -27,9 +27,7 @@ def module_from_file(path: Path) -> ModuleType:
     """The module in a file, once for each content of it; raises UserError if there is none or it does not run."""
     if not path.is_file():
         raise UserError(f"no such file: {path}; give a Python file, as in file.py:name")
-    path = path.resolve()
-    content = str(path).encode() + path.read_bytes()
-    name = f"rlprune_file_{hashlib.sha256(content).hexdigest()[:12]}"
+    path, name = path.resolve(), _module_name(path)
     if name in sys.modules:
         return sys.modules[name]
     location = importlib.util.spec_from_file_location(name, path)
@@ -44,6 +42,16 @@ def module_from_file(path: Path) -> ModuleType:
             del sys.modules[name]
             raise _import_error(str(path), error) from None
     return module
+
+
+def is_imported(path: Path) -> bool:
+    """Whether this process has run the file as it is now."""
+    return path.is_file() and _module_name(path) in sys.modules
+
+
+def _module_name(path: Path) -> str:
+    content = str(path.resolve()).encode() + path.read_bytes()
+    return f"rlprune_file_{hashlib.sha256(content).hexdigest()[:12]}"
 
 
 def user_module(name: str) -> ModuleType:

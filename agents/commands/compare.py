@@ -11,7 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rlprune.agents.commands.options import Json, Section, command_line, parse
+from rlprune.agents.commands.options import Json, Section, Trust, command_line, parse
 from rlprune.agents.commands.prune import spec_of
 from rlprune.agents.compare.settings import CompareSettings
 from rlprune.agents.controllers.registry import RULES, rule_class
@@ -244,7 +244,8 @@ class Pareto:
 def pareto(argv: Sequence[str], about: str, examples: str) -> int:
     """List the networks that no other one beats, or export one."""
     folder = {"folder": "Where runs and comparisons are, as in runs/."}
-    given = parse("pareto", [Section(Pareto), Section(Json)], argv, positional=folder, about=about, examples=examples)
+    sections = [Section(Pareto), Section(Trust), Section(Json)]
+    given = parse("pareto", sections, argv, positional=folder, about=about, examples=examples)
     from rich.console import Console
 
     from rlprune.report.pareto import archive, choose, find_networks, print_networks
@@ -259,7 +260,8 @@ def pareto(argv: Sequence[str], about: str, examples: str) -> int:
             )
     if given["export"] is not None:
         path = Path(given["out"] or f"pruned.{given['format']}")
-        print(export_network(choose(networks, given["export"]), path, given["format"]))
+        known = {"model": given["model"], "trust": given["trust"]}
+        print(export_network(choose(networks, given["export"]), path, given["format"], known))
         return 0
     best = archive(networks, given["by"])
     shown = networks if given["all"] else best
@@ -271,13 +273,19 @@ def pareto(argv: Sequence[str], about: str, examples: str) -> int:
     return 0
 
 
-def export_network(network: Any, path: Path, form: str) -> str:
-    """Write a network of the archive to a file, checked against itself; returns what to tell the user."""
+def export_network(network: Any, path: Path, form: str, known: Mapping[str, Any]) -> str:
+    """Write a network of the archive to a file, checked against itself; returns what to tell the user.
+
+    `known` are the `model` and `trust` of `rebuild`.
+    """
     from rlprune.agents.compare.comparison import rebuild_cell
     from rlprune.agents.runs.replaying import rebuild
     from rlprune.artifact import export, save_pruned
 
-    problem, pruned = rebuild(network.folder) if network.kind == "run" else rebuild_cell(network.folder, network.stage)
+    if network.kind == "run":
+        problem, pruned = rebuild(network.folder, **known)
+    else:
+        problem, pruned = rebuild_cell(network.folder, network.stage, **known)
     if form == "pt":
         meta = {"model": network.model, "classes": list(problem.data.classes), "plan": pruned.plan.to_json()}
         save_pruned(path, problem.model, pruned.model, meta)

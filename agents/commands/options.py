@@ -89,6 +89,19 @@ class Json:
     json: bool = False
 
 
+@dataclass(frozen=True)
+class Trust:
+    """For commands that build the network that a record names.
+
+    Attributes:
+        model: The unpruned network, in place of what the record names.
+        trust: Run the Python file that the record names for its network: it is yours, or you have looked at it.
+    """
+
+    model: str | None = None
+    trust: bool = False
+
+
 def notes_of(cls: Any) -> dict[str, str]:
     """Field name -> its text in the class docstring, or a base's; names shared by a line are told alike."""
     found = {}

@@ -23,7 +23,7 @@ from rlprune.agents.compare.cells import Job, Result
 from rlprune.agents.compare.processes import Pool, make_pool
 from rlprune.agents.compare.settings import Cell, CompareSettings
 from rlprune.agents.runs.playing import make_controller
-from rlprune.agents.runs.replaying import saved_network
+from rlprune.agents.runs.replaying import saved_network, trusted
 from rlprune.criteria import get_criterion
 from rlprune.errors import UserError
 from rlprune.files import read_json, write_json, write_text, write_whole
@@ -32,7 +32,6 @@ from rlprune.problem import PruningProblem
 from rlprune.record import versions
 from rlprune.recovery import make_recovery
 from rlprune.report.analysis import analyse
-from rlprune.spec import ProblemSpec
 
 FORMAT = "rlprune-comparison-2"
 WRITE_EVERY_S = 10.0
@@ -204,8 +203,10 @@ def _work(comparison: Comparison, pool: Pool, watcher: Watcher | None) -> None:
             written = time.monotonic()
 
 
-def rebuild_cell(folder: Path, stage: str) -> tuple[PruningProblem, Network]:
-    """The problem of a cell, built afresh, and the network a stage of it gave.
+def rebuild_cell(
+    folder: Path, stage: str, *, model: str | None = None, trust: bool = False
+) -> tuple[PruningProblem, Network]:
+    """The problem of a cell, built afresh, and the network a stage of it gave; `model` and `trust` as of `rebuild`.
 
     Raises:
         UserError: If the stage has not finished, or its files are missing or damaged.
@@ -214,7 +215,7 @@ def rebuild_cell(folder: Path, stage: str) -> tuple[PruningProblem, Network]:
     if result["status"] != "finished":
         raise UserError(f"{stage} of {folder} has {result['status']}; there is no network")
     record = {"plan": read_json(folder / "prune.json")["plan"], "sha256": result["sha256"]}
-    problem = ProblemSpec.from_json(result["parameters"]["problem"]).build()
+    problem = trusted(folder / f"{stage}.json", result["parameters"]["problem"], model, trust).build()
     return problem, saved_network(folder / f"{stage}.pt", record, problem)
 
 

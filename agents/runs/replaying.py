@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +12,24 @@ from rlprune.artifact import fingerprint, load_pruned
 from rlprune.channels import PruningPlan
 from rlprune.drops import score_drop
 from rlprune.errors import UserError
+from rlprune.models.resolving import code_of
 from rlprune.network import Network
 from rlprune.problem import PruningProblem
 from rlprune.record import RunFolder
 from rlprune.spec import ProblemSpec
 
 
-def rebuild(folder: Path) -> tuple[PruningProblem, Network]:
+def rebuild(folder: Path, *, model: str | None = None, trust: bool = False) -> tuple[PruningProblem, Network]:
     """The problem of a finished run, built afresh, and the pruned network: the record's plan with the saved weights.
 
+    Args:
+        folder: Of the run.
+        model: The unpruned network, in place of what the record names.
+        trust: Run the Python code that the record names.
+
     Raises:
-        UserError: If the run is not finished, or its files are missing or damaged or do not fit together.
+        UserError: If the run is not finished, its files are missing or damaged or do not fit together, or its network
+            is built by code that there was no word of.
     """
     run = RunFolder(folder)
     record = run.read()
@@ -33,8 +42,27 @@ def rebuild(folder: Path) -> tuple[PruningProblem, Network]:
         raise UserError(
             f"the run in {folder} pruned a live network, which its record cannot build; load {run.model_file} into it"
         )
-    problem = ProblemSpec.from_json(source).build()
+    problem = trusted(run.record_file, source, model, trust).build()
     return problem, saved_network(run.model_file, record, problem)
+
+
+def trusted(file: Path, problem: Mapping[str, Any], model: str | None, trust: bool) -> ProblemSpec:
+    """The problem that a file describes, if nothing runs that its reader does not know of.
+
+    Raises:
+        UserError: If its network is built by somebody's code, unless that is trusted or the network given by hand.
+    """
+    spec = ProblemSpec.from_json(problem)
+    code = code_of(spec.model) if model is None else None
+    if code is not None and not trust:
+        owner = ""
+        with contextlib.suppress(OSError, KeyError, NotImplementedError):  # a module, no such file, or nobody's
+            owner = f" (a file of {Path(code).owner()})"
+        raise UserError(
+            f"{file} names {code}{owner}, which would be run to build the network; look at it, then add --trust, "
+            "or name the network yourself with --model"
+        )
+    return spec if model is None else replace(spec, model=model)
 
 
 def saved_network(file: Path, record: Mapping[str, Any], problem: PruningProblem) -> Network:
@@ -58,8 +86,13 @@ def saved_network(file: Path, record: Mapping[str, Any], problem: PruningProblem
     return network
 
 
-def replay(folder: Path) -> dict[str, Any]:
+def replay(folder: Path, *, model: str | None = None, trust: bool = False) -> dict[str, Any]:
     """Rebuild a run's network and compare its scores and cost with the record, and its drop with the tolerance.
+
+    Args:
+        folder: Of the run.
+        model: As of `rebuild`.
+        trust: As of `rebuild`.
 
     Returns:
         `checks`: dicts with `name`, `recorded`, `replayed`.
@@ -67,7 +100,7 @@ def replay(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: Naming the first figure that differs.
     """
-    problem, network = rebuild(folder)
+    problem, network = rebuild(folder, model=model, trust=trust)
     record = RunFolder(folder).read()
     control = problem.evaluator.score(network.model, "control").value
     replayed = {
