@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import tempfile
 from collections.abc import Callable
@@ -69,10 +70,19 @@ def write_tensors(path: Path, content: dict[str, Any]) -> None:
     write_archive(path, buffer)
 
 
-def read_json(path: Path) -> Any:
-    """Read JSON; raises UserError naming the file if it is missing, is not JSON, or does not match its checksum."""
+def read_json(path: Path, *, finite: bool = True) -> Any:
+    """Read JSON.
+
+    Args:
+        path: The file.
+        finite: Refuse NaN and infinity, which JSON does not have and Python reads.
+
+    Raises:
+        UserError: If it is missing, is not JSON, or does not match its checksum; names the file.
+    """
+    number = _finite if finite else float
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=number, parse_float=number)
     except FileNotFoundError:
         raise UserError(f"no such file: {path}") from None
     except (OSError, ValueError, RecursionError) as error:
@@ -80,8 +90,11 @@ def read_json(path: Path) -> Any:
     return without_checksum(path, content)
 
 
-def _no_number(name: str) -> None:
-    raise ValueError(f"{name} is no number")
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:20]} is no finite number")
+    return value
 
 
 def check_archive(path: Path, *, sealed: bool = False) -> None:

@@ -15,9 +15,9 @@ from rlprune.agents.commands.options import Json, Section, Trust, command_line, 
 from rlprune.agents.commands.prune import spec_of
 from rlprune.agents.compare.settings import CompareSettings
 from rlprune.agents.controllers.registry import RULES, rule_class
-from rlprune.errors import UserError
+from rlprune.errors import UserError, reading
 from rlprune.files import read_json
-from rlprune.record import free_folder
+from rlprune.record import free_folder, newest_unfinished
 from rlprune.spec import ProblemSpec
 
 if TYPE_CHECKING:
@@ -142,14 +142,13 @@ def _resumed(argv: Sequence[str]) -> tuple[Path, CompareSettings] | None:
     """The comparison to go on with, and what it was started with."""
     if "--resume" not in argv:
         return None
-    from rlprune.agents.compare.comparison import newest_unfinished
-
     words = [word for text in argv for word in text.split("=", 1)]
     out = next((after for flag, after in pairwise(words) if flag == "--out"), None)
-    folder = Path(out) if out else newest_unfinished(Path("runs"))
+    folder = Path(out) if out else newest_unfinished(Path("runs"), "comparison.json")
     if folder is None or not (folder / "comparison.json").exists():
         return None
-    return folder, CompareSettings.from_json(read_json(folder / "comparison.json")["settings"])
+    with reading(folder / "comparison.json", "a comparison"):
+        return folder, CompareSettings.from_json(read_json(folder / "comparison.json")["settings"])
 
 
 class Progress:
@@ -208,12 +207,13 @@ def write_report_files(folder: Path, out: Path | None = None, formats: tuple[str
     from rlprune.report.figures import write_events, write_figures
     from rlprune.report.html import write_report
 
-    content = load_content(folder)
-    if formats:
-        write_figures(content, folder / "figures", formats)
-        write_events(content, folder / "tensorboard")
-    path = out or folder / "report.html"
-    write_report(content, path)
+    with reading(folder, "the folder of a run or a comparison"):
+        content = load_content(folder)
+        if formats:
+            write_figures(content, folder / "figures", formats)
+            write_events(content, folder / "tensorboard")
+        path = out or folder / "report.html"
+        write_report(content, path)
     return path
 
 

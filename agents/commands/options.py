@@ -15,12 +15,13 @@ import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_args, get_origin
 
 import docstring_parser
 import tyro
 
 from rlprune.errors import UserError
+from rlprune.typed import kinds_of
 
 ALIASES = {"budget": ("--target-macs",), "methods": ("--controllers",), "algorithm": ("--algo",)}
 APPENDED = {"keep", "set"}
@@ -45,9 +46,7 @@ class Section:
 
     def fields(self) -> Iterable[tuple[str, Any, Any, str]]:
         """Name, type, default and help of every option."""
-        rows, notes = dataclasses.fields(self.cls), notes_of(self.cls)
-        kinds = {"__annotations__": {item.name: item.type for item in rows}, "__module__": self.cls.__module__}
-        hints = get_type_hints(type("Kinds", (), kinds))  # of the fields alone: other names may need imports
+        rows, notes, hints = dataclasses.fields(self.cls), notes_of(self.cls), kinds_of(self.cls)
         for item in rows:
             kind = hints[item.name]
             if item.name in self.skip or dataclasses.is_dataclass(kind) or get_origin(kind) is Mapping:

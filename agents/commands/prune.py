@@ -13,7 +13,7 @@ from rlprune.agents.commands.options import Run, Section, command_line, parse, v
 from rlprune.agents.controllers.registry import RULES, rule_class
 from rlprune.agents.runs.recipe import AGENT, PHASES, Recipe
 from rlprune.agents.runs.recipes import RECIPES, get_recipe, list_recipes
-from rlprune.errors import UserError, unknown_name
+from rlprune.errors import UserError, reading, unknown_name
 from rlprune.record import RunFolder, free_folder, newest_unfinished
 from rlprune.spec import ProblemSpec
 from rlprune.training.settings import TrainSettings
@@ -147,11 +147,12 @@ def recorded(argv: Sequence[str]) -> tuple[Recipe, ProblemSpec] | None:
     path = Path(out) if out else newest_unfinished(Path("runs"))
     if path is None or not RunFolder(path).exists():
         return None
-    settings = RunFolder(path).read().get("settings", {})
+    settings = RunFolder(path).read()["settings"]
     if "controller" not in settings or settings.get("problem") is None:
         raise UserError(f"{path} holds another kind of run, not a pruning by command; name the run with --out")
-    recipe = Recipe.from_json({name: value for name, value in settings.items() if name != "problem"})
-    return recipe, ProblemSpec.from_json(settings["problem"])
+    with reading(RunFolder(path).record_file, "the record of a run"):
+        recipe = Recipe.from_json({name: value for name, value in settings.items() if name != "problem"})
+        return recipe, ProblemSpec.from_json(settings["problem"])
 
 
 def _has(argv: Sequence[str], flag: str) -> bool:

@@ -129,7 +129,7 @@ def preset(name: str, env_id: str, path: str | None = None) -> dict[str, Any]:
         content = yaml.safe_load(file.read_text())
     except OSError as error:
         raise UserError(f"cannot read preset {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"preset {path or name} is not YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(content, dict):
         raise UserError(f"preset {path or name} holds no entries by environment; see agents/rl/presets/ppo.yml")

@@ -95,7 +95,7 @@ def begin(folder: RunFolder, recipe: Recipe, problem: PruningProblem, resume: bo
     previous = folder.read()
     if not resume:
         raise UserError(f"{folder.path} holds a run already; add --resume to go on with it, or choose another --out")
-    settings = previous.get("settings", {})
+    settings = previous["settings"]
     if "controller" not in settings:
         raise UserError(f"{folder.path} holds another kind of run, not a pruning; choose another --out")
     if settings != {**recipe.to_json(), "problem": problem.source}:

@@ -11,7 +11,7 @@ from typing import Any
 from rlprune.artifact import fingerprint, load_pruned
 from rlprune.channels import PruningPlan
 from rlprune.drops import score_drop
-from rlprune.errors import UserError
+from rlprune.errors import UserError, reading
 from rlprune.models.resolving import code_of
 from rlprune.network import Network
 from rlprune.problem import PruningProblem
@@ -37,7 +37,7 @@ def rebuild(folder: Path, *, model: str | None = None, trust: bool = False) -> t
         raise UserError(
             f"the run in {folder} is {record['status']}; finish it with `rlprune prune --out {folder} --resume`"
         )
-    source = record.get("settings", {}).get("problem")
+    source = record["settings"].get("problem")
     if source is None:
         raise UserError(
             f"the run in {folder} pruned a live network, which its record cannot build; load {run.model_file} into it"
@@ -52,7 +52,8 @@ def trusted(file: Path, problem: Mapping[str, Any], model: str | None, trust: bo
     Raises:
         UserError: If its network is built by somebody's code, unless that is trusted or the network given by hand.
     """
-    spec = ProblemSpec.from_json(problem)
+    with reading(file, "the record of a run"):
+        spec = ProblemSpec.from_json(problem)
     code = code_of(spec.model) if model is None else None
     if code is not None and not trust:
         owner = ""
@@ -71,7 +72,8 @@ def saved_network(file: Path, record: Mapping[str, Any], problem: PruningProblem
     Raises:
         UserError: If its files are missing or damaged or do not fit together.
     """
-    network = problem.base().remove(PruningPlan.from_json(record["plan"]), problem.groups)
+    with reading(file.parent, "the folder of a run"):
+        network = problem.base().remove(PruningPlan.from_json(record["plan"]), problem.groups)
     planned = {name: tensor.shape for name, tensor in network.model.state_dict().items()}
     network.model = load_pruned(file, problem.base().model).to(problem.device).eval()
     saved = network.model.state_dict()
@@ -110,9 +112,9 @@ def replay(folder: Path, *, model: str | None = None, trust: bool = False) -> di
         "test_score": problem.evaluator.score(network.model, "test").value,
     }
     for name, value in replayed.items():
-        if value != record["pruned"][name]:
+        if value != record["pruned"].get(name):
             raise UserError(
-                f"the record in {folder} does not hold: {name} is {value}, recorded {record['pruned'][name]}"
+                f"the record in {folder} does not hold: {name} is {value}, recorded {record['pruned'].get(name)}"
             )
     drop = score_drop(problem.baseline.value, control)
     if drop > record["tolerance"]:
