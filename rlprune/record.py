@@ -85,9 +85,10 @@ class RunFolder:
         """The last state saved, or None if the run had not got that far."""
         return read_tensors(self.checkpoint_file, device, sealed=True) if self.checkpoint_file.exists() else None
 
-    def drop_checkpoint(self) -> None:
-        """Remove the checkpoint of a finished run."""
-        self.checkpoint_file.unlink(missing_ok=True)
+    def clear_state(self) -> None:
+        """Remove what only a run that is not finished needs: the checkpoint, and the state of its trainings."""
+        for file in [self.checkpoint_file, *self.path.glob("cycle-*.pt"), *self.path.glob("finish-*.pt")]:
+            file.unlink(missing_ok=True)
 
 
 def subject(model: str, data: str) -> tuple[str, str]:

@@ -13,6 +13,7 @@ from rlprune.agents.commands.options import Run, Section, command_line, folder_t
 from rlprune.agents.commands.prune import spec_of
 from rlprune.errors import UserError, check_rate, reading
 from rlprune.files import read_json, write_json, write_text
+from rlprune.locking import locked
 from rlprune.record import RunFolder, free_folder, run_name, subject
 from rlprune.spec import ProblemSpec
 from rlprune.typed import from_table
@@ -92,7 +93,9 @@ def sensitivity(argv: Sequence[str], about: str, examples: str) -> int:
     settings = replace(start, **own, problem=spec_of(given))
     if begun and settings != start:
         raise UserError(f"the scan in {folder} was started with other settings; --resume takes none of its own")
-    _scan(settings, _folder(given["out"], begun, settings), given)
+    out = _folder(given["out"], begun, settings)
+    with locked(out):
+        _scan(settings, out, given)
     return 0
 
 

@@ -28,6 +28,7 @@ from rlprune.agents.runs.replaying import saved_network, trusted
 from rlprune.criteria import get_criterion
 from rlprune.errors import Notice, UserError, reading
 from rlprune.files import read_json, write_json, write_text, write_whole
+from rlprune.locking import locked
 from rlprune.network import Network
 from rlprune.problem import PruningProblem
 from rlprune.record import versions
@@ -191,15 +192,16 @@ def compare(
         make_recovery(recipe.recovery)
         make_controller(recipe.controller, recipe.options)
     comparison = Comparison(settings, folder, command)
-    comparison.load(retry_failed=retry_failed)
-    if comparison.jobs():
-        comparison.write()
-        pool = make_pool(workers, ray)
-        try:
-            _work(comparison, pool, watcher)
-        finally:
-            pool.close()
-    return comparison.write()
+    with locked(folder):
+        comparison.load(retry_failed=retry_failed)
+        if comparison.jobs():
+            comparison.write()
+            pool = make_pool(workers, ray)
+            try:
+                _work(comparison, pool, watcher)
+            finally:
+                pool.close()
+        return comparison.write()
 
 
 def _work(comparison: Comparison, pool: Pool, watcher: Watcher | None) -> None:
