@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import warnings
 from pathlib import Path
 from typing import Any
@@ -147,7 +148,9 @@ def _export_pt2(model: nn.Module, inputs: tuple[Any, ...], path: Path) -> Any:
         program = torch.export.export(model, inputs, dynamic_shapes=_dynamic_batch(inputs))
     except Exception as error:
         raise UserError(f"torch.export cannot trace this network: {_first_line(error)}") from None
-    write_whole(path, lambda file: torch.export.save(program, file))
+    buffer = io.BytesIO()  # where the disk is full, torch's own writer ends the process
+    torch.export.save(program, buffer)
+    write_whole(path, lambda file: file.write(buffer.getbuffer()))
     return torch.export.load(path).module()(*inputs)
 
 

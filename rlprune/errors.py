@@ -15,6 +15,10 @@ class Notice(UserWarning):
     """What a user should know and need not mend. The command line prints it as one line."""
 
 
+class HelpShown(SystemExit):
+    """The command line has said what was asked for, and there is nothing to do."""
+
+
 class NothingInside(UserError):
     """No network inside the tolerance was found, whatever was tried."""
 
@@ -33,6 +37,12 @@ def check_rate(name: str, value: float) -> float:
     if not 0.0 <= value <= 1.0:  # also false for NaN
         raise UserError(f"{name} is {value}; it must lie in [0, 1] (a fraction, not a percentage)")
     return value
+
+
+def check_seed(value: int) -> None:
+    """Raise UserError unless `value` is a seed that every library takes."""
+    if not 0 <= value < 2**63:
+        raise UserError(f"seed is {value}; it must be a whole number from 0 on")
 
 
 @contextlib.contextmanager

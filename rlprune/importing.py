@@ -18,8 +18,9 @@ def module_by_name(name: str) -> ModuleType:
     """An installed package's module, or one in the current folder; raises UserError if it cannot be imported."""
     with _importable(Path.cwd()):
         try:
-            return importlib.import_module(name)
-        except Exception as error:
+            with said_aside():
+                return importlib.import_module(name)
+        except (Exception, SystemExit) as error:
             raise _import_error(name, error) from None
 
 
@@ -37,8 +38,9 @@ def module_from_file(path: Path) -> ModuleType:
     sys.modules[name] = module  # classes defined there can be copied and pickled only if their module can be found
     with _importable(path.parent):
         try:
-            location.loader.exec_module(module)
-        except Exception as error:
+            with said_aside():
+                location.loader.exec_module(module)
+        except (Exception, SystemExit) as error:
             del sys.modules[name]
             raise _import_error(str(path), error) from None
     return module
@@ -59,6 +61,11 @@ def user_module(name: str) -> ModuleType:
     return module_from_file(Path(name)) if name.endswith(".py") else module_by_name(name)
 
 
+def said_aside() -> contextlib.AbstractContextManager[object]:
+    """What a user's code prints goes to the error stream: standard output is for results."""
+    return contextlib.redirect_stdout(sys.stderr)
+
+
 @contextlib.contextmanager
 def _importable(folder: Path) -> Iterator[None]:
     """Let imports inside find modules of `folder`, as `python file.py` would."""
@@ -73,6 +80,6 @@ def _importable(folder: Path) -> Iterator[None]:
             sys.path.remove(entry)
 
 
-def _import_error(what: str, error: Exception) -> UserError:
+def _import_error(what: str, error: BaseException) -> UserError:
     reason = (str(error).splitlines() or [""])[0][:160]
     return UserError(f"cannot import {what} ({type(error).__name__}: {reason}); see that it runs by itself")

@@ -10,10 +10,10 @@ from typing import IO, Any
 
 from rlprune.errors import UserError
 
-TIME_KEYS = frozenset({"time", "latency", "versions", "command", "out"})
-"""Keys of a record that two runs of one experiment may differ in."""
-
 KEY, HOW = "checksum", "sha256:"
+TIME_KEYS = frozenset({"time", "latency", "versions", "command", "out", KEY})
+"""Keys of a record that two runs of one experiment may differ in, and the checksum, which follows from the others."""
+
 MARK, DIGITS, BLOCK = b"rlprune sha256 ", 64, 2**20
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlprune.errors import UserError
+from rlprune.errors import UserError, check_seed
 from rlprune.typed import check_table, from_table
 
 if TYPE_CHECKING:
@@ -62,6 +62,9 @@ class ProblemSpec:
     keep: tuple[str, ...] = ()
     min_channels: int = 2
     round_to: int = 1
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
 
     def build(self, *, untrained: bool = False) -> PruningProblem:
         """Load the data and the network; raises UserError for anything that cannot be had.

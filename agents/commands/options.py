@@ -20,7 +20,7 @@ from typing import Annotated, Any, get_args, get_origin
 import docstring_parser
 import tyro
 
-from rlprune.errors import UserError
+from rlprune.errors import HelpShown, UserError
 from rlprune.typed import kinds_of
 
 ALIASES = {"budget": ("--target-macs",), "methods": ("--controllers",), "algorithm": ("--algo",)}
@@ -134,7 +134,7 @@ def parse(
 
     Raises:
         UserError: For a mistake, in one line.
-        SystemExit: After help was printed.
+        HelpShown: After help was printed.
     """
     whole = "--help-all" in argv
     if whole or "-h" in argv or "--help" in argv:
@@ -142,7 +142,7 @@ def parse(
         _call(command, _table(sections, positional or {}, shown), ["--help"], about)
         more = "" if shown is None else f"\nAll options: rlprune {command} --help-all"
         print(f"examples:\n{examples}{more}")
-        raise SystemExit(0)
+        raise HelpShown(0)
     found = _call(command, _table(sections, positional or {}, None), _words(sections, argv), about)
     values: dict[str, Any] = {}
     for item in dataclasses.fields(found):
@@ -150,6 +150,8 @@ def parse(
         if dataclasses.is_dataclass(value):
             value = {inner.name: _split(getattr(value, inner.name)) for inner in dataclasses.fields(value)}
         values[item.name.removesuffix("_")] = _split(value)
+    if values.get("out") == "":
+        raise UserError("--out is empty; name a file or folder, or leave it out for the usual one")
     return values
 
 

@@ -64,8 +64,6 @@ def prune(argv: Sequence[str], about: str, examples: str) -> int:
 def run_prune(recipe: Recipe, spec: ProblemSpec, given: dict[str, Any]) -> int:
     """Build the problem, prune it into a folder, and say what came of it."""
     out, resume = given["out"], given["resume"]
-    if out == "":
-        raise UserError("--out is empty; name a folder, or leave it out for a new one under runs/")
     if out is None and resume:
         out = newest_unfinished(Path("runs"))
     from rich.console import Console  # from here on it may take its time

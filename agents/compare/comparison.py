@@ -82,8 +82,9 @@ class Comparison:
         with reading(path, "the result of a cell"):
             result: dict[str, Any] = checked(dict[str, Any], read_json(path), "the result")
             checked(Literal["finished", "failed"], result["status"], "status")
-            if result.get("parameters") == cell.parameters:
-                told = {**cell.to_json(), "status": result["status"], "stages": {stage: result}}
+            stages = {**self.results[cell.id], stage: result}
+            if result.get("parameters") == cell.parameters and "prune" in stages:
+                told = {**cell.to_json(), "status": result["status"], "stages": stages}
                 analyse([told], self.settings.reference)
         return result
 

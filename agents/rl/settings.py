@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from rlprune.envs.registration import LAYERWISE
-from rlprune.errors import UserError, unknown_name
+from rlprune.errors import UserError, check_seed, unknown_name
 
 ALGORITHMS = {
     "ppo": ("stable_baselines3", "PPO"),
@@ -82,6 +82,7 @@ class AgentSettings:
 
     def __post_init__(self) -> None:
         check_algorithm(self.algorithm)
+        check_seed(self.seed)
         if self.around not in (None, *CENTRES):
             raise unknown_name("around", str(self.around), CENTRES)
         if self.timesteps is None and self.episodes is None:

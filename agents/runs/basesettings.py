@@ -29,6 +29,7 @@ class BaseSettings(ProblemSpec):
     training: TrainSettings = field(default_factory=lambda: TrainSettings(epochs=200.0, lr=0.1, nesterov=True))
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if bool(self.training.distillation) != (self.teacher is not None):
             raise UserError(
                 f"distillation is {self.training.distillation} and the teacher is {self.teacher}: "

@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from rlprune.errors import UserError, unknown_name
-from rlprune.importing import is_imported, user_module
+from rlprune.importing import is_imported, said_aside, user_module
 from rlprune.models.catalogue import MODELS
 from rlprune.options import parse_options
 
@@ -169,10 +169,11 @@ def _call(function: Callable[..., Any], spec: str, *, num_classes: int, in_chann
     given = {"num_classes": num_classes, "in_channels": in_channels}
     options = {key: value for key, value in given.items() if key in parameters}
     try:
-        model = function(**options)
+        with said_aside():
+            model = function(**options)
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         reason = (str(error).splitlines() or [""])[0][:160]
         raise UserError(
             f"{spec} failed when it was called with {options} ({type(error).__name__}: {reason}); "
