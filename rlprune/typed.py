@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from rlprune.errors import UserError, unknown_name
 
 T = TypeVar("T")
-WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", NoneType: "null"}
+WORDS: dict[Any, str] = {int: "a whole number", float: "a number", str: "text", bool: "true or false", NoneType: "null"}
 LARGEST = 2**63
 
 
@@ -67,7 +67,7 @@ def words(kind: Any) -> str:
         return " or ".join(map(repr, parts))
     if origin is not None or is_dataclass(kind):
         return "a list" if origin in (tuple, list) else "a table"
-    return WORDS.get(kind) or getattr(kind, "__name__", str(kind))
+    return WORDS.get(kind) or str(getattr(kind, "__name__", kind))
 
 
 def _as(kind: Any, value: Any, place: str) -> Any:
@@ -91,8 +91,8 @@ def _as(kind: Any, value: Any, place: str) -> Any:
         right = isinstance(value, Real) and not isinstance(value, bool)
         return value if right and (isinstance(value, float) or abs(value) < LARGEST) else MISSING
     if kind is int:
-        right = isinstance(value, Integral) and not isinstance(value, bool) and abs(value) < LARGEST
-        return value if right else MISSING
+        right = isinstance(value, Integral) and not isinstance(value, bool)
+        return value if right and abs(int(value)) < LARGEST else MISSING
     return value if not isinstance(kind, type) or isinstance(value, kind) else MISSING
 
 

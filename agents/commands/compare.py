@@ -260,8 +260,8 @@ def pareto(argv: Sequence[str], about: str, examples: str) -> int:
             )
     if given["export"] is not None:
         path = Path(given["out"] or f"pruned.{given['format']}")
-        known = {"model": given["model"], "trust": given["trust"]}
-        print(export_network(choose(networks, given["export"]), path, given["format"], known))
+        trusted = {"model": given["model"], "trust": given["trust"]}
+        print(export_network(choose(networks, given["export"]), path, given["format"], trusted))
         return 0
     best = archive(networks, given["by"])
     shown = networks if given["all"] else best
@@ -273,19 +273,19 @@ def pareto(argv: Sequence[str], about: str, examples: str) -> int:
     return 0
 
 
-def export_network(network: Any, path: Path, form: str, known: Mapping[str, Any]) -> str:
+def export_network(network: Any, path: Path, form: str, trusted: Mapping[str, Any]) -> str:
     """Write a network of the archive to a file, checked against itself; returns what to tell the user.
 
-    `known` are the `model` and `trust` of `rebuild`.
+    `trusted` are the `model` and `trust` of `rebuild`.
     """
     from rlprune.agents.compare.comparison import rebuild_cell
     from rlprune.agents.runs.replaying import rebuild
     from rlprune.artifact import export, save_pruned
 
     if network.kind == "run":
-        problem, pruned = rebuild(network.folder, **known)
+        problem, pruned = rebuild(network.folder, **trusted)
     else:
-        problem, pruned = rebuild_cell(network.folder, network.stage, **known)
+        problem, pruned = rebuild_cell(network.folder, network.stage, **trusted)
     if form == "pt":
         meta = {"model": network.model, "classes": list(problem.data.classes), "plan": pruned.plan.to_json()}
         save_pruned(path, problem.model, pruned.model, meta)
