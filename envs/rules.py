@@ -6,7 +6,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rlprune.errors import UserError, check_rate, unknown_name
+from rlprune.errors import UserError, check_rate, check_seed, unknown_name
 from rlprune.kinds import check_kinds
 
 ON_VIOLATION = ("stop", "retry", "back")
@@ -59,6 +59,7 @@ class Rules:
             check_tolerance("shown_tolerance", self.shown_tolerance)
         check_rate("max_rate", self.max_rate)
         check_confidence(self.confidence)
+        check_seed(self.seed)
         if self.budget is not None and not 0.0 < self.budget <= 1.0:
             raise UserError(f"budget is {self.budget}; it must lie in (0, 1], the fraction of the MACs to keep")
         if self.rounds is not None and self.rounds < 1:

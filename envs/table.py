@@ -16,9 +16,10 @@ from rlprune.envs.env import FilterPruningEnv
 from rlprune.envs.episode.cache import ScoreCache
 from rlprune.envs.episode.offline import OfflineTransitions
 from rlprune.envs.rules import Rules
-from rlprune.errors import UserError
+from rlprune.errors import UserError, reading
 from rlprune.files import read_json, write_json
 from rlprune.tasks import Score
+from rlprune.typed import from_table
 
 FORMAT = "rlprune-table-3"
 NEIGHBOURS = 8
@@ -96,16 +97,17 @@ class ScoreTable:
         content = read_json(Path(path))
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise UserError(f"{path} is not a table of scores; ScoreTable.record(env, cache).save(path) writes one")
-        return cls(
-            ChannelGroups.from_json(content["groups"]),
-            tuple(content["names"]),
-            {name: np.array(scores, dtype=np.float64) for name, scores in content["ranking"].items()},
-            {name: np.array(curve, dtype=np.float64) for name, curve in content["curves"].items()},
-            Score(**content["baseline"]),
-            Rules(**content["rules"]),
-            np.array(content["counts"], dtype=np.int64),
-            np.array(content["values"], dtype=np.float64),
-        )
+        with reading(path, "a table of scores"):
+            return cls(
+                ChannelGroups.from_json(content["groups"]),
+                tuple(content["names"]),
+                {name: np.array(scores, dtype=np.float64) for name, scores in content["ranking"].items()},
+                {name: np.array(curve, dtype=np.float64) for name, curve in content["curves"].items()},
+                Score(**content["baseline"]),
+                from_table(Rules, content["rules"], "the rules"),
+                np.array(content["counts"], dtype=np.int64),
+                np.array(content["values"], dtype=np.float64),
+            )
 
     @cached_property
     def _exact(self) -> dict[bytes, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from rlprune.channels.copying import unwrapped
 from rlprune.channels.surgery import CHANGED
-from rlprune.errors import UserError, unknown_name
+from rlprune.errors import UserError, reading, unknown_name
 from rlprune.files import read_tensors, write_tensors, write_whole
 
 FORMAT = "rlprune-1"
@@ -68,14 +69,15 @@ def load_pruned(path: str | Path, base: nn.Module) -> nn.Module:
     saved = read_tensors(Path(path))
     if saved.get("format") != FORMAT:
         raise UserError(f"{path} was not written by rlprune (format {saved.get('format')!r}, expected {FORMAT!r})")
-    if fingerprint(saved["state_dict"]) != saved["sha256"]:
-        raise UserError(
-            f"{path} is damaged: its tensors do not match their checksum; take it from a backup or prune again"
-        )
-    try:
-        return into(base, saved)
-    except AttributeError as error:
-        raise UserError(f"{path} was saved from another network than {type(base).__name__}: {error}") from None
+    with reading(path, "a pruned network"):
+        if fingerprint(saved["state_dict"]) != saved["sha256"]:
+            raise UserError(
+                f"{path} is damaged: its tensors do not match their checksum; take it from a backup or prune again"
+            )
+        try:
+            return into(base, saved)
+        except AttributeError as error:
+            raise UserError(f"{path} was saved from another network than {type(base).__name__}: {error}") from None
 
 
 def is_pruned(path: str | Path) -> bool:
@@ -146,7 +148,9 @@ def _export_pt2(model: nn.Module, inputs: tuple[Any, ...], path: Path) -> Any:
         program = torch.export.export(model, inputs, dynamic_shapes=_dynamic_batch(inputs))
     except Exception as error:
         raise UserError(f"torch.export cannot trace this network: {_first_line(error)}") from None
-    write_whole(path, lambda file: torch.export.save(program, file))
+    buffer = io.BytesIO()  # where the disk is full, torch's own writer ends the process
+    torch.export.save(program, buffer)
+    write_whole(path, lambda file: file.write(buffer.getbuffer()))
     return torch.export.load(path).module()(*inputs)
 
 

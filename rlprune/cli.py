@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib import import_module, metadata
 from typing import Any
 
-from rlprune.errors import Notice, UserError, unknown_name
+from rlprune.errors import HelpShown, Notice, UserError, unknown_name
 
 
 @dataclass(frozen=True)
@@ -140,8 +140,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return 141
-    except SystemExit as end:
-        return int(end.code or 0)
+    except HelpShown:
+        return 0
+    except SystemExit as end:  # nothing of this package ends the process
+        print(f"rlprune {name}: the network's own code called sys.exit({end.code!r}); take that out", file=sys.stderr)
+        return 2
 
 
 def _one_line(name: str, show: Callable[..., None]) -> Callable[..., None]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class UserError(ValueError):
@@ -12,6 +13,10 @@ class UserError(ValueError):
 
 class Notice(UserWarning):
     """What a user should know and need not mend. The command line prints it as one line."""
+
+
+class HelpShown(SystemExit):
+    """The command line has said what was asked for, and there is nothing to do."""
 
 
 class NothingInside(UserError):
@@ -32,3 +37,35 @@ def check_rate(name: str, value: float) -> float:
     if not 0.0 <= value <= 1.0:  # also false for NaN
         raise UserError(f"{name} is {value}; it must lie in [0, 1] (a fraction, not a percentage)")
     return value
+
+
+def check_seed(value: int) -> None:
+    """Raise UserError unless `value` is a seed that every library takes."""
+    if not 0 <= value < 2**63:
+        raise UserError(f"seed is {value}; it must be a whole number from 0 on")
+
+
+@contextlib.contextmanager
+def reading(file: object, what: str) -> Iterator[None]:
+    """Around what looks into the content of a user's file: whatever that may raise is one line that names the file.
+
+    Args:
+        file: The file, or the folder.
+        what: What was expected, as in `the record of a run`.
+
+    Raises:
+        UserError: In place of any other error.
+    """
+    try:
+        yield
+    except UserError as error:
+        if str(file) in str(error):
+            raise
+        raise UserError(f"{file}: {error}") from None
+    except (KeyError, IndexError) as error:
+        raise UserError(f"{file} has no {error}, and so is not {what}; it is damaged or something else") from None
+    except Exception as error:  # content of any kind raises errors of any kind
+        reason = (str(error).strip().splitlines() or [""])[0][:120]
+        raise UserError(
+            f"{file} is not {what} ({type(error).__name__}: {reason}); it is damaged or something else"
+        ) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import tempfile
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from rlprune.errors import UserError
+from rlprune.seals import check_seal, with_checksum, without_checksum, write_sealed
 
 
 def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
@@ -50,39 +52,75 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON whole; NaN is refused, since other readers refuse it."""
-    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    """Write JSON whole, a table with its checksum; NaN is refused, since other readers refuse it."""
+    write_text(path, json.dumps(with_checksum(content), indent=2) + "\n")
+
+
+def write_archive(path: Path, archive: io.BytesIO) -> None:
+    """Write a zip archive whole, with its checksum."""
+    write_whole(path, lambda file: write_sealed(archive.getbuffer(), file))
 
 
 def write_tensors(path: Path, content: dict[str, Any]) -> None:
-    """Write tensors and plain values whole, in the form that `read_tensors` accepts."""
+    """Write tensors and plain values whole, with their checksum, in the form that `read_tensors` accepts."""
     import torch  # the command line reads JSON before it needs torch
 
     buffer = io.BytesIO()  # torch.save reports a full disk as a RuntimeError of its own; plain writes as it is
     torch.save(content, buffer)
-    write_whole(path, lambda file: file.write(buffer.getbuffer()))
+    write_archive(path, buffer)
 
 
-def read_json(path: Path) -> Any:
-    """Read JSON; raises UserError naming the file if it is missing or is not JSON."""
+def read_json(path: Path, *, finite: bool = True) -> Any:
+    """Read JSON.
+
+    Args:
+        path: The file.
+        finite: Refuse NaN and infinity, which JSON does not have and Python reads.
+
+    Raises:
+        UserError: If it is missing, is not JSON, or does not match its checksum; names the file.
+    """
+    number = _finite if finite else float
     try:
-        return json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=number, parse_float=number)
     except FileNotFoundError:
         raise UserError(f"no such file: {path}") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"cannot read {path} as JSON ({error}); it is damaged or something else") from None
+    return without_checksum(path, content)
 
 
-def read_tensors(path: Path, device: str = "cpu") -> dict[str, Any]:
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:20]} is no finite number")
+    return value
+
+
+def check_archive(path: Path, *, sealed: bool = False) -> None:
+    """Raise UserError if a file is missing or does not match its checksum; state must be `sealed`: have one."""
+    if not path.is_file():
+        raise UserError(f"no such file: {path}")
+    try:
+        check_seal(path, needed=sealed)
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
+
+
+def read_tensors(path: Path, device: str = "cpu", *, sealed: bool = False) -> dict[str, Any]:
     """Read a file of tensors without unpickling anything else.
+
+    Args:
+        path: The file.
+        device: Where its tensors go.
+        sealed: It is state, which must have a checksum; any other file may.
 
     Raises:
         UserError: If the file is missing, damaged, or holds more than tensors and plain values.
     """
     import torch
 
-    if not path.is_file():
-        raise UserError(f"no such file: {path}")
+    check_archive(path, sealed=sealed)
     try:
         content = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch raises a dozen kinds for a damaged archive

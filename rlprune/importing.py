@@ -18,8 +18,9 @@ def module_by_name(name: str) -> ModuleType:
     """An installed package's module, or one in the current folder; raises UserError if it cannot be imported."""
     with _importable(Path.cwd()):
         try:
-            return importlib.import_module(name)
-        except Exception as error:
+            with said_aside():
+                return importlib.import_module(name)
+        except (Exception, SystemExit) as error:
             raise _import_error(name, error) from None
 
 
@@ -27,9 +28,7 @@ def module_from_file(path: Path) -> ModuleType:
     """The module in a file, once for each content of it; raises UserError if there is none or it does not run."""
     if not path.is_file():
         raise UserError(f"no such file: {path}; give a Python file, as in file.py:name")
-    path = path.resolve()
-    content = str(path).encode() + path.read_bytes()
-    name = f"rlprune_file_{hashlib.sha256(content).hexdigest()[:12]}"
+    path, name = path.resolve(), _module_name(path)
     if name in sys.modules:
         return sys.modules[name]
     location = importlib.util.spec_from_file_location(name, path)
@@ -39,16 +38,32 @@ def module_from_file(path: Path) -> ModuleType:
     sys.modules[name] = module  # classes defined there can be copied and pickled only if their module can be found
     with _importable(path.parent):
         try:
-            location.loader.exec_module(module)
-        except Exception as error:
+            with said_aside():
+                location.loader.exec_module(module)
+        except (Exception, SystemExit) as error:
             del sys.modules[name]
             raise _import_error(str(path), error) from None
     return module
 
 
+def is_imported(path: Path) -> bool:
+    """Whether this process has run the file as it is now."""
+    return path.is_file() and _module_name(path) in sys.modules
+
+
+def _module_name(path: Path) -> str:
+    content = str(path.resolve()).encode() + path.read_bytes()
+    return f"rlprune_file_{hashlib.sha256(content).hexdigest()[:12]}"
+
+
 def user_module(name: str) -> ModuleType:
     """`file.py` or `package.module`."""
     return module_from_file(Path(name)) if name.endswith(".py") else module_by_name(name)
+
+
+def said_aside() -> contextlib.AbstractContextManager[object]:
+    """What a user's code prints goes to the error stream: standard output is for results."""
+    return contextlib.redirect_stdout(sys.stderr)
 
 
 @contextlib.contextmanager
@@ -65,6 +80,6 @@ def _importable(folder: Path) -> Iterator[None]:
             sys.path.remove(entry)
 
 
-def _import_error(what: str, error: Exception) -> UserError:
+def _import_error(what: str, error: BaseException) -> UserError:
     reason = (str(error).splitlines() or [""])[0][:160]
     return UserError(f"cannot import {what} ({type(error).__name__}: {reason}); see that it runs by itself")

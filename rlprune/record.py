@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import platform
 from collections.abc import Iterable
@@ -11,9 +12,16 @@ from typing import Any
 
 from rlprune.errors import UserError
 from rlprune.files import read_json, read_tensors, write_json, write_tensors, write_text
+from rlprune.typed import checked
 
-TIME_KEYS = frozenset({"time", "latency", "versions", "command", "out"})
-"""Keys of a record that two runs of one experiment may differ in."""
+BEGUN: dict[str, Any] = {"status": str, "settings": dict[str, Any]}
+"""What a record holds from the beginning on, of whatever kind of run."""
+
+FINISHED: dict[str, Any] = BEGUN | {
+    "plan": dict[str, list[int]], "sha256": str, "tolerance": float, "drop": float, "model": str, "seed": int,
+    "data": dict[str, Any], "baseline": dict[str, Any], "pruned": dict[str, Any], "rounds": list[dict[str, Any]],
+}  # fmt: skip
+"""What the record of a pruning holds that is finished."""
 
 
 class RunFolder:
@@ -57,6 +65,9 @@ class RunFolder:
         record = read_json(self.record_file)
         if not isinstance(record, dict) or "status" not in record:
             raise UserError(f"{self.record_file} is not a record of a run: it has no 'status'")
+        kinds = FINISHED if record["status"] == "finished" and "plan" in record else BEGUN
+        for name, kind in kinds.items():
+            checked(kind, record.get(name), f"{self.record_file}: {name}")
         return record
 
     def write(self, record: dict[str, Any]) -> None:
@@ -72,11 +83,12 @@ class RunFolder:
 
     def load_checkpoint(self, device: str = "cpu") -> dict[str, Any] | None:
         """The last state saved, or None if the run had not got that far."""
-        return read_tensors(self.checkpoint_file, device) if self.checkpoint_file.exists() else None
+        return read_tensors(self.checkpoint_file, device, sealed=True) if self.checkpoint_file.exists() else None
 
-    def drop_checkpoint(self) -> None:
-        """Remove the checkpoint of a finished run."""
-        self.checkpoint_file.unlink(missing_ok=True)
+    def clear_state(self) -> None:
+        """Remove what only a run that is not finished needs: the checkpoint, and the state of its trainings."""
+        for file in [self.checkpoint_file, *self.path.glob("cycle-*.pt"), *self.path.glob("finish-*.pt")]:
+            file.unlink(missing_ok=True)
 
 
 def subject(model: str, data: str) -> tuple[str, str]:
@@ -98,19 +110,17 @@ def free_folder(parent: str | Path, name: str) -> Path:
     return path
 
 
-def newest_unfinished(parent: Path) -> Path | None:
-    """The run folder in `parent` that was written to last and is not finished, or None."""
-    records = sorted(parent.glob("*/record.json"), key=lambda path: path.stat().st_mtime, reverse=True)
-    return next((path.parent for path in records if read_json(path).get("status") != "finished"), None)
+def newest_unfinished(parent: Path, name: str = "record.json") -> Path | None:
+    """The folder in `parent` whose record was written to last and is unfinished, or None; damaged ones do not count."""
+    records = sorted(parent.glob(f"*/{name}"), key=lambda path: path.stat().st_mtime, reverse=True)
+    return next((path.parent for path in records if _goes_on(path)), None)
 
 
-def comparable(record: Any) -> Any:
-    """A record without the times in it: equal for two runs of one experiment, read back from JSON or not."""
-    if isinstance(record, dict):
-        return {key: comparable(value) for key, value in record.items() if key not in TIME_KEYS}
-    if isinstance(record, (list, tuple)):
-        return [comparable(value) for value in record]
-    return record
+def _goes_on(path: Path) -> bool:
+    with contextlib.suppress(UserError):
+        content = read_json(path)
+        return isinstance(content, dict) and content.get("status") != "finished"
+    return False
 
 
 def versions(

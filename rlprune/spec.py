@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext, suppress
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlprune.errors import UserError, unknown_name
+from rlprune.errors import UserError, check_seed
+from rlprune.typed import check_table, from_table
 
 if TYPE_CHECKING:
     from torch import nn
@@ -61,6 +62,9 @@ class ProblemSpec:
     keep: tuple[str, ...] = ()
     min_channels: int = 2
     round_to: int = 1
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
 
     def build(self, *, untrained: bool = False) -> PruningProblem:
         """Load the data and the network; raises UserError for anything that cannot be had.
@@ -141,11 +145,18 @@ class ProblemSpec:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> ProblemSpec:
         """What `to_json` wrote; raises UserError for what it did not."""
-        known = {field.name for field in fields(cls)}
-        for name in content:
-            if name not in known:
-                raise unknown_name("field of a problem", name, known)
-        return cls(**{**content, "keep": tuple(content.get("keep", ()))})
+        return from_table(cls, content, "the problem")
+
+
+@dataclass(frozen=True)
+class Meta:
+    """What a weights file may say about itself, as far as it is looked at."""
+
+    train_fingerprint: str | None = None
+    control_from: str | None = None
+    control_size: int | None = None
+    calibration_size: int | None = None
+    normalise: str | None = None
 
 
 def weights_meta(path: str) -> dict[str, Any]:
@@ -158,6 +169,8 @@ def weights_meta(path: str) -> dict[str, Any]:
         meta = read_tensors(Path(path)).get("meta")
     except UserError:  # loading the weights will say it, with the network at hand
         return {}
+    if isinstance(meta, Mapping):
+        check_table(Meta, meta, f"{path}: meta")
     return dict(meta) if isinstance(meta, Mapping) else {}
 
 

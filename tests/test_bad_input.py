@@ -1,5 +1,6 @@
 """A user's mistake gives one line that names the value, the bound and the remedy, exit status 2, and loses nothing."""
 
+import json
 import resource
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from rlprune.cli import main
+from rlprune.files import read_json, write_json
 from rlprune.models import create_model
 
 QUICK = ["--controller", "uniform", "--rounds", "1", "--epochs", "0"]
@@ -179,7 +181,7 @@ def test_a_damaged_checkpoint_or_record_is_named(capsys, tmp_path, monkeypatch):
     assert main(argv) == 0
     record = tmp_path / "here" / "record.json"
     text = record.read_text()
-    record.write_text(text.replace('"status": "finished"', '"status": "running"'))
+    write_json(record, {**read_json(record), "status": "running"})
     (tmp_path / "here" / "checkpoint.pt").write_bytes(b"garbage")
     assert main([*argv, "--resume"]) == 2
     assert "checkpoint.pt" in capsys.readouterr().err
@@ -191,6 +193,62 @@ def test_a_damaged_checkpoint_or_record_is_named(capsys, tmp_path, monkeypatch):
     model.write_bytes(model.read_bytes()[:-300])
     assert main(["replay", "here"]) == 2
     assert "model.pt" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["prune", "train", "sensitivity", "compare", "train-agent"])
+def test_an_empty_out_and_a_seed_below_zero(complaint, command):
+    assert "--out is empty" in complaint(command, "--out", "")
+    if command != "compare":
+        assert "seed is -1" in complaint(command, "--seed", "-1")
+
+
+def test_code_that_ends_the_process_or_prints(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(
+        "import sys\n"
+        "from rlprune.models.lenet import lenet5\n"
+        "print('imported')\n"
+        "def build(num_classes=10, in_channels=1):\n"
+        "    print('built')\n"
+        "    return lenet5(num_classes, in_channels)\n"
+        "def leaves():\n"
+        "    sys.exit()\n"
+        "def later(num_classes=10, in_channels=1):\n"
+        "    model = build()\n"
+        "    model.forward = lambda x: sys.exit(0)\n"
+        "    return model\n"
+    )
+    for name, says in (("leaves", "SystemExit"), ("later", "sys.exit")):
+        assert main(["inspect", "--model", f"mine.py:{name}"]) == 2
+        lines = capsys.readouterr().err.strip().splitlines()
+        assert says in lines[-1] and "Traceback" not in "".join(lines)
+    assert main(["inspect", "--model", "mine.py:build", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["groups"] and "built" in captured.err
+
+
+def test_names_with_brackets_are_printed_as_they_are(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.add_module('a[/red]$_{', nn.Conv2d(1, 8, 5, stride=4))\n"
+        "        self.fc = nn.Linear(8, 10)\n"
+        "    def forward(self, x):\n"
+        "        return self.fc(getattr(self, 'a[/red]$_{')(x).relu().mean((2, 3)))\n"
+        "def build():\n"
+        "    return Net()\n"
+    )
+    base = ["--model", "mine.py:build", "--control-size", "60", "--calibration-size", "40"]
+    assert main(["train", *base, "--epochs", "1", "--out", "base", "--quiet"]) == 0
+    network = [*base, "--weights", "base/model.pt"]
+    quick = ["--tolerance", "1", *QUICK]
+    for argv in (["inspect", *network], ["prune", *network, *quick, "--out", "run"], ["report", "run"],
+                 ["sensitivity", *network, "--rates", "0.5", "--out", "scan"]):  # fmt: skip
+        assert main(argv) == 0
+        assert argv[0] == "report" or "a[/red]$_{" in capsys.readouterr().out
 
 
 def test_a_full_disk(tmp_path):

@@ -24,11 +24,12 @@ from rlprune.agents.rl.settings import AgentSettings
 from rlprune.agents.runs.recipe import AGENT, Recipe
 from rlprune.agents.runs.recipes import CYCLE
 from rlprune.envs.registration import MIXED
-from rlprune.errors import UserError
+from rlprune.errors import UserError, reading
 from rlprune.files import read_json
 from rlprune.record import free_folder, run_name
 from rlprune.spec import ProblemSpec
 from rlprune.training.settings import TrainSettings
+from rlprune.typed import check_table, from_table
 
 GAME: Mapping[str, Any] = {"criterion": "l1", "recovery": "lsq+bn-delta", "max_rate": 0.9, "skip": ()}
 """The rules an agent is trained by, unless told otherwise; `episode` takes them from the agent's card."""
@@ -125,12 +126,11 @@ def _fresh() -> dict[str, Any]:
 
 def _recorded(folder: Path) -> AgentSettings:
     """The settings that a training was started with."""
-    try:
-        settings = AgentSettings(**read_json(folder / "settings.json"))
-    except TypeError:
-        raise UserError(f"{folder / 'settings.json'} is not of a training of an agent") from None
-    if settings.env != MIXED:
-        raise UserError(f"{folder} holds a training in {settings.env}; go on with it by rlprune.agents.train")
+    with reading(folder / "settings.json", "the settings of a training of an agent"):
+        settings = from_table(AgentSettings, read_json(folder / "settings.json"), "the settings")
+        if settings.env != MIXED:
+            raise UserError(f"{folder} holds a training in {settings.env}; go on with it by rlprune.agents.train")
+        _lessons(settings)  # whether it can be told in options
     return settings
 
 
@@ -278,7 +278,11 @@ def _recipe(argv: Sequence[str]) -> Recipe:
 
 def _card_rules(file: str) -> dict[str, Any]:
     """The rules by which an agent was trained, as far as its card tells."""
-    card = read_json(agent_file(file).with_suffix(".json"))
-    kwargs = (card.get("env") or {}).get("kwargs") or {} if isinstance(card, dict) else {}
-    kwargs = {**kwargs, **(kwargs.get("common") or {})}
-    return {name: tuple(kwargs[name]) if name == "skip" else kwargs[name] for name in GAME if name in kwargs}
+    path = agent_file(file).with_suffix(".json")
+    with reading(path, "the card of an agent"):
+        card = read_json(path)
+        kwargs = (card.get("env") or {}).get("kwargs") or {} if isinstance(card, dict) else {}
+        kwargs = {**kwargs, **(kwargs.get("common") or {})}
+        rules = {name: tuple(kwargs[name]) if name == "skip" else kwargs[name] for name in GAME if name in kwargs}
+        check_table(Recipe, rules, "the rules")
+    return rules

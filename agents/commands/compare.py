@@ -11,13 +11,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rlprune.agents.commands.options import Json, Section, command_line, parse
+from rlprune.agents.commands.options import Json, Section, Trust, command_line, parse
 from rlprune.agents.commands.prune import spec_of
 from rlprune.agents.compare.settings import CompareSettings
 from rlprune.agents.controllers.registry import RULES, rule_class
-from rlprune.errors import UserError
+from rlprune.errors import UserError, reading
 from rlprune.files import read_json
-from rlprune.record import free_folder
+from rlprune.record import free_folder, newest_unfinished
 from rlprune.spec import ProblemSpec
 
 if TYPE_CHECKING:
@@ -142,14 +142,13 @@ def _resumed(argv: Sequence[str]) -> tuple[Path, CompareSettings] | None:
     """The comparison to go on with, and what it was started with."""
     if "--resume" not in argv:
         return None
-    from rlprune.agents.compare.comparison import newest_unfinished
-
     words = [word for text in argv for word in text.split("=", 1)]
     out = next((after for flag, after in pairwise(words) if flag == "--out"), None)
-    folder = Path(out) if out else newest_unfinished(Path("runs"))
+    folder = Path(out) if out else newest_unfinished(Path("runs"), "comparison.json")
     if folder is None or not (folder / "comparison.json").exists():
         return None
-    return folder, CompareSettings.from_json(read_json(folder / "comparison.json")["settings"])
+    with reading(folder / "comparison.json", "a comparison"):
+        return folder, CompareSettings.from_json(read_json(folder / "comparison.json")["settings"])
 
 
 class Progress:
@@ -208,12 +207,13 @@ def write_report_files(folder: Path, out: Path | None = None, formats: tuple[str
     from rlprune.report.figures import write_events, write_figures
     from rlprune.report.html import write_report
 
-    content = load_content(folder)
-    if formats:
-        write_figures(content, folder / "figures", formats)
-        write_events(content, folder / "tensorboard")
-    path = out or folder / "report.html"
-    write_report(content, path)
+    with reading(folder, "the folder of a run or a comparison"):
+        content = load_content(folder)
+        if formats:
+            write_figures(content, folder / "figures", formats)
+            write_events(content, folder / "tensorboard")
+        path = out or folder / "report.html"
+        write_report(content, path)
     return path
 
 
@@ -244,7 +244,8 @@ class Pareto:
 def pareto(argv: Sequence[str], about: str, examples: str) -> int:
     """List the networks that no other one beats, or export one."""
     folder = {"folder": "Where runs and comparisons are, as in runs/."}
-    given = parse("pareto", [Section(Pareto), Section(Json)], argv, positional=folder, about=about, examples=examples)
+    sections = [Section(Pareto), Section(Trust), Section(Json)]
+    given = parse("pareto", sections, argv, positional=folder, about=about, examples=examples)
     from rich.console import Console
 
     from rlprune.report.pareto import archive, choose, find_networks, print_networks
@@ -259,7 +260,8 @@ def pareto(argv: Sequence[str], about: str, examples: str) -> int:
             )
     if given["export"] is not None:
         path = Path(given["out"] or f"pruned.{given['format']}")
-        print(export_network(choose(networks, given["export"]), path, given["format"]))
+        trusted = {"model": given["model"], "trust": given["trust"]}
+        print(export_network(choose(networks, given["export"]), path, given["format"], trusted))
         return 0
     best = archive(networks, given["by"])
     shown = networks if given["all"] else best
@@ -271,13 +273,19 @@ def pareto(argv: Sequence[str], about: str, examples: str) -> int:
     return 0
 
 
-def export_network(network: Any, path: Path, form: str) -> str:
-    """Write a network of the archive to a file, checked against itself; returns what to tell the user."""
+def export_network(network: Any, path: Path, form: str, trusted: Mapping[str, Any]) -> str:
+    """Write a network of the archive to a file, checked against itself; returns what to tell the user.
+
+    `trusted` are the `model` and `trust` of `rebuild`.
+    """
     from rlprune.agents.compare.comparison import rebuild_cell
     from rlprune.agents.runs.replaying import rebuild
     from rlprune.artifact import export, save_pruned
 
-    problem, pruned = rebuild(network.folder) if network.kind == "run" else rebuild_cell(network.folder, network.stage)
+    if network.kind == "run":
+        problem, pruned = rebuild(network.folder, **trusted)
+    else:
+        problem, pruned = rebuild_cell(network.folder, network.stage, **trusted)
     if form == "pt":
         meta = {"model": network.model, "classes": list(problem.data.classes), "plan": pruned.plan.to_json()}
         save_pruned(path, problem.model, pruned.model, meta)

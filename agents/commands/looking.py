@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlprune.agents.commands.options import Json, Section, parse
+from rlprune.agents.commands.options import Json, Section, Trust, parse
 from rlprune.agents.commands.prune import spec_of
 from rlprune.spec import ProblemSpec
 
@@ -53,10 +53,10 @@ RUN = {"run": "A run folder written by `rlprune prune`."}
 
 def replay(argv: Sequence[str], about: str, examples: str) -> int:
     """Rebuild a run from its record and check it."""
-    given = parse("replay", [Section(Json)], argv, positional=RUN, about=about, examples=examples)
+    given = parse("replay", [Section(Trust), Section(Json)], argv, positional=RUN, about=about, examples=examples)
     from rlprune.agents.runs.replaying import replay as check
 
-    found = check(Path(given["run"]))
+    found = check(Path(given["run"]), model=given["model"], trust=given["trust"])
     if given["json"]:
         print(json.dumps(found, indent=2))
     else:
@@ -81,12 +81,12 @@ class Export:
 
 def export(argv: Sequence[str], about: str, examples: str) -> int:
     """Export a run's network."""
-    given = parse("export", [Section(Export)], argv, positional=RUN, about=about, examples=examples)
+    given = parse("export", [Section(Export), Section(Trust)], argv, positional=RUN, about=about, examples=examples)
     from rlprune.agents.runs.replaying import rebuild
     from rlprune.artifact import export as write
 
     folder = Path(given["run"])
-    problem, network = rebuild(folder)
+    problem, network = rebuild(folder, model=given["model"], trust=given["trust"])
     path = Path(given["out"] or folder / f"model.{given['format']}")
     difference = write(network.model, problem.export_inputs, path, given["format"])
     print(f"{path}: same outputs as the network (relative difference {difference:.1e})")

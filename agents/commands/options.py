@@ -15,12 +15,13 @@ import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_args, get_origin
 
 import docstring_parser
 import tyro
 
-from rlprune.errors import UserError
+from rlprune.errors import HelpShown, UserError
+from rlprune.typed import kinds_of
 
 ALIASES = {"budget": ("--target-macs",), "methods": ("--controllers",), "algorithm": ("--algo",)}
 APPENDED = {"keep", "set"}
@@ -45,9 +46,7 @@ class Section:
 
     def fields(self) -> Iterable[tuple[str, Any, Any, str]]:
         """Name, type, default and help of every option."""
-        rows, notes = dataclasses.fields(self.cls), notes_of(self.cls)
-        kinds = {"__annotations__": {item.name: item.type for item in rows}, "__module__": self.cls.__module__}
-        hints = get_type_hints(type("Kinds", (), kinds))  # of the fields alone: other names may need imports
+        rows, notes, hints = dataclasses.fields(self.cls), notes_of(self.cls), kinds_of(self.cls)
         for item in rows:
             kind = hints[item.name]
             if item.name in self.skip or dataclasses.is_dataclass(kind) or get_origin(kind) is Mapping:
@@ -89,6 +88,19 @@ class Json:
     json: bool = False
 
 
+@dataclass(frozen=True)
+class Trust:
+    """For commands that build the network that a record names.
+
+    Attributes:
+        model: The unpruned network, in place of what the record names.
+        trust: Run the Python file that the record names for its network: it is yours, or you have looked at it.
+    """
+
+    model: str | None = None
+    trust: bool = False
+
+
 def notes_of(cls: Any) -> dict[str, str]:
     """Field name -> its text in the class docstring, or a base's; names shared by a line are told alike."""
     found = {}
@@ -122,7 +134,7 @@ def parse(
 
     Raises:
         UserError: For a mistake, in one line.
-        SystemExit: After help was printed.
+        HelpShown: After help was printed.
     """
     whole = "--help-all" in argv
     if whole or "-h" in argv or "--help" in argv:
@@ -130,7 +142,7 @@ def parse(
         _call(command, _table(sections, positional or {}, shown), ["--help"], about)
         more = "" if shown is None else f"\nAll options: rlprune {command} --help-all"
         print(f"examples:\n{examples}{more}")
-        raise SystemExit(0)
+        raise HelpShown(0)
     found = _call(command, _table(sections, positional or {}, None), _words(sections, argv), about)
     values: dict[str, Any] = {}
     for item in dataclasses.fields(found):
@@ -138,6 +150,8 @@ def parse(
         if dataclasses.is_dataclass(value):
             value = {inner.name: _split(getattr(value, inner.name)) for inner in dataclasses.fields(value)}
         values[item.name.removesuffix("_")] = _split(value)
+    if values.get("out") == "":
+        raise UserError("--out is empty; name a file or folder, or leave it out for the usual one")
     return values
 
 

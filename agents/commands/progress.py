@@ -21,7 +21,8 @@ class Tenths(Live):
     """
 
     def __init__(self, what: str, *, quiet: bool = False) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[note]}"))
+        note = TextColumn("{task.fields[note]}", markup=False)  # a name of a group may have brackets
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=24), note)
         super().__init__(*columns, quiet=quiet)
         self._task = self._progress.add_task(what, total=1.0, note="starting")
         self._started, self._before, self._told = time.monotonic(), -1.0, 0.0

@@ -13,7 +13,7 @@ from rlprune.agents.commands.options import Run, Section, command_line, parse, v
 from rlprune.agents.controllers.registry import RULES, rule_class
 from rlprune.agents.runs.recipe import AGENT, PHASES, Recipe
 from rlprune.agents.runs.recipes import RECIPES, get_recipe, list_recipes
-from rlprune.errors import UserError, unknown_name
+from rlprune.errors import UserError, reading, unknown_name
 from rlprune.record import RunFolder, free_folder, newest_unfinished
 from rlprune.spec import ProblemSpec
 from rlprune.training.settings import TrainSettings
@@ -64,8 +64,6 @@ def prune(argv: Sequence[str], about: str, examples: str) -> int:
 def run_prune(recipe: Recipe, spec: ProblemSpec, given: dict[str, Any]) -> int:
     """Build the problem, prune it into a folder, and say what came of it."""
     out, resume = given["out"], given["resume"]
-    if out == "":
-        raise UserError("--out is empty; name a folder, or leave it out for a new one under runs/")
     if out is None and resume:
         out = newest_unfinished(Path("runs"))
     from rich.console import Console  # from here on it may take its time
@@ -147,11 +145,12 @@ def recorded(argv: Sequence[str]) -> tuple[Recipe, ProblemSpec] | None:
     path = Path(out) if out else newest_unfinished(Path("runs"))
     if path is None or not RunFolder(path).exists():
         return None
-    settings = RunFolder(path).read().get("settings", {})
+    settings = RunFolder(path).read()["settings"]
     if "controller" not in settings or settings.get("problem") is None:
         raise UserError(f"{path} holds another kind of run, not a pruning by command; name the run with --out")
-    recipe = Recipe.from_json({name: value for name, value in settings.items() if name != "problem"})
-    return recipe, ProblemSpec.from_json(settings["problem"])
+    with reading(RunFolder(path).record_file, "the record of a run"):
+        recipe = Recipe.from_json({name: value for name, value in settings.items() if name != "problem"})
+        return recipe, ProblemSpec.from_json(settings["problem"])
 
 
 def _has(argv: Sequence[str], flag: str) -> bool:

@@ -11,10 +11,12 @@ from typing import Any
 
 from rlprune.agents.commands.options import Run, Section, command_line, folder_to_resume, parse
 from rlprune.agents.commands.prune import spec_of
-from rlprune.errors import UserError, check_rate
+from rlprune.errors import UserError, check_rate, reading
 from rlprune.files import read_json, write_json, write_text
+from rlprune.locking import locked
 from rlprune.record import RunFolder, free_folder, run_name, subject
 from rlprune.spec import ProblemSpec
+from rlprune.typed import from_table
 
 COMMON = {"model", "data", "weights", "seed", "device", "criterion", "recovery", "rates", "groups", "limit", "amp",
           "out", "resume", "quiet", "json"}  # fmt: skip
@@ -75,8 +77,7 @@ class ScanSettings:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> ScanSettings:
         """The settings that `to_json` wrote."""
-        lists = {"rates": tuple(content["rates"]), "groups": tuple(content["groups"])}
-        return cls(**{**content, **lists, "problem": ProblemSpec.from_json(content["problem"])})
+        return from_table(cls, content, "the settings")
 
 
 def sensitivity(argv: Sequence[str], about: str, examples: str) -> int:
@@ -84,14 +85,17 @@ def sensitivity(argv: Sequence[str], about: str, examples: str) -> int:
     folder, start = folder_to_resume(argv), ScanSettings()
     begun = folder is not None and (folder / SETTINGS).exists()
     if folder is not None and begun:
-        start = ScanSettings.from_json(read_json(folder / SETTINGS))
+        with reading(folder / SETTINGS, "the settings of a scan"):
+            start = ScanSettings.from_json(read_json(folder / SETTINGS))
     sections = [Section(ProblemSpec, default=start.problem), Section(ScanSettings, default=start), Section(Run)]
     given = parse("sensitivity", sections, argv, common=COMMON, about=about, examples=examples)
     own = {item.name: given[item.name] for item in fields(ScanSettings) if item.name in given}
     settings = replace(start, **own, problem=spec_of(given))
     if begun and settings != start:
         raise UserError(f"the scan in {folder} was started with other settings; --resume takes none of its own")
-    _scan(settings, _folder(given["out"], begun, settings), given)
+    out = _folder(given["out"], begun, settings)
+    with locked(out):
+        _scan(settings, out, given)
     return 0
 
 

@@ -84,7 +84,7 @@ def run(job: Job) -> Result:
             content, network = _prune(job) if pruned is None else _scratch(job.cell, pruned)
             result.stages[stage] = {"status": "finished", "parameters": job.cell.parameters, **content}
             result.networks[stage] = network
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a network's own code may do anything
         return result.fail(job, type(error).__name__, str(error), traceback.format_exc())
     return result
 

@@ -13,26 +13,28 @@ be killed at any moment, and a grid can be widened later.
 from __future__ import annotations
 
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 from rlprune.agents.compare.cells import Job, Result
 from rlprune.agents.compare.processes import Pool, make_pool
 from rlprune.agents.compare.settings import Cell, CompareSettings
 from rlprune.agents.runs.playing import make_controller
-from rlprune.agents.runs.replaying import saved_network
+from rlprune.agents.runs.replaying import saved_network, trusted
 from rlprune.criteria import get_criterion
-from rlprune.errors import UserError
+from rlprune.errors import Notice, UserError, reading
 from rlprune.files import read_json, write_json, write_text, write_whole
+from rlprune.locking import locked
 from rlprune.network import Network
 from rlprune.problem import PruningProblem
 from rlprune.record import versions
 from rlprune.recovery import make_recovery
 from rlprune.report.analysis import analyse
-from rlprune.spec import ProblemSpec
+from rlprune.typed import checked
 
 FORMAT = "rlprune-comparison-2"
 WRITE_EVERY_S = 10.0
@@ -65,11 +67,26 @@ class Comparison:
         for cell in self.cells:
             for stage in cell.stages:
                 path = self._file(cell, f"{stage}.json")
-                result = read_json(path) if path.exists() else None
+                try:
+                    result = self._read(cell, stage, path) if path.exists() else None
+                except UserError as error:  # a cell is no reason to lose the others
+                    warnings.warn(f"{error}: this cell is done again", Notice, stacklevel=2)
+                    continue
                 if result is not None and result.get("parameters") != cell.parameters:
                     raise UserError(f"{path} was made with other settings; take those, or choose another --out")
                 if result is not None and not (retry_failed and result["status"] == "failed"):
                     self.results[cell.id][stage] = result
+
+    def _read(self, cell: Cell, stage: str, path: Path) -> dict[str, Any]:
+        """A stage's result, if it is one that the whole can be made of."""
+        with reading(path, "the result of a cell"):
+            result: dict[str, Any] = checked(dict[str, Any], read_json(path), "the result")
+            checked(Literal["finished", "failed"], result["status"], "status")
+            stages = {**self.results[cell.id], stage: result}
+            if result.get("parameters") == cell.parameters and "prune" in stages:
+                told = {**cell.to_json(), "status": result["status"], "stages": stages}
+                analyse([told], self.settings.reference)
+        return result
 
     def jobs(self, timed: bool = False) -> list[Job]:
         """What is to do, seed by seed."""
@@ -176,15 +193,16 @@ def compare(
         make_recovery(recipe.recovery)
         make_controller(recipe.controller, recipe.options)
     comparison = Comparison(settings, folder, command)
-    comparison.load(retry_failed=retry_failed)
-    if comparison.jobs():
-        comparison.write()
-        pool = make_pool(workers, ray)
-        try:
-            _work(comparison, pool, watcher)
-        finally:
-            pool.close()
-    return comparison.write()
+    with locked(folder):
+        comparison.load(retry_failed=retry_failed)
+        if comparison.jobs():
+            comparison.write()
+            pool = make_pool(workers, ray)
+            try:
+                _work(comparison, pool, watcher)
+            finally:
+                pool.close()
+        return comparison.write()
 
 
 def _work(comparison: Comparison, pool: Pool, watcher: Watcher | None) -> None:
@@ -204,21 +222,20 @@ def _work(comparison: Comparison, pool: Pool, watcher: Watcher | None) -> None:
             written = time.monotonic()
 
 
-def rebuild_cell(folder: Path, stage: str) -> tuple[PruningProblem, Network]:
-    """The problem of a cell, built afresh, and the network a stage of it gave.
+def rebuild_cell(
+    folder: Path, stage: str, *, model: str | None = None, trust: bool = False
+) -> tuple[PruningProblem, Network]:
+    """The problem of a cell, built afresh, and the network a stage of it gave; `model` and `trust` as of `rebuild`.
 
     Raises:
         UserError: If the stage has not finished, or its files are missing or damaged.
     """
-    result = read_json(folder / f"{stage}.json")
-    if result["status"] != "finished":
-        raise UserError(f"{stage} of {folder} has {result['status']}; there is no network")
-    record = {"plan": read_json(folder / "prune.json")["plan"], "sha256": result["sha256"]}
-    problem = ProblemSpec.from_json(result["parameters"]["problem"]).build()
+    file = folder / f"{stage}.json"
+    with reading(file, "the result of a cell"):
+        result = read_json(file)
+        if result["status"] != "finished":
+            raise UserError(f"{stage} of {folder} has {result['status']}; there is no network")
+        record = {"plan": read_json(folder / "prune.json")["plan"], "sha256": result["sha256"]}
+        spec = trusted(file, result["parameters"]["problem"], model, trust)
+    problem = spec.build()
     return problem, saved_network(folder / f"{stage}.pt", record, problem)
-
-
-def newest_unfinished(parent: Path) -> Path | None:
-    """The comparison in a folder that was written to last and is not finished, or None."""
-    found = sorted(parent.glob("*/comparison.json"), key=lambda path: path.stat().st_mtime, reverse=True)
-    return next((path.parent for path in found if read_json(path).get("status") != "finished"), None)

@@ -18,6 +18,7 @@ from rlprune.agents.runs.recipes import RECIPES, get_recipe
 from rlprune.envs.rules import check_tolerance
 from rlprune.errors import UserError
 from rlprune.spec import ProblemSpec
+from rlprune.typed import from_table
 
 ANY_DROP = 1.0
 """The tolerance at a budget: no score of the zoo's tasks can drop by more."""
@@ -218,9 +219,7 @@ class CompareSettings:
         known = {item.name for item in fields(cls)}
         if not known <= set(content):
             raise UserError("this comparison was written by another version; give its options anew, with another --out")
-        lists = {name: tuple(value) for name, value in content.items() if isinstance(value, list)}
-        values = {name: content[name] for name in known} | lists
-        return cls(**{**values, "problem": ProblemSpec.from_json(content["problem"])})
+        return from_table(cls, {name: content[name] for name in known}, "the settings")
 
 
 def brief(texts: Sequence[str]) -> dict[str, str]:

@@ -80,7 +80,7 @@ class PerLayerTable(Rule):
                 raise UserError(f'{self.file} is no table of rates; it must look like {{"layer1.*": 0.3}}')
             self.rates = {**self.rates, **read}
         for pattern, rate in self.rates.items():
-            check_rate(f"rate of {pattern!r}", rate)
+            check_rate(f"rate of {pattern!r}{self.file and f' in {self.file}'}", rate)
 
     def rate(self, name: str) -> float:
         """The rate of a group."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from rlprune.agents.controllers.base import Rule
 from rlprune.errors import UserError, unknown_name
+from rlprune.typed import check_table
 
 RULES: dict[str, str] = {
     "uniform": "fixed:Uniform",
@@ -53,6 +54,7 @@ def make_rule(name: str, options: Mapping[str, Any] | None = None) -> Rule:
     for key in options or {}:
         if key not in known:
             raise unknown_name(f"option of {name!r}", key, known or ["(none)"])
+    check_table(rule, options or {}, f"options of {name!r}")
     try:
         return rule(**(options or {}))
     except TypeError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import shutil
 from collections import deque
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from rlprune.agents.rl.noise import DecayingNoise
 from rlprune.agents.rl.sb3 import load_weights
 from rlprune.errors import UserError
-from rlprune.files import read_json, write_json, write_text, write_whole
+from rlprune.files import check_archive, read_json, write_archive, write_json
 from rlprune.seeding import derive
 
 OnEpisode = Callable[[int, dict[str, Any]], None]
@@ -118,7 +117,7 @@ def save_checkpoint(folder: Path, model: BaseAlgorithm, number: int, lines: list
     shutil.rmtree(part, ignore_errors=True)
     buffer = io.BytesIO()
     model.save(buffer)
-    write_whole(part / "agent.zip", lambda file: file.write(buffer.getbuffer()))
+    write_archive(part / "agent.zip", buffer)
     state: dict[str, Any] = {
         "number": number,
         "num_timesteps": model.num_timesteps,
@@ -128,6 +127,7 @@ def save_checkpoint(folder: Path, model: BaseAlgorithm, number: int, lines: list
         "ep_success": [float(value) for value in model.ep_success_buffer or []],
         "exploration_rate": getattr(model, "exploration_rate", None),
         "n_calls": getattr(model, "_n_calls", None),
+        "episodes": lines,
     }
     if isinstance(model, OffPolicyAlgorithm):
         replay = model.replay_buffer
@@ -138,8 +138,7 @@ def save_checkpoint(folder: Path, model: BaseAlgorithm, number: int, lines: list
         arrays = io.BytesIO()
         used = replay.buffer_size if replay.full else replay.pos
         np.savez(arrays, **{name: getattr(replay, name)[:used] for name in BUFFER_FIELDS})
-        write_whole(part / "replay.npz", lambda file: file.write(arrays.getbuffer()))
-    write_text(part / "episodes.jsonl", "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines))
+        write_archive(part / "replay.npz", arrays)
     write_json(part / "state.json", state)
     shutil.rmtree(final, ignore_errors=True)
     part.rename(final)
@@ -153,7 +152,12 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def load_checkpoint(path: Path, model: BaseAlgorithm, log: EpisodeLog) -> int:
-    """Put a checkpoint into a fresh model and log; returns the number of the segment that begins there."""
+    """Put a checkpoint into a fresh model and log; returns the number of the segment that begins there.
+
+    Raises:
+        UserError: If any of its files is missing or damaged, or it is of another training.
+    """
+    check_archive(path / "agent.zip", sealed=True)
     load_weights(model, path / "agent.zip")
     state = read_json(path / "state.json")
     model.num_timesteps = state["num_timesteps"]
@@ -167,6 +171,7 @@ def load_checkpoint(path: Path, model: BaseAlgorithm, log: EpisodeLog) -> int:
     if isinstance(model, OffPolicyAlgorithm):
         replay = model.replay_buffer
         assert isinstance(replay, ReplayBuffer)
+        check_archive(path / "replay.npz", sealed=True)
         with np.load(path / "replay.npz", allow_pickle=False) as arrays:
             for name in BUFFER_FIELDS:
                 held = getattr(replay, name)
@@ -176,5 +181,5 @@ def load_checkpoint(path: Path, model: BaseAlgorithm, log: EpisodeLog) -> int:
         replay.pos, replay.full = state["pos"], state["full"]
         if isinstance(model.action_noise, DecayingNoise):
             model.action_noise.episode = state["noise_episode"] - 1  # learn() begins with a reset, which counts one
-    log.lines = [json.loads(line) for line in (path / "episodes.jsonl").read_text().splitlines()]
+    log.lines = list(state["episodes"])
     return int(state["number"])

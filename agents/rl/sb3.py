@@ -26,11 +26,26 @@ from rlprune.agents.rl.noise import DecayingNoise
 from rlprune.agents.rl.settings import ALGORITHMS, check_algorithm
 from rlprune.envs.advice import around_advice
 from rlprune.envs.observations import FEATURES
-from rlprune.errors import UserError, unknown_name
-from rlprune.files import read_json, write_json, write_whole
+from rlprune.errors import UserError, reading, unknown_name
+from rlprune.files import check_archive, read_json, write_archive, write_json
 from rlprune.seeding import streams_untouched
+from rlprune.typed import checked
 
 FORMAT = "rlprune-agent-1"
+
+CARD: dict[str, Any] = {
+    "algorithm": str, "hyperparameters": dict[str, Any], "levels": int | None, "around": str | None,
+    "support": dict[str, list[float]] | None, "training": dict[str, Any] | None, "env": dict[str, Any] | None,
+}  # fmt: skip
+MOST_LEVELS = 10_000
+
+BOUNDS: tuple[tuple[str, Any, float, float], ...] = (
+    ("n_steps batch_size n_epochs buffer_size policy_delay target_update_interval", int, 1, 10**9),
+    ("learning_starts", int, 0, 10**9),
+    ("gamma gae_lambda tau exploration_fraction exploration_initial_eps exploration_final_eps", float, 0, 1),
+    ("max_grad_norm noise_std", float, 0, 10**9),
+)
+"""Names of hyperparameters, their type, and the least and the most they can be."""
 
 # What rl-zoo reads from a preset and an algorithm's constructor does not take.
 _NOT_ARGUMENTS = ("n_timesteps", "n_envs", "normalize", "env_wrapper", "noise_type", "noise_std", "noise_decay")
@@ -56,26 +71,40 @@ def make_agent(
     Raises:
         UserError: For a hyperparameter that the algorithm does not take.
     """
+    check_algorithm(name)
+    check_hyperparameters(hyperparameters)
     arguments = {key: deepcopy(value) for key, value in hyperparameters.items() if key not in _NOT_ARGUMENTS}
     policy = arguments.pop("policy", "MlpPolicy")
     environments = getattr(env, "num_envs", 1)
     if "n_steps" in arguments:
-        arguments["n_steps"] = max(1, int(arguments["n_steps"]) // environments)
-    for key, value in arguments.items():
-        if isinstance(value, str) and value.startswith("lin_"):
-            arguments[key] = LinearSchedule(float(value[4:]), 0.0, 1.0)
-    noise = make_noise(hyperparameters)
-    if noise is not None:
-        arguments["action_noise"] = noise
-    check_algorithm(name)
+        arguments["n_steps"] = max(1, arguments["n_steps"] // environments)
     module, attribute = ALGORITHMS[name]
     try:
+        for key, value in arguments.items():
+            if isinstance(value, str) and value.startswith("lin_"):
+                arguments[key] = LinearSchedule(float(value[4:]), 0.0, 1.0)
+        noise = make_noise(hyperparameters)
+        if noise is not None:
+            arguments["action_noise"] = noise
         made: BaseAlgorithm = getattr(importlib.import_module(module), attribute)(
             policy, env, seed=seed, device=device, **arguments
         )
         return made
-    except (TypeError, ValueError, KeyError, AttributeError, AssertionError) as error:
-        raise UserError(f"algorithm {name!r} cannot be made with these hyperparameters: {error}") from None
+    except Exception as error:  # wrong values make Stable-Baselines3 raise errors of any kind
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"algorithm {name!r} cannot be made with these hyperparameters: {reason}") from None
+
+
+def check_hyperparameters(hyperparameters: Mapping[str, Any]) -> None:
+    """Raise UserError for a value that Stable-Baselines3 would take, and fail of in the middle of a training."""
+    for names, kind, least, most in BOUNDS:
+        for name in set(names.split()) & set(hyperparameters):
+            value = checked(kind, hyperparameters[name], f"hyperparameter {name}")
+            if not least <= value <= most:
+                raise UserError(f"hyperparameter {name} is {value}; it must lie in [{least}, {most}]")
+    rate = hyperparameters.get("learning_rate", 1.0)
+    if not isinstance(rate, str) and not checked(float, rate, "hyperparameter learning_rate") >= 0.0:
+        raise UserError(f"hyperparameter learning_rate is {rate}; it must be a number >= 0, or as in lin_0.001")
 
 
 def make_noise(hyperparameters: Mapping[str, Any]) -> ActionNoise | None:
@@ -147,7 +176,7 @@ def save_agent(path: Path, model: BaseAlgorithm, card: Mapping[str, Any]) -> Non
     """Write Stable-Baselines3's own zip, and the card beside it as `<name>.json`; both appear whole."""
     buffer = io.BytesIO()
     model.save(buffer)
-    write_whole(path, lambda file: file.write(buffer.getbuffer()))
+    write_archive(path, buffer)
     write_json(path.with_suffix(".json"), {"format": FORMAT, "features": list(FEATURES), **card})
 
 
@@ -170,7 +199,7 @@ def load_agent(path: str | Path, device: str = "cpu") -> TrainedAgent:
     hyperparameters = dict(card["hyperparameters"])
     if "buffer_size" in hyperparameters:
         hyperparameters["buffer_size"] = 1
-    with warnings.catch_warnings(), streams_untouched():
+    with warnings.catch_warnings(), streams_untouched(), reading(path, "an agent of this card"):
         warnings.filterwarnings("ignore", message="You have specified a mini-batch size")
         model = make_agent(card["algorithm"], _SpacesOnly(action), hyperparameters, seed=0, device=device)
         load_weights(model, path)
@@ -185,25 +214,16 @@ def read_card(path: Path) -> dict[str, Any]:
         raise UserError(f"{file} is not the card of an agent (format {FORMAT})")
     if card.get("features") != list(FEATURES):
         raise UserError(f"{path} was trained on other observations than this version's; train it again")
-    levels, support = card.get("levels"), card.get("support")
-    bounds = [] if support is None else list(dict(support).values()) if isinstance(support, dict) else [None]
-    for place, right in (
-        ("algorithm", isinstance(card.get("algorithm"), str)),
-        ("hyperparameters", isinstance(card.get("hyperparameters"), dict)),
-        ("levels", levels is None or (type(levels) is int and levels > 1)),
-        ("support", all(_is_bound(bound) for bound in bounds)),
-        ("training", isinstance(card.get("training", {}), dict)),
-        ("env", isinstance(card.get("env", {}), dict)),
-    ):
-        if not right:
-            raise UserError(f"{file}: {place} is {str(card.get(place))[:40]}, which no card of an agent holds")
+    for name, kind in CARD.items():
+        checked(kind, card.get(name), f"{file}: {name}")
+    training, support = card.get("training") or {}, card.get("support") or {}
+    checked(list[float], training.get("tolerances", []), f"{file}: training: tolerances")
+    checked(bool | None, training.get("errors"), f"{file}: training: errors")
+    if not 2 <= (card.get("levels") or 2) <= MOST_LEVELS:
+        raise UserError(f"{file}: levels is {card['levels']}; it must lie in [2, {MOST_LEVELS}]")
+    if support and not (set(support) == {"low", "high"} and all(len(b) == len(FEATURES) for b in support.values())):
+        raise UserError(f"{file}: support must be 'low' and 'high', each a number for every feature")
     return card
-
-
-def _is_bound(values: Any) -> bool:
-    """Whether it is a number for every feature."""
-    numbers = isinstance(values, list) and all(isinstance(value, (int, float)) for value in values)
-    return numbers and len(values) == len(FEATURES)
 
 
 class _SpacesOnly(gymnasium.Env[Any, Any]):
@@ -216,6 +236,7 @@ class _SpacesOnly(gymnasium.Env[Any, Any]):
 
 def load_weights(model: BaseAlgorithm, path: Path) -> None:
     """Put the tensors of a zip into a model of the same make: policy, optimizers, temperature. No pickles are read."""
+    check_archive(path)
     try:
         _, parameters, variables = load_from_zip_file(path, load_data=False, device=model.device)
         model.set_parameters(parameters, exact_match=True, device=model.device)

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from rlprune.envs.registration import LAYERWISE
-from rlprune.errors import UserError, unknown_name
+from rlprune.errors import UserError, check_seed, unknown_name
 
 ALGORITHMS = {
     "ppo": ("stable_baselines3", "PPO"),
@@ -82,6 +82,7 @@ class AgentSettings:
 
     def __post_init__(self) -> None:
         check_algorithm(self.algorithm)
+        check_seed(self.seed)
         if self.around not in (None, *CENTRES):
             raise unknown_name("around", str(self.around), CENTRES)
         if self.timesteps is None and self.episodes is None:
@@ -129,7 +130,7 @@ def preset(name: str, env_id: str, path: str | None = None) -> dict[str, Any]:
         content = yaml.safe_load(file.read_text())
     except OSError as error:
         raise UserError(f"cannot read preset {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"preset {path or name} is not YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(content, dict):
         raise UserError(f"preset {path or name} holds no entries by environment; see agents/rl/presets/ppo.yml")

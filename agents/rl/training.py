@@ -30,6 +30,7 @@ from rlprune.envs import AroundAdvice, DiscreteRates, MixedPruningEnv
 from rlprune.envs.registration import ITERATIVE, LAYERWISE, MIXED
 from rlprune.errors import UserError, unknown_name
 from rlprune.files import read_json, write_json, write_text
+from rlprune.locking import locked
 from rlprune.problem import PruningProblem
 from rlprune.record import versions
 from rlprune.seeding import derive
@@ -76,17 +77,23 @@ def train(
     if folder is None:
         with tempfile.TemporaryDirectory(prefix="rlprune-agent-") as scratch:
             return train(settings, Path(scratch) / "run", problems=problems, command=command, on_episode=on_episode)
-    folder = Path(folder)
-    course, started = Course(settings, folder, tuple(problems)), folder / "settings.json"
+    course, fresh = Course(settings, Path(folder), tuple(problems)), not Path(folder).exists()
+    with locked(course.folder):
+        return _go_on(course, fresh, resume, command, on_episode)
+
+
+def _go_on(course: Course, fresh: bool, resume: bool, command: str, on_episode: OnEpisode | None) -> TrainedAgent:
+    """Begin a training, or go on with it from where it is; `fresh` says that there was no folder."""
+    settings, folder, started = course.settings, course.folder, course.folder / "settings.json"
     if started.exists():
         if not resume:
             raise UserError(f"{folder} holds a training already; add --resume to go on, or choose another --out")
         if read_json(started) != course.to_json():
             raise UserError(f"the training in {folder} was started with other settings; --resume takes none of its own")
         if (folder / AGENT).exists() and (folder / "agent.json").exists():
+            _clear(folder)  # a training that was killed at its end could not
             return load_agent(folder / AGENT, settings.device)
-    longest = longest_episode(settings, problems)  # builds the networks: mistakes are found before anything is written
-    fresh = not folder.exists()
+    longest = longest_episode(settings, course.problems)  # builds the networks: mistakes are found at once
     with closing(course.vector_env()) as env:
         try:
             model = _untrained(settings, env)
@@ -220,7 +227,10 @@ def _train(
     log = EpisodeLog(settings.episodes, on_episode)
     number, saved = 0, checkpoints(folder)
     if saved:
-        number = load_checkpoint(saved[-1], model, log)
+        try:
+            number = load_checkpoint(saved[-1], model, log)
+        except UserError as error:
+            raise UserError(f"{error}; without the folder {saved[-1]} the training starts again") from None
     segments = Segments(folder, settings.seed, segment, log, number)
     model.set_logger(_logger(folder, model.num_timesteps))
     model.learn(
@@ -232,9 +242,14 @@ def _train(
     model.logger.close()
     write_text(folder / "episodes.jsonl", "".join(json.dumps(line, allow_nan=False) + "\n" for line in log.lines))
     save_agent(folder / AGENT, model, _card(course, model, log, command))
-    for path in checkpoints(folder):
-        shutil.rmtree(path)
+    _clear(folder)
     return load_agent(folder / AGENT, settings.device)
+
+
+def _clear(folder: Path) -> None:
+    """Remove what only a training that goes on needs."""
+    for path in [*checkpoints(folder), *folder.glob(".checkpoint-*.part")]:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _card(course: Course, model: BaseAlgorithm, log: EpisodeLog, command: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 from rlprune.errors import UserError
 from rlprune.spec import ProblemSpec
 from rlprune.training.settings import TrainSettings
+from rlprune.typed import checked, from_table
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class BaseSettings(ProblemSpec):
     training: TrainSettings = field(default_factory=lambda: TrainSettings(epochs=200.0, lr=0.1, nesterov=True))
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if bool(self.training.distillation) != (self.teacher is not None):
             raise UserError(
                 f"distillation is {self.training.distillation} and the teacher is {self.teacher}: "
@@ -48,14 +50,12 @@ class BaseSettings(ProblemSpec):
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> BaseSettings:
         """The settings that `to_json` wrote."""
-        training = dict(content["training"])
-        training["milestones"] = tuple(training["milestones"])
-        keep = tuple(content.get("keep", ()))
-        return cls(**{**content, "keep": keep, "training": TrainSettings(**training)})
+        return from_table(cls, content, "the settings")
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any], folder: Path) -> BaseSettings:
         """The settings that a run was started with; raises UserError if it is of another kind."""
-        if "training" not in record.get("settings", {}):
+        settings = checked(dict[str, Any], record.get("settings", {}), f"{folder}: settings")
+        if "training" not in settings:
             raise UserError(f"{folder} holds a pruning, not a training; choose another --out")
-        return cls.from_json(record["settings"])
+        return cls.from_json(settings)

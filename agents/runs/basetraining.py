@@ -5,6 +5,7 @@ A base network trained here says what it has seen, so that a later pruning takes
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,6 +19,7 @@ from rlprune.data import DataSplits
 from rlprune.devices import checked_device
 from rlprune.errors import UserError
 from rlprune.files import write_tensors
+from rlprune.locking import locked
 from rlprune.models import resolve_model
 from rlprune.record import RunFolder, versions
 from rlprune.scoring.evaluation import Evaluator, Ledger
@@ -56,10 +58,20 @@ def train_base(
     Raises:
         UserError: For anything the user can mend.
     """
-    previous = _finished(settings, folder, resume)
-    if previous is not None:
-        return previous
     world = World.current()
+    with locked(folder.path) if world.first else contextlib.nullcontext():
+        previous = _finished(settings, folder, resume)
+        if previous is not None:
+            if world.first:
+                folder.clear_state()
+            return previous
+        return _train_base(settings, folder, world, command, on_step)
+
+
+def _train_base(
+    settings: BaseSettings, folder: RunFolder, world: World, command: str, on_step: OnStep | None
+) -> dict[str, Any]:
+    """Train, and write what comes of it."""
     device = checked_device(settings.device)
     data = settings.problem.splits()
     model, teacher = _networks(settings, data, device)
@@ -82,7 +94,7 @@ def train_base(
     if world.first:
         _save(settings, folder, model, data, test_score=record["test_score"])
         folder.write(record)
-        folder.drop_checkpoint()
+        folder.clear_state()
     return record
 
 

@@ -78,9 +78,7 @@ class FolderSink:
             self.curves.picture(folder.path / PICTURES, len(record["rounds"]))
         folder.write(record)
         self.curves.close(record)
-        folder.drop_checkpoint()
-        for file in [*folder.path.glob("cycle-*.pt"), *folder.path.glob("finish-*.pt")]:
-            file.unlink(missing_ok=True)
+        folder.clear_state()
         return record
 
 
@@ -95,12 +93,13 @@ def begin(folder: RunFolder, recipe: Recipe, problem: PruningProblem, resume: bo
     previous = folder.read()
     if not resume:
         raise UserError(f"{folder.path} holds a run already; add --resume to go on with it, or choose another --out")
-    settings = previous.get("settings", {})
+    settings = previous["settings"]
     if "controller" not in settings:
         raise UserError(f"{folder.path} holds another kind of run, not a pruning; choose another --out")
     if settings != {**recipe.to_json(), "problem": problem.source}:
         raise UserError(f"the run in {folder.path} was started with other settings; --resume takes none of its own")
-    if previous["status"] == "finished":
-        return previous
     folder.clear_remains()
+    if previous["status"] == "finished":
+        folder.clear_state()  # killed before it could do so
+        return previous
     return None

@@ -20,6 +20,7 @@ from rlprune.agents.runs.replaying import saved_network
 from rlprune.agents.runs.result import Result
 from rlprune.agents.runs.watching import Silent, Watcher
 from rlprune.errors import UserError
+from rlprune.locking import locked
 from rlprune.network import Network
 from rlprune.problem import Evaluate, Fit, PruningProblem
 from rlprune.record import RunFolder
@@ -107,31 +108,44 @@ def prune_problem(
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("pruning is one process's work; torchrun is for `rlprune train`: start prune without it")
-    recipe, watcher = settle(recipe, problem), watcher or Silent()
-    own = problem.fresh()
-    sink = None
-    if folder is not None:
+    recipe, watcher, own = settle(recipe, problem), watcher or Silent(), problem.fresh()
+    opened = opening(problem, recipe, command)
+    if folder is None:
+        network, found = _played(own, recipe, None, watcher, timed, baseline)
+        return result_of(problem, network, {**opened, **found})
+    with locked(folder.path):
         finished = begin(folder, recipe, problem, resume)
         if finished is not None:
             return result_of(problem, saved_network(folder.model_file, finished, problem), finished)
-        sink = FolderSink(folder, opening(problem, recipe, command), own)
+        sink = FolderSink(folder, opened, own)
+        network, found = _played(own, recipe, sink, watcher, timed, baseline)
+        return result_of(problem, network, sink.finish(network, found, watcher))
+
+
+def _played(
+    problem: PruningProblem,
+    recipe: Recipe,
+    sink: FolderSink | None,
+    watcher: Watcher,
+    timed: bool,
+    baseline: Mapping[str, Any] | None,
+) -> tuple[Network, dict[str, Any]]:
+    """Play a recipe to its end; the network, and what the record says of it."""
     try:
-        outcome = play(own, recipe, watcher=watcher, sink=sink)
+        outcome = play(problem, recipe, watcher=watcher, sink=sink)
     except UserError:
         if sink is not None and sink.begun:
             sink.record["status"] = "nothing removed"
             sink.folder.write(sink.record)
         raise
     watcher.work("scoring the result")
-    found = closing(own, outcome, recipe.tolerance, baseline, timed)
+    found = closing(problem, outcome, recipe.tolerance, baseline, timed)
     if found["drop"] > recipe.tolerance:  # measured anew, whatever the state of the run says
         raise UserError(
             f"the network that the run ends with dropped {found['drop']:.4f} when it was scored anew, more than the "
             f"tolerance of {recipe.tolerance}: its state was damaged; start it again with another --out"
         )
-    if sink is None:
-        return result_of(problem, outcome.network, {**opening(problem, recipe, command), **found})
-    return result_of(problem, outcome.network, sink.finish(outcome.network, found, watcher))
+    return outcome.network, found
 
 
 def result_of(problem: PruningProblem, network: Network, record: Mapping[str, Any]) -> Result:

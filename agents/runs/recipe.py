@@ -12,9 +12,10 @@ import yaml
 
 from rlprune.agents.controllers.registry import RULES, make_rule, rule_class
 from rlprune.envs.rules import ON_VIOLATION, check_confidence, check_tolerance
-from rlprune.errors import UserError, check_rate, unknown_name
+from rlprune.errors import UserError, check_rate, reading, unknown_name
 from rlprune.kinds import check_kinds
 from rlprune.training.settings import TrainSettings
+from rlprune.typed import check_table, checked
 
 AGENT = "agent:"
 CHECKS = ("round", "end")
@@ -170,6 +171,10 @@ class Recipe:
         """The recipe that `to_json` wrote; raises UserError for what it did not."""
         if not isinstance(content, Mapping):
             raise UserError(f"a recipe is a table of options by name, and this is a {type(content).__name__}")
+        check_table(cls, content, "the recipe")
+        check_table(TrainSettings, {name: content[name] for name in TRAINING & set(content)}, "the recipe")
+        for name in set(RULES) & set(content):
+            checked(Mapping[str, Any], content[name], f"the recipe: {name}")
         return cls().change(**{**content, "controller": content.get("controller", "prc")})
 
     def to_yaml(self) -> str:
@@ -202,9 +207,7 @@ def read_recipe(path: str | Path) -> Recipe:
         content = yaml.safe_load(Path(path).read_text())
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read recipe {path}: {getattr(error, 'strerror', None) or error}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"recipe {path} is not YAML: {str(error).splitlines()[0]}") from None
-    try:
+    with reading(path, "a recipe"):
         return Recipe.from_json(content)
-    except (UserError, TypeError, AttributeError) as error:
-        raise UserError(f"recipe {path}: {error}") from None

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rlprune.artifact import fingerprint, load_pruned
 from rlprune.channels import PruningPlan
 from rlprune.drops import score_drop
-from rlprune.errors import UserError
+from rlprune.errors import UserError, reading
+from rlprune.models.resolving import code_of
 from rlprune.network import Network
 from rlprune.problem import PruningProblem
 from rlprune.record import RunFolder
 from rlprune.spec import ProblemSpec
 
 
-def rebuild(folder: Path) -> tuple[PruningProblem, Network]:
+def rebuild(folder: Path, *, model: str | None = None, trust: bool = False) -> tuple[PruningProblem, Network]:
     """The problem of a finished run, built afresh, and the pruned network: the record's plan with the saved weights.
 
+    Args:
+        folder: Of the run.
+        model: The unpruned network, in place of what the record names.
+        trust: Run the Python code that the record names.
+
     Raises:
-        UserError: If the run is not finished, or its files are missing or damaged or do not fit together.
+        UserError: If the run is not finished, its files are missing or damaged or do not fit together, or its network
+            is built by code that there was no word of.
     """
     run = RunFolder(folder)
     record = run.read()
@@ -28,13 +37,33 @@ def rebuild(folder: Path) -> tuple[PruningProblem, Network]:
         raise UserError(
             f"the run in {folder} is {record['status']}; finish it with `rlprune prune --out {folder} --resume`"
         )
-    source = record.get("settings", {}).get("problem")
+    source = record["settings"].get("problem")
     if source is None:
         raise UserError(
             f"the run in {folder} pruned a live network, which its record cannot build; load {run.model_file} into it"
         )
-    problem = ProblemSpec.from_json(source).build()
+    problem = trusted(run.record_file, source, model, trust).build()
     return problem, saved_network(run.model_file, record, problem)
+
+
+def trusted(file: Path, problem: Mapping[str, Any], model: str | None, trust: bool) -> ProblemSpec:
+    """The problem that a file describes, if nothing runs that its reader does not know of.
+
+    Raises:
+        UserError: If its network is built by somebody's code, unless that is trusted or the network given by hand.
+    """
+    with reading(file, "the record of a run"):
+        spec = ProblemSpec.from_json(problem)
+    code = code_of(spec.model) if model is None else None
+    if code is not None and not trust:
+        owner = ""
+        with contextlib.suppress(OSError, KeyError, NotImplementedError):  # a module, no such file, or nobody's
+            owner = f" (a file of {Path(code).owner()})"
+        raise UserError(
+            f"{file} names {code}{owner}, which would be run to build the network; look at it, then add --trust, "
+            "or name the network yourself with --model"
+        )
+    return spec if model is None else replace(spec, model=model)
 
 
 def saved_network(file: Path, record: Mapping[str, Any], problem: PruningProblem) -> Network:
@@ -43,7 +72,8 @@ def saved_network(file: Path, record: Mapping[str, Any], problem: PruningProblem
     Raises:
         UserError: If its files are missing or damaged or do not fit together.
     """
-    network = problem.base().remove(PruningPlan.from_json(record["plan"]), problem.groups)
+    with reading(file.parent, "the folder of a run"):
+        network = problem.base().remove(PruningPlan.from_json(record["plan"]), problem.groups)
     planned = {name: tensor.shape for name, tensor in network.model.state_dict().items()}
     network.model = load_pruned(file, problem.base().model).to(problem.device).eval()
     saved = network.model.state_dict()
@@ -58,8 +88,13 @@ def saved_network(file: Path, record: Mapping[str, Any], problem: PruningProblem
     return network
 
 
-def replay(folder: Path) -> dict[str, Any]:
+def replay(folder: Path, *, model: str | None = None, trust: bool = False) -> dict[str, Any]:
     """Rebuild a run's network and compare its scores and cost with the record, and its drop with the tolerance.
+
+    Args:
+        folder: Of the run.
+        model: As of `rebuild`.
+        trust: As of `rebuild`.
 
     Returns:
         `checks`: dicts with `name`, `recorded`, `replayed`.
@@ -67,7 +102,7 @@ def replay(folder: Path) -> dict[str, Any]:
     Raises:
         UserError: Naming the first figure that differs.
     """
-    problem, network = rebuild(folder)
+    problem, network = rebuild(folder, model=model, trust=trust)
     record = RunFolder(folder).read()
     control = problem.evaluator.score(network.model, "control").value
     replayed = {
@@ -77,9 +112,9 @@ def replay(folder: Path) -> dict[str, Any]:
         "test_score": problem.evaluator.score(network.model, "test").value,
     }
     for name, value in replayed.items():
-        if value != record["pruned"][name]:
+        if value != record["pruned"].get(name):
             raise UserError(
-                f"the record in {folder} does not hold: {name} is {value}, recorded {record['pruned'][name]}"
+                f"the record in {folder} does not hold: {name} is {value}, recorded {record['pruned'].get(name)}"
             )
     drop = score_drop(problem.baseline.value, control)
     if drop > record["tolerance"]:

@@ -13,7 +13,7 @@ import math
 import os
 import sqlite3
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -82,9 +82,9 @@ class ScoreCache(MemoryScores):
         """The score kept under `key`, or None if there is none to be believed; `like` is one of the same images."""
         found = super().get(key)
         if found is None:
-            query = "SELECT score FROM scores WHERE key = ?"
+            query = "SELECT parent, removed, score FROM scores WHERE key = ?"
             row = self._ask(lambda connection: connection.execute(query, (key,)).fetchone())
-            found = None if row is None else _read(key, row[0], like)
+            found = None if row is None else _read((key, *row[:2]), row[2], like)
             if found is not None:
                 super().put(key, found)
         return found
@@ -92,9 +92,9 @@ class ScoreCache(MemoryScores):
     def put(self, key: str, score: Score, parent: str = "", removed: Mapping[str, int] | None = None) -> None:
         """Keep a score in memory and in the file."""
         super().put(key, score)
-        content = score.to_json()
-        text = json.dumps({**content, "check": _checksum(key, content)})
-        row = (key, text, parent, json.dumps(dict(removed or {})))
+        content, gone = score.to_json(), json.dumps(dict(removed or {}))
+        text = json.dumps({**content, "check": _checksum((key, parent, gone), content)})
+        row = (key, text, parent, gone)
 
         def write(connection: sqlite3.Connection) -> None:
             with connection:
@@ -106,7 +106,7 @@ class ScoreCache(MemoryScores):
         """Key, removed counts and score of every network made from the one with key `parent`, in order of key."""
         query = "SELECT key, removed, score FROM scores WHERE parent = ? ORDER BY key"
         for key, removed, text in self._ask(lambda connection: connection.execute(query, (parent,)).fetchall()):
-            score = _read(key, text, None)
+            score = _read((key, parent, removed), text, None)
             if score is not None:
                 yield key, json.loads(removed), score
 
@@ -154,15 +154,15 @@ class ScoreCache(MemoryScores):
         self.__init__(state["path"])  # type: ignore[misc]
 
 
-def _checksum(key: str, content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(f"{key}{json.dumps(content, sort_keys=True)}".encode()).hexdigest()[:16]
+def _checksum(about: Sequence[str], content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps([*about, content], sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _read(key: str, text: str, like: Score | None) -> Score | None:
+def _read(about: Sequence[str], text: str, like: Score | None) -> Score | None:
     """The score of a row, or None if it is not as it was written, or not one of the images and the range of `like`."""
     try:
         content = json.loads(text)
-        if content.pop("check") != _checksum(key, content):
+        if content.pop("check") != _checksum(about, content):
             return None
         score = Score(**content)
     except (ValueError, TypeError, KeyError, AttributeError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,8 @@ from rlprune.data.boxes import BACKGROUND, BoxedImage, check_boxes, splits_from_
 from rlprune.data.cutting import Cut
 from rlprune.data.splits import DataSplits
 from rlprune.errors import UserError
+from rlprune.files import read_json
+from rlprune.typed import checked
 
 _POOLS = ("train", "val", "test")
 
@@ -56,15 +57,15 @@ def load_coco_folder(root: Path, cut: Cut) -> DataSplits:
 
 
 def _read(file: Path) -> dict[str, list[dict[str, Any]]]:
-    try:
-        content: dict[str, list[dict[str, Any]]] = json.loads(file.read_text())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise UserError(f"cannot read {file} as JSON ({error}); it is damaged or something else") from None
+    content: dict[str, list[dict[str, Any]]] = read_json(file, finite=False)  # a box says where
     for key in ("images", "annotations", "categories"):
         if not isinstance(content, dict) or not isinstance(content.get(key), list):
             raise UserError(f"{file} has no list {key!r}; COCO files have images, annotations and categories")
         if not content[key]:
             raise UserError(f"{file}: {key!r} is empty; there must be at least one")
+        for place, one in enumerate(content[key]):
+            if not isinstance(one, dict):
+                raise UserError(f"{file}: {key}[{place}] is {str(one)[:40]!r}; every entry must be a table")
     return content
 
 
@@ -89,7 +90,10 @@ def _images(
     for one in content["images"]:
         if not {"id", "file_name", "height", "width"} <= one.keys():
             raise UserError(f"{file}: every image must have id, file_name, height and width; one has {', '.join(one)}")
-        sizes[one["id"]] = (int(one["height"]), int(one["width"]))
+        where = f"{file}: image {one['id']!r}"
+        height, width = (checked(int, one[side], f"{where}: {side}") for side in ("height", "width"))
+        checked(str, one["file_name"], f"{where}: file_name")
+        sizes[checked(int | str, one["id"], where)] = (height, width)
     official = file.name.startswith("instances_")  # COCO's own files hold a few boxes without area: left out
     found: dict[Any, list[tuple[list[float], int, int]]] = defaultdict(list)
     for one in content["annotations"]:

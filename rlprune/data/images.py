@@ -17,12 +17,23 @@ if TYPE_CHECKING:  # imported where it is used: the pruning engine works without
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".ppm", ".pgm", ".bmp", ".tif", ".tiff", ".webp"})
 _SAMPLE = 256
+LONGEST = 200  # times the shorter side; to cover a square, such an image would be brought to gigabytes
 
 
 def image_files(folder: Path, *, recursive: bool = False) -> list[Path]:
-    """Image files of a folder, sorted by name; hidden files are left out."""
+    """Image files of a folder, sorted by name; hidden files are left out.
+
+    Raises:
+        UserError: One is no file, such as a pipe or a broken link, or its name cannot be written down.
+    """
     found = folder.rglob("*") if recursive else folder.iterdir()
-    return sorted(path for path in found if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
+    paths = sorted(path for path in found if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
+    for path in paths:
+        if not path.is_file():
+            raise UserError(f"{str(path)!r} is no file but a folder, a pipe or a broken link; repair or remove it")
+        if not str(path).isprintable() and any("\ud800" <= letter <= "\udfff" for letter in str(path)):
+            raise UserError(f"{str(path)!r} has a name that is not UTF-8; rename it")
+    return paths
 
 
 def open_image(path: Path) -> Image.Image:
@@ -32,6 +43,8 @@ def open_image(path: Path) -> Image.Image:
     try:
         with path.open("rb") as file:
             image = Image.open(file)
+            if max(image.size) > LONGEST * min(image.size):
+                raise ValueError(f"{image.width}x{image.height} pixels, more than {LONGEST} times as long as wide")
             image.load()
     except FileNotFoundError:
         raise UserError(f"no such image: {path}") from None
@@ -50,7 +63,7 @@ def image_size(path: Path) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             return image.height, image.width
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = str(error).replace(str(path), "").splitlines()[0][:100]
         raise UserError(
             f"cannot read image {path} ({reason}); it is damaged or no image: repair or remove it"

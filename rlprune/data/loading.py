@@ -18,7 +18,7 @@ from rlprune.data.segmentation import is_mask_folder, load_mask_folder
 from rlprune.data.splits import DataSplits
 from rlprune.data.tiles import is_airs, is_inria, load_airs, load_inria
 from rlprune.data.torchvision_sets import load_torchvision
-from rlprune.errors import UserError, unknown_name
+from rlprune.errors import UserError, reading, unknown_name
 from rlprune.options import parse_options
 
 _FORMS = (
@@ -86,15 +86,17 @@ def load_data(
     path, side = _path_and_size(spec, Path() if root is None else Path(root))
     cut = replace(cut, size=side or size)
     if path.suffix == ".npz":
-        return load_npz(path, cut, task or "classification")
+        with reading(path, "an .npz file of arrays"):
+            return load_npz(path, cut, task or "classification")
     if not path.exists():
         raise UserError(f"no such data: {path}; {_FORMS}")
     if not path.is_dir():
         raise UserError(f"{path} is a file of an unknown kind; {_FORMS}")
     cut = _as_described(path / DATASET, cut)
-    for fits, load in _LAYOUTS:
-        if fits(path):
-            return load(path, cut)
+    with reading(path, "data in a layout known here"):
+        for fits, load in _LAYOUTS:
+            if fits(path):
+                return load(path, cut)
     raise UserError(f"{path} holds no images in a layout known here; {_FORMS}")
 
 
@@ -114,7 +116,7 @@ def _as_described(file: Path, cut: Cut) -> Cut:
 
     try:
         content = yaml.safe_load(file.read_text()) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"cannot read {file} as YAML ({str(error).splitlines()[0]})") from None
     known: dict[str, Any] = {"normalise": str, "size": int, "channels": int}
     for key, value in content.items() if isinstance(content, dict) else [(str(content), None)]:

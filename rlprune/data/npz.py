@@ -12,6 +12,7 @@ from rlprune.data.cutting import Cut
 from rlprune.data.splits import DataSplits
 from rlprune.errors import UserError
 
+MOST_CLASSES = 100_000  # more are identities, not labels
 _KEYS = ("train", "train_labels", "test", "test_labels")
 
 
@@ -121,7 +122,10 @@ def _classes(path: Path, arrays: dict[str, np.ndarray], train: Images, test: Ima
         if highest >= len(names):
             raise UserError(f"{path}: label {highest} is outside the {len(names)} classes named; labels start at 0")
     else:
-        names = tuple(map(str, range(int(train.labels.max()) + 1)))
+        highest = int(train.labels.max())
+        if highest >= MOST_CLASSES:
+            raise UserError(f"{path}: 'train_labels' holds {highest}; labels are numbers of classes, 0, 1, 2 ...")
+        names = tuple(map(str, range(highest + 1)))
     if test is not None and int(test.labels.max()) >= len(names):
         raise UserError(
             f"{path}: 'test_labels' holds {int(test.labels.max())}, outside the {len(names)} classes of the training "

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rlprune.errors import UserError
+from rlprune.files import check_archive
 
 # Where a checkpoint keeps its state dict, the averaged weights first, as timm takes them
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "module", "net", "weights")
@@ -45,8 +46,7 @@ def read_weights(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     path = Path(path)
     if path.is_dir():
         raise UserError(f"{path} is a folder; {_inside(path)}")
-    if not path.is_file():
-        raise UserError(f"no such file: {path}")
+    check_archive(path)
     if path.suffix.lower() in _OTHERS:
         raise UserError(f"{path} is {_OTHERS[path.suffix.lower()]}, not weights of a torch model; {_SAVE}")
     if path.suffix.lower() == ".safetensors":

@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from rlprune.errors import UserError, unknown_name
-from rlprune.importing import user_module
+from rlprune.importing import is_imported, said_aside, user_module
 from rlprune.models.catalogue import MODELS
 from rlprune.options import parse_options
 
@@ -62,6 +62,19 @@ def brings_weights(spec: str) -> bool:
         return spec.startswith("hf:")
     module = user_module(head)
     return isinstance(getattr(module, tail, None), nn.Module)
+
+
+def code_of(spec: str) -> str | None:
+    """The file or module whose code would run if a model were built; None for networks of the zoo and of packages.
+
+    A file that this process has run already is no news to it.
+    """
+    head, colon, _ = spec.rpartition(":")
+    if spec.endswith(".py"):
+        head = spec
+    elif not colon or head in MODELS.names() or spec.partition(":")[0] in _HOMES:
+        return None
+    return None if head.endswith(".py") and is_imported(Path(head)) else head
 
 
 def _models_in(module: ModuleType) -> list[str]:
@@ -156,10 +169,11 @@ def _call(function: Callable[..., Any], spec: str, *, num_classes: int, in_chann
     given = {"num_classes": num_classes, "in_channels": in_channels}
     options = {key: value for key, value in given.items() if key in parameters}
     try:
-        model = function(**options)
+        with said_aside():
+            model = function(**options)
     except UserError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         reason = (str(error).splitlines() or [""])[0][:160]
         raise UserError(
             f"{spec} failed when it was called with {options} ({type(error).__name__}: {reason}); "

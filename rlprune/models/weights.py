@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from rlprune.data.splits import DataSplits
-from rlprune.errors import UserError
+from rlprune.errors import UserError, reading
 from rlprune.files import write_tensors
 from rlprune.models.reading import constants, fitted, normalisation_beside, read_weights
 from rlprune.models.resolving import import_timm
@@ -35,7 +35,13 @@ def load_weights(model: nn.Module, path: str | Path) -> dict[str, Any]:
         UserError: The file is missing, damaged or of another kind, does not fit the model, or holds NaN or infinity.
     """
     home, colon, name = str(path).partition(":")
-    found, meta = (_PUBLISHED[home](name), {}) if colon and home in _PUBLISHED else read_weights(path)
+    with reading(path, "a file of weights"):
+        found, meta = (_PUBLISHED[home](name), {}) if colon and home in _PUBLISHED else read_weights(path)
+        _put(model, found, path)
+    return meta
+
+
+def _put(model: nn.Module, found: dict[str, Any], path: str | Path) -> None:
     own = model.state_dict()
     state = fitted(found, own)
     _check_names(state, own, path)
@@ -48,7 +54,6 @@ def load_weights(model: nn.Module, path: str | Path) -> dict[str, Any]:
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise UserError(f"{path}: {name!r} holds NaN or infinity; every weight must be finite")
     model.load_state_dict(state, strict=False)
-    return meta
 
 
 def weights_normalisation(model: str, weights: str | None) -> str:

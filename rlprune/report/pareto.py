@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rlprune.errors import UserError, unknown_name
+from rlprune.errors import Notice, UserError, reading, unknown_name
 from rlprune.files import read_json
 from rlprune.report.tables import layout, say
 from rlprune.report.units import Unit
+from rlprune.typed import check_table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -98,14 +100,14 @@ def find_networks(folder: Path) -> list[Network]:
     """
     if not folder.is_dir():
         raise UserError(f"no such folder: {folder}; runs are written to runs/ unless --out says otherwise")
-    found = [
-        network
-        for path in sorted(folder.rglob("record.json"))
-        for network in _of_run(path.parent, read_json(path), folder)
-    ]
-    found += [
-        network for path in sorted(folder.rglob("cells/*/cell.json")) for network in _of_cell(path.parent, folder)
-    ]
+    found: list[Network] = []
+    for name, networks_of in (("record.json", _of_run), ("cells/*/cell.json", _of_cell)):
+        for path in sorted(folder.rglob(name)):
+            try:
+                with reading(path, "the record of a run or a cell"):
+                    found += networks_of(path.parent, read_json(path), folder)
+            except UserError as error:  # one run is no reason to lose the others
+                warnings.warn(f"left out: {error}", Notice, stacklevel=2)
     return sorted(found, key=lambda network: network.id)
 
 
@@ -166,8 +168,7 @@ def _of_run(folder: Path, record: Any, root: Path) -> list[Network]:
     return [_network(_id(folder, root), folder, "run", "prune", about, record)]
 
 
-def _of_cell(folder: Path, root: Path) -> list[Network]:
-    cell = read_json(folder / "cell.json")
+def _of_cell(folder: Path, cell: Any, root: Path) -> list[Network]:
     found = []
     for stage in ("prune", "finetune", "scratch"):
         path = folder / f"{stage}.json"
@@ -186,9 +187,11 @@ def _network(
     unit = Unit.of(pruned)
     figures = (pruned["control_score"], pruned["test_score"], pruned["macs"], pruned["parameters"])
     seconds = latency.get("pruned", {}).get("median_s")
-    return Network(
+    found = Network(
         name, folder, kind, stage, *about, *figures, seconds, bool(latency.get("parallel")), unit.metric, unit.percent
     )
+    check_table(Network, vars(found), "the record")
+    return found
 
 
 def _id(folder: Path, root: Path) -> str:

@@ -83,6 +83,10 @@ def rounds(
 
 def save(figure: Figure, path: Path) -> None:
     """Write a figure; the ending of the name chooses the format."""
+    from matplotlib.text import Text
+
     buffer = io.BytesIO()
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # a dollar in a name is no formula
     figure.savefig(buffer, format=path.suffix[1:])
     write_whole(path, lambda file: file.write(buffer.getbuffer()))

@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from rlprune.artifact import fingerprint
 from rlprune.channels import ChannelGroup, PruningPlan
 from rlprune.criteria import lowest
-from rlprune.errors import UserError, check_rate, unknown_name
+from rlprune.errors import UserError, check_rate, reading, unknown_name
 from rlprune.files import read_json, write_json
 from rlprune.measuring.unfolding import UNFOLDABLE
 from rlprune.network import Network
@@ -26,7 +26,9 @@ from rlprune.recovery import make_recovery
 from rlprune.scoring.evaluation import Evaluator
 from rlprune.scoring.folding import fold, foldable, folded
 from rlprune.scoring.prefix import PrefixCache
+from rlprune.seals import KEY
 from rlprune.tasks import Batch, Score, score_drop
+from rlprune.typed import from_table
 
 RATES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 LOCAL = frozenset({"none", "lsq"})  # recovery steps that change no tensor outside the pruned group
@@ -98,11 +100,19 @@ class Sensitivity:
     def from_json(cls, data: Mapping[str, Any]) -> Sensitivity:
         """What `to_json` wrote; raises UserError for anything else."""
         try:
-            return cls(data["settings"], data["baseline"], tuple(data["rates"]), data["scores"], data["removed"])
-        except (KeyError, TypeError) as error:
-            raise UserError(
-                f"this is no sensitivity scan ({error!r} is missing); delete the file or name another"
-            ) from None
+            found = from_table(cls, {name: data[name] for name in data if name != KEY}, "the scan")
+        except UserError as error:
+            raise UserError(f"this is no sensitivity scan: {error}") from None
+        for name, scores in found.scores.items():
+            if len(scores) != len(found.rates):
+                raise UserError(f"the scan has {len(found.rates)} rates and {len(scores)} scores of {name!r}")
+        return found
+
+    @classmethod
+    def read(cls, path: Path) -> Sensitivity:
+        """The scan in a file; raises UserError naming it for anything else."""
+        with reading(path, "a sensitivity scan"):
+            return cls.from_json(read_json(path))
 
 
 def scan(
@@ -180,7 +190,7 @@ def read_scan(path: Path, problem: PruningProblem, network: Network, groups: Seq
     Raises:
         UserError: no such file, a scan of something else, or one that lacks some of `groups`.
     """
-    found = Sensitivity.from_json(read_json(path))
+    found = Sensitivity.read(path)
     missing = [name for name in groups if name not in found.scores]
     if found.settings.get("data") != problem.data.fingerprint:
         raise UserError(
@@ -197,7 +207,7 @@ def read_scan(path: Path, problem: PruningProblem, network: Network, groups: Seq
 def _previous(path: Path | None, settings: dict[str, Any], rates: tuple[float, ...]) -> Sensitivity | None:
     if path is None or not path.exists():
         return None
-    found = Sensitivity.from_json(read_json(path))
+    found = Sensitivity.read(path)
     if found.settings != settings or found.rates != rates:
         raise UserError(f"{path} holds another scan (other settings or rates); delete it or name another file")
     return found

@@ -52,7 +52,7 @@ class Run:
         Raises:
             UserError: if the file is damaged or of another network.
         """
-        content = read_tensors(path, str(next(self.model.parameters()).device))
+        content = read_tensors(path, str(next(self.model.parameters()).device), sealed=True)
         try:
             self.model.load_state_dict(content["model"])
             self.optimizer.load_state_dict(content["optimizer"])

@@ -18,9 +18,9 @@ from rlprune.agents.runs.recipes import get_recipe
 from rlprune.artifact import fingerprint
 from rlprune.cli import main
 from rlprune.errors import UserError
-from rlprune.record import comparable
 from rlprune.report.analysis import analyse, merit
 from rlprune.report.pareto import find_networks
+from rlprune.seals import comparable
 from rlprune.spec import ProblemSpec
 
 FEW = ProblemSpec(control_size=200, calibration_size=64)

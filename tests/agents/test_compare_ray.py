@@ -5,7 +5,7 @@ import pytest
 from rlprune.agents.compare.comparison import compare
 from rlprune.agents.compare.settings import CompareSettings
 from rlprune.errors import UserError
-from rlprune.record import comparable
+from rlprune.seals import comparable
 
 ray = pytest.importorskip("ray", reason="needs the extra rlprune[ray]")
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own

@@ -13,8 +13,10 @@ import torch
 from rlprune.agents import get_recipe, replay
 from rlprune.agents.runs.prune import prune_problem
 from rlprune.artifact import load_pruned
+from rlprune.files import read_json, write_json
 from rlprune.models import create_model
-from rlprune.record import RunFolder, comparable
+from rlprune.record import RunFolder
+from rlprune.seals import comparable
 from rlprune.spec import ProblemSpec
 
 SHORT = ["--epochs", "3", "--control-size", "200", "--calibration-size", "128"]
@@ -82,9 +84,9 @@ def test_replay_notices_a_record_that_lies(run, tmp_path):
     folder, _ = run
     for file in folder.path.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
-    lie = json.loads((tmp_path / "record.json").read_text())
+    lie = read_json(tmp_path / "record.json")
     lie["pruned"]["test_score"] = 1.0
-    (tmp_path / "record.json").write_text(json.dumps(lie))
+    write_json(tmp_path / "record.json", lie)
     with pytest.raises(ValueError, match="test_score"):
         replay(tmp_path)
 

@@ -15,13 +15,14 @@ import pytest
 from PIL import Image
 
 from rlprune.cli import main
+from rlprune.files import read_json
 from rlprune.scoring.sensitivity import Sensitivity
 
 SMALL = ["--limit", "64", "--rates", "0.25,0.5,0.75"]
 
 
 def scanned(folder: Path) -> Sensitivity:
-    return Sensitivity.from_json(json.loads((folder / "sensitivity.json").read_text()))
+    return Sensitivity.read(folder / "sensitivity.json")
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def test_a_killed_scan_goes_on_and_ends_with_the_same_file(tmp_path: Path, whole
     assert main(["sensitivity", *SMALL, "--out", str(folder), "--quiet"]) == 2
     assert "add --resume" in capsys.readouterr().err
     assert main(["sensitivity", "--out", str(folder), "--resume", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == json.loads(file.read_text())
+    assert json.loads(capsys.readouterr().out) == read_json(file)
     assert file.read_bytes() == (whole / "sensitivity.json").read_bytes()
     assert (folder / "sensitivity.png").exists() and not list(folder.glob(".*.part"))
 

@@ -29,6 +29,7 @@ from rlprune.envs.advice import around_advice
 from rlprune.envs.registration import ITERATIVE, LAYERWISE, MIXED, TOY
 from rlprune.envs.toy import ToyPruningEnv
 from rlprune.errors import UserError
+from rlprune.files import read_json, write_json
 
 SMALL = {"control_size": 200, "calibration_size": 128}
 QUICK = {"ppo": {"n_steps": 32, "n_epochs": 2}, "trpo": {"n_steps": 32}, "a2c": {"n_steps": 8}}
@@ -109,14 +110,14 @@ def test_files_that_are_no_agent_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "one" / "agent.zip"
     with pytest.raises(UserError, match="no such file"):
         load_agent(tmp_path / "nothing.zip")
-    card = json.loads(path.with_suffix(".json").read_text())
-    path.with_suffix(".json").write_text(json.dumps({**card, "features": ["width"]}))
+    card = read_json(path.with_suffix(".json"))
+    write_json(path.with_suffix(".json"), {**card, "features": ["width"]})
     with pytest.raises(UserError, match="other observations"):
         load_agent(path)
-    path.with_suffix(".json").write_text(json.dumps({**card, "algorithm": "sac"}))
+    write_json(path.with_suffix(".json"), {**card, "algorithm": "sac"})
     with pytest.raises(UserError, match="cannot be made with these"):
         load_agent(path)
-    path.with_suffix(".json").write_text(json.dumps(card))
+    write_json(path.with_suffix(".json"), card)
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(UserError, match="does not hold"):
         load_agent(path)

@@ -1,5 +1,9 @@
 """A pruned network comes back from its file as it was, in every form, and a damaged file is noticed."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -67,3 +71,16 @@ def test_another_network_is_refused(pair, tmp_path):
     save_pruned(tmp_path / "model.pt", *pair, {})
     with pytest.raises(UserError, match="another network"):
         load_pruned(tmp_path / "model.pt", create_model("lenet5"))
+
+
+def test_an_export_to_a_full_disk_is_a_line_and_leaves_nothing(tmp_path: Path) -> None:
+    code = (
+        "import resource, sys; from pathlib import Path; import torch\n"
+        "from rlprune.artifact import export; from rlprune.models import create_model\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
+        "try: export(create_model('lenet5'), (torch.zeros(2, 1, 32, 32),), Path(sys.argv[1]), 'pt2')\n"
+        "except ValueError as error: print(error)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code, str(tmp_path / "m.pt2")], capture_output=True, text=True)
+    assert run.returncode == 0 and run.stdout.startswith("cannot write"), run.stderr
+    assert not list(tmp_path.iterdir())

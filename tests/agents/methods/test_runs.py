@@ -21,7 +21,8 @@ from rlprune.agents.runs.prune import prune_problem
 from rlprune.agents.runs.watching import Silent
 from rlprune.cli import main
 from rlprune.problem import PruningProblem
-from rlprune.record import RunFolder, comparable
+from rlprune.record import RunFolder
+from rlprune.seals import comparable
 from rlprune.spec import ProblemSpec
 from rlprune.training.settings import TrainSettings
 
