@@ -76,7 +76,8 @@ GROUPS: dict[str, dict[str, Command]] = {
     "look": {
         "evaluate": Command(
             "looking:evaluate",
-            "score a network on its test and control splits, and count its cost",
+            "score a network, or a run's, on its test and control splits, and count its cost",
+            "  rlprune evaluate runs/lenet5-digits-prc\n"
             "  rlprune evaluate --model resnet56 --weights resnet56.pt --data cifar10.npz --json",
         ),
         "inspect": Command(

@@ -214,7 +214,7 @@ def rebuild_cell(folder: Path, stage: str) -> tuple[PruningProblem, Network]:
     if result["status"] != "finished":
         raise UserError(f"{stage} of {folder} has {result['status']}; there is no network")
     record = {"plan": read_json(folder / "prune.json")["plan"], "sha256": result["sha256"]}
-    problem = ProblemSpec.from_json(result["parameters"]["problem"]).build()
+    problem = ProblemSpec.from_json(result["parameters"]["problem"]).located(folder).build()
     return problem, saved_network(folder / f"{stage}.pt", record, problem)
 
 

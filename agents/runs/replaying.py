@@ -3,25 +3,57 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import nn
 
 from rlprune.artifact import fingerprint, load_pruned
 from rlprune.channels import PruningPlan
 from rlprune.drops import score_drop
 from rlprune.errors import UserError
+from rlprune.models import resolve_model
 from rlprune.network import Network
 from rlprune.problem import PruningProblem
 from rlprune.record import RunFolder
 from rlprune.spec import ProblemSpec
+from rlprune.tasks import get_task
 
 
 def rebuild(folder: Path) -> tuple[PruningProblem, Network]:
     """The problem of a finished run, built afresh, and the pruned network: the record's plan with the saved weights.
 
+    Files that the record names are looked for from the working directory and from the run's folder upwards.
+
     Raises:
         UserError: If the run is not finished, or its files are missing or damaged or do not fit together.
     """
+    run, record, spec = _finished(folder)
+    problem = spec.located(folder).build()
+    return problem, saved_network(run.model_file, record, problem)
+
+
+def without_data(folder: Path) -> tuple[nn.Module, tuple[Any, ...]]:
+    """The pruned network of a finished run, and two examples of noise to call it with; needs its model.pt alone.
+
+    Raises:
+        UserError: As `rebuild`.
+    """
+    run, record, spec = _finished(folder)
+    about = record["data"]
+    shape = tuple(about["input_shape"])
+    places = replace(spec, data="digits", root=None, weights=None).located(folder)
+    model = resolve_model(places.model, num_classes=len(about["classes"]), in_channels=shape[0])
+    model = load_pruned(run.model_file, model).eval()
+    if fingerprint(model.state_dict()) != record["sha256"]:
+        raise UserError(f"{run.model_file} is not the network of its record: checksums differ")
+    return model, get_task(places.task or about["task"]).inputs((torch.rand(2, *shape), None))
+
+
+def _finished(folder: Path) -> tuple[RunFolder, dict[str, Any], ProblemSpec]:
+    """A finished run's folder, its record, and its problem as it was given."""
     run = RunFolder(folder)
     record = run.read()
     if record["status"] != "finished":
@@ -33,8 +65,7 @@ def rebuild(folder: Path) -> tuple[PruningProblem, Network]:
         raise UserError(
             f"the run in {folder} pruned a live network, which its record cannot build; load {run.model_file} into it"
         )
-    problem = ProblemSpec.from_json(source).build()
-    return problem, saved_network(run.model_file, record, problem)
+    return run, record, ProblemSpec.from_json(source)
 
 
 def saved_network(file: Path, record: Mapping[str, Any], problem: PruningProblem) -> Network:
