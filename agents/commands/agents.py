@@ -232,8 +232,8 @@ class Player:
     env_kwargs: str | None = None
 
 
-COMMON_EPISODE = {"model", "data", "weights", "seed", "device", "agent", "env_kwargs", "controller", "budget", "tolerance", "epochs",
-                  "samples", "criterion", "recovery", "max_rate", "skip", "out", "resume", "quiet", "json"}  # fmt: skip
+COMMON_EPISODE = {"model", "data", "weights", "seed", "device", "agent", "env_kwargs", "controller", "budget",
+                  "tolerance", "epochs", "samples", "criterion", "recovery", "max_rate", "skip", "out", "resume", "quiet", "json"}  # fmt: skip
 
 
 def episode(argv: Sequence[str], about: str, examples: str) -> int:

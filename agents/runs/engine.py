@@ -289,6 +289,8 @@ class _Play:
             why, remedy = f"the mildest removal tried dropped {min(drops):.4f}", "allow more --epochs"
         else:
             why = f"{self.recipe.method} tried no removal"
+            multiple = max(group.round_to for group in self.problem.groups.prunable)
+            why += f" that leaves multiples of {multiple}" if multiple > 1 else ""
             remedy = f"loosen the limits that `rlprune methods {self.recipe.method}` lists"
         raise NothingInside(f"tolerance {self.recipe.tolerance} cannot be met; {why}: raise --tolerance, or {remedy}")
 

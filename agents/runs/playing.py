@@ -60,7 +60,7 @@ def controller_of(recipe: Recipe, watcher: Watcher) -> Controller:
 
 
 def law_of(recipe: Recipe, controller: Controller) -> Law | None:
-    """The law that says how far each round goes: the controller's own, else the trust region; none for a paper's schedule."""
+    """The law that says how far each round goes: the controller's own, else the trust region; None for a paper's."""
     if recipe.published:
         return None
     return (controller.law() if isinstance(controller, Rule) else None) or TrustRegion()
