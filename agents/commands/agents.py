@@ -233,7 +233,8 @@ class Player:
 
 
 COMMON_EPISODE = {"model", "data", "weights", "seed", "device", "agent", "env_kwargs", "controller", "budget",
-                  "tolerance", "epochs", "samples", "criterion", "recovery", "max_rate", "skip", "out", "resume", "quiet", "json"}  # fmt: skip
+                  "tolerance", "epochs", "samples", "criterion", "recovery", "max_rate", "skip", "out", "resume",
+                  "quiet", "json"}  # fmt: skip
 
 
 def episode(argv: Sequence[str], about: str, examples: str) -> int:

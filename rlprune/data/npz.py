@@ -45,10 +45,11 @@ def load_npz(path: Path, cut: Cut, task: str = "classification") -> DataSplits:
         raise UserError(f"{path}: train is {train.images.dtype} and test {test.images.dtype}; give both as uint8")
     if test is not None and test.labels.shape[1:] != train.labels.shape[1:]:
         raise UserError(f"{path}: targets are {train.labels.shape[1:]} and {test.labels.shape[1:]}; give one shape")
+    pools = {"train": train} if test is None else {"train": train, "test": test}
     if whole:
-        return splits_from_arrays(str(path), train, test, _classes(path, arrays, train, test), cut)
+        return splits_from_arrays(str(path), pools, _classes(path, arrays, train, test), cut)
     outputs = train.labels.shape[1] if train.labels.ndim > 1 else 1
-    return splits_from_arrays(str(path), train, test, tuple(map(str, range(outputs))), cut, task)
+    return splits_from_arrays(str(path), pools, tuple(map(str, range(outputs))), cut, task)
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
