@@ -12,6 +12,7 @@ from rlprune.data.cutting import Cut
 from rlprune.data.splits import DataSplits
 from rlprune.errors import UserError
 
+CLASSES = ("classification", "embedding")  # tasks whose targets are classes
 _KEYS = ("train", "train_labels", "test", "test_labels")
 
 
@@ -33,7 +34,7 @@ def load_npz(path: Path, cut: Cut, task: str = "classification") -> DataSplits:
             raise UserError(f"{path} has no array {key!r}; it has {_listing(arrays)}, and needs {', '.join(_KEYS)}")
     if ("test" in arrays) != ("test_labels" in arrays):
         raise UserError(f"{path} has only one of 'test' and 'test_labels'; give both or neither")
-    whole = task.partition(":")[0] == "classification"
+    whole = task.partition(":")[0] in CLASSES
     train = _images(path, arrays, "train", whole)
     test = _images(path, arrays, "test", whole) if "test" in arrays else None
     if test is not None and test.images.shape[1:] != train.images.shape[1:]:
