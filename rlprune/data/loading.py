@@ -129,6 +129,6 @@ def _as_described(file: Path, cut: Cut) -> Cut:
         if type(value) is not known[key]:
             raise UserError(f"{file}: {key} is {value!r}; it must be a {known[key].__name__}")
         if getattr(cut, key) is None:
-            changes: dict[str, Any] = {key: tuple(map(str, value)) if key == "classes" else value}
+            changes: dict[str, Any] = {key: tuple(map(str, value)) if isinstance(value, list) else value}
             cut = replace(cut, **changes)
     return cut

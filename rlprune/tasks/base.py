@@ -6,6 +6,7 @@ import copy
 import inspect
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, Protocol
 
@@ -164,8 +165,9 @@ class OutputTask:
         if not sum(map(len, tables)):
             raise UserError("there are no examples to score; give the split at least one")
         seen, table = sum(map(len, tables)), self.together(np.concatenate(tables))
-        resample, more = partial(_resampled, self.measure, table), {"draws": self.draws, "percent": self.percent}
-        return Score(self.measure(table), len(table), self.metric, loss / seen, resample=resample, **more)
+        resample = partial(_resampled, self.measure, table)
+        found = Score(self.measure(table), len(table), self.metric, loss / seen, percent=self.percent)
+        return replace(found, resample=resample, draws=self.draws)
 
     def prepared(self, score: Callable[[Task], Score]) -> Task:
         """The task for one problem; `score` scores the unpruned network on the control split by a task."""
