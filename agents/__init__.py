@@ -26,6 +26,7 @@ _HOMES = {
     "replay": "runs.replaying",
     "run_episode": "controllers.base",
     "train": "rl.training",
+    "write_card": "rl.cards",
 }
 
 __all__ = [*_HOMES]

@@ -49,12 +49,17 @@ def changed_attributes(base: nn.Module, pruned: nn.Module) -> dict[str, dict[str
     """By module path, the plain attributes (`out_channels`, `groups` ...) whose value pruning changed.
 
     Surgery notes their names in the network it makes, so that what fills at run time (a grid, a last image size) is
-    not taken for pruning.
+    not taken for pruning. What an earlier pruning of `base` changed is listed too: the file fits the unpruned network.
     """
     changes: dict[str, dict[str, Any]] = {}
     for path, names in getattr(pruned, CHANGED, {}).items():
         before, after = vars(base.get_submodule(path)), vars(pruned.get_submodule(path))
-        changed = {name: after[name] for name in names if name in after and before.get(name) != after[name]}
+        earlier = getattr(base, CHANGED, {}).get(path, ())
+        changed = {
+            name: after[name]
+            for name in names
+            if name in after and (name in earlier or before.get(name) != after[name])
+        }
         if changed:
             changes[path] = changed
     return changes

@@ -39,27 +39,27 @@ GROUPS: dict[str, dict[str, Command]] = {
         ),
         "compare": Command(
             "compare:compare",
-            "compare schedules on networks, data, seeds and goals at equal terms, and report",
+            "compare schedules at equal terms, and report",
             "  rlprune compare\n"
             "  rlprune compare --methods uniform prc cem --models resnet20=resnet20.pt --data cifar10.npz "
             "--tolerances 0.01 0.02 --epochs 12 --workers 2",
         ),
         "train": Command(
             "train:train",
-            "train a network on the train role: a base for prune --weights, or a pruned one further",
+            "train a network: a base for prune --weights, or a pruned one",
             "  rlprune train --model vgg16 --data torchvision:CIFAR10 --device cuda --epochs 200 --lr 0.05\n"
             "  rlprune train --model resnet110 --data cifar10.npz --out runs/base --resume",
         ),
         "methods": Command(
             "prune:methods",
-            "list the methods of `prune --method`, or show one with all its constants",
+            "list the methods of `prune --method`, or show one",
             "  rlprune methods\n  rlprune methods fpsl --published\n  rlprune methods prc --yaml > mine.yml",
         ),
     },
     "agents": {
         "train-agent": Command(
             "agents:train_agent",
-            "train a controller agent on some networks, to set the rates of others",
+            "train an agent on some networks, to set the rates of others",
             "  rlprune train-agent --models resnet20=resnet20.pt resnet32=resnet32.pt --data cifar10.npz "
             "--budgets 0.3:0.7\n"
             "  rlprune train-agent --algorithm sac --episodes 300 --workers 4 --out runs/agent\n"
@@ -67,7 +67,7 @@ GROUPS: dict[str, dict[str, Command]] = {
         ),
         "episode": Command(
             "agents:episode",
-            "run a trained agent, or a rule, once on a network it has never seen",
+            "run an agent, or a rule, once on a network it has never seen",
             "  rlprune episode --agent runs/agent/agent.zip --model resnet56 --weights resnet56.pt --data cifar10.npz "
             "--budget 0.5\n"
             "  rlprune episode --controller uniform --budget 0.3",
@@ -76,17 +76,18 @@ GROUPS: dict[str, dict[str, Command]] = {
     "look": {
         "evaluate": Command(
             "looking:evaluate",
-            "score a network on its test and control splits, and count its cost",
+            "score a network, or a run's, and count its cost",
+            "  rlprune evaluate runs/lenet5-digits-prc\n"
             "  rlprune evaluate --model resnet56 --weights resnet56.pt --data cifar10.npz --json",
         ),
         "inspect": Command(
             "looking:inspect",
-            "show the channel groups of a network, what couples them, and why some are locked",
+            "show the channel groups, what couples them, why some are locked",
             "  rlprune inspect --model resnet20 --weights resnet20.pt --data cifar10.npz",
         ),
         "sensitivity": Command(
             "sensitivity:sensitivity",
-            "prune every channel group alone, at every rate, and show what it costs the score",
+            "prune every channel group alone, and show what it costs",
             "  rlprune sensitivity\n"
             "  rlprune sensitivity --rates 0.25 0.5 0.75 --groups 'layer3.*' 'layer4.*' --out runs/scan\n"
             "  rlprune sensitivity --out runs/scan --resume",
@@ -97,7 +98,7 @@ GROUPS: dict[str, dict[str, Command]] = {
             "  rlprune report runs/lenet5-digits-prc\n  rlprune report runs/compare-lenet5-digits --out compared.html",
         ),
         "replay": Command(
-            "looking:replay", "rebuild a run's network from its record and check score and cost", "  rlprune replay RUN"
+            "looking:replay", "rebuild a run's network from its record, and check it", "  rlprune replay RUN"
         ),
         "export": Command(
             "looking:export",
@@ -106,7 +107,7 @@ GROUPS: dict[str, dict[str, Command]] = {
         ),
         "pareto": Command(
             "compare:pareto",
-            "list the networks of all runs that no other one beats, and export one",
+            "list the networks that no other one beats, and export one",
             "  rlprune pareto runs/\n  rlprune pareto runs/ --export ID --format onnx --out small.onnx",
         ),
     },

@@ -138,6 +138,23 @@ class ProblemSpec:
             task=self.task,
         )
 
+    def located(self, folder: Path) -> ProblemSpec:
+        """The same, with files that are not here looked for in `folder`, a run's, and in the folders above it.
+
+        Raises:
+            UserError: A file is in none of them.
+        """
+        files: dict[str, str | None] = {"root": self.root, "weights": self.weights}
+        if self.model.startswith("hf:") or ".py:" in self.model:
+            files["model"] = self.model
+        if self.task is not None and ".py:" in self.task:
+            files["task"] = self.task
+        if self.root is None and self.data != "digits":
+            files["data"] = self.data
+        found = {name: _located(text, folder) for name, text in files.items() if text is not None}
+        changes: dict[str, Any] = found
+        return replace(self, **changes)
+
     def to_json(self) -> dict[str, Any]:
         """Plain values only."""
         return {**asdict(self), "keep": list(self.keep)}
@@ -157,6 +174,21 @@ class Meta:
     control_size: int | None = None
     calibration_size: int | None = None
     normalise: str | None = None
+
+
+def _located(text: str, folder: Path) -> str:
+    """`FILE`, `FILE:more` or `hf:FOLDER` with the file where it is: here, in a folder, or above it."""
+    kind = "hf:" if text.startswith("hf:") else ""
+    file, colon, rest = text.removeprefix(kind).partition(":")
+    if text.startswith(("torchvision:", "timm:")) or Path(file).exists():
+        return text
+    places = [folder.absolute(), *folder.absolute().parents]
+    for place in places:
+        if (place / file).exists():
+            return f"{kind}{place / file}{colon}{rest}"
+    raise UserError(
+        f"no such file: {file}; looked for it in {Path.cwd()}, in {places[0]}, and in the folders above that"
+    )
 
 
 def weights_meta(path: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pytest
 
 from rlprune.agents import get_recipe, list_recipes, read_recipe
 from rlprune.agents.runs.recipes import published_recipes
-from rlprune.cli import main
+from rlprune.cli import COMMANDS, main
 
 
 @pytest.fixture
@@ -69,6 +69,14 @@ def test_help_fits_a_screen_and_loads_nothing_heavy(command):
     *lines, said = run.stdout.splitlines()
     assert said.startswith("[] ") and float(said.split()[1]) < 2.5, "a second on a machine that has nothing else to do"
     assert len(lines) <= 50
+
+
+@pytest.mark.parametrize("argv", [["--help"], *([name, "--help"] for name in COMMANDS), ["prune", "--help-all"]])
+def test_help_fits_80_columns(argv, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(argv) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("usage:")]
+    assert max(map(len, lines)) <= 80
 
 
 def test_all_help_has_every_option_of_a_phase(capsys):

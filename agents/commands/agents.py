@@ -102,9 +102,9 @@ def _train(settings: AgentSettings, folder: Path, given: Mapping[str, Any]) -> i
     """Train, and say what came of it."""
     from rlprune.agents.commands.progress import Tenths, episodes  # from here on it may take its time
     from rlprune.agents.rl.training import AGENT as FILE
-    from rlprune.agents.rl.training import longest_episode, train
+    from rlprune.agents.rl.training import episode_lengths, train
 
-    total = settings.timesteps or (settings.episodes or 0) * longest_episode(settings)  # finds what cannot be, too
+    total = settings.timesteps or (settings.episodes or 0) * episode_lengths(settings)[1]  # finds what cannot be, too
     with Tenths(f"training {settings.algorithm}", quiet=given["quiet"]) as bar:
         told = episodes(bar, total, settings.episodes)
         agent = train(settings, folder, resume=given["resume"], command=command_line(), on_episode=told)
@@ -225,13 +225,16 @@ class Player:
     Attributes:
         agent: Zip of a trained agent with its card beside it, or the name of one that comes with the package; unless a
             controller is given, the first of these.
+        env_kwargs: What the environment of a plain Stable-Baselines3 script was made with, in JSON; writes the card.
     """
 
     agent: str | None = None
+    env_kwargs: str | None = None
 
 
-COMMON_EPISODE = {"model", "data", "weights", "seed", "device", "agent", "controller", "budget", "tolerance", "epochs",
-                  "samples", "criterion", "recovery", "max_rate", "skip", "out", "resume", "quiet", "json"}  # fmt: skip
+COMMON_EPISODE = {"model", "data", "weights", "seed", "device", "agent", "env_kwargs", "controller", "budget",
+                  "tolerance", "epochs", "samples", "criterion", "recovery", "max_rate", "skip", "out", "resume",
+                  "quiet", "json"}  # fmt: skip
 
 
 def episode(argv: Sequence[str], about: str, examples: str) -> int:
@@ -267,6 +270,13 @@ def _recipe(argv: Sequence[str]) -> Recipe:
             )
         agent = names()[0]
     controller = controller or f"{AGENT}{agent}"
+    arguments = value_of(argv, "--env-kwargs")
+    if arguments is not None:
+        if not controller.startswith(AGENT):
+            raise UserError(f"--env-kwargs is of an agent's training, and {controller} is a rule: leave it out")
+        from rlprune.agents.rl.cards import write_card_of
+
+        write_card_of(agent_file(controller.removeprefix(AGENT)), arguments)
     rules = _card_rules(controller.removeprefix(AGENT)) if controller.startswith(AGENT) else {}
     recipe = Recipe(controller=controller, method=controller.partition(":")[0], repair=CYCLE, **{**GAME, **rules})
     goes_on = any(value_of(argv, flag) is not None for flag in ("--tolerance", "--epochs"))
@@ -279,6 +289,8 @@ def _recipe(argv: Sequence[str]) -> Recipe:
 def _card_rules(file: str) -> dict[str, Any]:
     """The rules by which an agent was trained, as far as its card tells."""
     path = agent_file(file).with_suffix(".json")
+    if not path.exists():
+        return {}  # loading the agent says what is missing
     with reading(path, "the card of an agent"):
         card = read_json(path)
         kwargs = (card.get("env") or {}).get("kwargs") or {} if isinstance(card, dict) else {}

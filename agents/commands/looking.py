@@ -14,21 +14,27 @@ from rlprune.spec import ProblemSpec
 
 
 def evaluate(argv: Sequence[str], about: str, examples: str) -> int:
-    """Score a network."""
-    given = parse("evaluate", [Section(ProblemSpec), Section(Json)], argv, about=about, examples=examples)
+    """Score a network, or that of a run on the run's own splits."""
+    run = argv[0] if argv and not argv[0].startswith("-") else None
+    sections = [Section(ProblemSpec), Section(Json)] if run is None else [Section(Json)]
+    given = parse("evaluate", sections, argv if run is None else argv[1:], about=about, examples=examples)
+    from rlprune.agents.runs.replaying import rebuild
     from rlprune.report.summary import describe_scores, near_chance
 
-    spec = spec_of(given)
-    problem = spec.build()
+    if run is None:
+        problem, test = spec_of(given).build(), "whole_test"
+        network = problem.base()
+    else:
+        (problem, network), test = rebuild(Path(run)), "test"
     found = {
-        **problem.evaluator.score(problem.model, "control").figures("control"),
-        **problem.evaluator.score(problem.model, "whole_test").figures("test"),
-        "macs": problem.cost.macs(),
-        "parameters": problem.parameters(problem.base()),
+        **problem.evaluator.score(network.model, "control").figures("control"),
+        **problem.evaluator.score(network.model, test).figures("test"),
+        "macs": problem.macs(network),
+        "parameters": problem.parameters(network),
     }
     print(json.dumps(found, indent=2) if given["json"] else describe_scores(found))
     hint = near_chance(found["metric"], found["control_score"], len(problem.data.classes))
-    if hint and spec.weights:
+    if hint and given.get("weights"):
         print(f"rlprune evaluate: {hint}", file=sys.stderr)
     return 0
 
@@ -82,12 +88,11 @@ class Export:
 def export(argv: Sequence[str], about: str, examples: str) -> int:
     """Export a run's network."""
     given = parse("export", [Section(Export), Section(Trust)], argv, positional=RUN, about=about, examples=examples)
-    from rlprune.agents.runs.replaying import rebuild
+    from rlprune.agents.runs.replaying import without_data
     from rlprune.artifact import export as write
 
     folder = Path(given["run"])
-    problem, network = rebuild(folder, model=given["model"], trust=given["trust"])
     path = Path(given["out"] or folder / f"model.{given['format']}")
-    difference = write(network.model, problem.export_inputs, path, given["format"])
+    difference = write(*without_data(folder, model=given["model"], trust=given["trust"]), path, given["format"])
     print(f"{path}: same outputs as the network (relative difference {difference:.1e})")
     return 0

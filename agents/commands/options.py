@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import io
 import re
 import sys
+import textwrap
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -141,7 +143,7 @@ def parse(
         shown = None if whole else common
         _call(command, _table(sections, positional or {}, shown), ["--help"], about)
         more = "" if shown is None else f"\nAll options: rlprune {command} --help-all"
-        print(f"examples:\n{examples}{more}")
+        print(f"examples:\n{_wrapped(examples)}{more}")
         raise HelpShown(0)
     found = _call(command, _table(sections, positional or {}, None), _words(sections, argv), about)
     values: dict[str, Any] = {}
@@ -153,6 +155,15 @@ def parse(
     if values.get("out") == "":
         raise UserError("--out is empty; name a file or folder, or leave it out for the usual one")
     return values
+
+
+def _wrapped(examples: str, width: int = 79) -> str:
+    """Commands that go on in the next line as a shell takes them."""
+    wrap = functools.partial(textwrap.wrap, width=width - 2, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(
+        " \\\n".join(wrap(line.strip(), initial_indent="  ", subsequent_indent="      "))
+        for line in examples.splitlines()
+    )
 
 
 def _table(sections: Sequence[Section], positional: Mapping[str, str], shown: Collection[str] | None) -> Any:

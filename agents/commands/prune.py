@@ -15,12 +15,12 @@ from rlprune.agents.runs.recipe import AGENT, PHASES, Recipe
 from rlprune.agents.runs.recipes import RECIPES, get_recipe, list_recipes
 from rlprune.errors import UserError, reading, unknown_name
 from rlprune.record import RunFolder, free_folder, newest_unfinished
+from rlprune.report.units import ANY_DROP
 from rlprune.spec import ProblemSpec
 from rlprune.training.settings import TrainSettings
 
 COMMON = {"model", "data", "weights", "seed", "device", "method", "recipe", "published", "tolerance", "budget",
           "epochs", "minutes", "skip", "round_to", "lr", "out", "resume", "quiet", "json"}  # fmt: skip
-ANY_DROP = 1e9
 NOT_OPTIONS = ("options", "method", "summary", "published", *PHASES)
 
 

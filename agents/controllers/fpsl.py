@@ -61,7 +61,10 @@ class GlobalThreshold(RoundRule):
         self._owed = float(state["owed"])
 
     def plan(self) -> dict[str, int]:
-        """Scores at or below the threshold go, but for the filters that a layer must keep."""
+        """Scores at or below the threshold go, but for the filters that a layer must keep.
+
+        Where that is too little of every layer for the multiples that widths stay, the next rounds' shares go along.
+        """
         env = self.env
         pool = {
             group.name: group.max_removable
@@ -72,8 +75,11 @@ class GlobalThreshold(RoundRule):
             order = global_order(env, {name: env.scores[name] for name in (pool or env.scores)})
             return counts_of(order[: first_to_meet(env, order)])
         scores = [float(score) for name in pool for score in env.scores[name]]
-        self._owed += self.share * len(scores)
-        number = int(self._owed + 1e-9)
-        self._owed -= number
-        limit = threshold(scores, number)
-        return {name: min(int((env.scores[name] <= limit).sum()), most) for name, most in pool.items()}
+        while True:
+            self._owed += self.share * len(scores)
+            number = min(int(self._owed + 1e-9), len(scores))
+            limit = threshold(scores, number)
+            counts = {name: min(int((env.scores[name] <= limit).sum()), most) for name, most in pool.items()}
+            if not any(counts.values()) or any(env.feasible(counts).values()) or number == len(scores):
+                self._owed -= number
+                return counts

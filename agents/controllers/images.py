@@ -15,6 +15,7 @@ from rlprune.problem import PruningProblem
 from rlprune.scoring.evaluation import batch_within, evaluating
 from rlprune.scoring.prefix import PrefixCache
 from rlprune.tasks import Batch
+from rlprune.tasks.detection import Detection
 
 
 class FixedImages:
@@ -74,7 +75,7 @@ class FixedImages:
         What runs before a group's first layer is computed once, unless it sees the targets, as in a detector.
         """
         problem, found = self.problem, dict[str, float]()
-        if problem.task.name == "detection":
+        if isinstance(problem.task, Detection):
             return {name: self.loss(network.remove(plan, problem.groups).model) for name, plan in plans.items()}
 
         def modules(name: str) -> set[str]:

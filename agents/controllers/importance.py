@@ -136,8 +136,11 @@ class GateThreshold(RoundRule):
         order = global_order(env, scores)
         if aimed(env):
             return counts_of(order[: first_to_meet(env, order)])
-        counts = counts_of(order[: int(self.share * sum(group.size for group in env.prunable) + 1e-9)])
-        if not counts or self._increase(counts, gates, images) > self.epsilon:
+        number = int(self.share * sum(group.size for group in env.prunable) + 1e-9)
+        counts: dict[str, int] = {}
+        while number and not any(counts.values()) and number <= len(order):  # more, where `round_to` leaves nothing
+            counts, number = env.feasible(counts_of(order[:number])), number + 1
+        if not any(counts.values()) or self._increase(counts, gates, images) > self.epsilon:
             return {}
         return counts
 

@@ -124,9 +124,13 @@ class LeastLoss(RoundRule):
         return criterion.scores(CriterionContext(network.model, network.groups, reduction=self.gone))
 
     def _trial(self, group: ChannelGroup) -> int:
-        """What a trial takes from a group: a step while it is below its cap (the last step may pass it)."""
+        """What a trial takes from a group: a step while it is below its cap (the last step may pass it).
+
+        A step smaller than what leaves a multiple of `round_to` takes that much.
+        """
         if not self.linear and not is_convolution(group, self.env.network.groups):
             return 0
         whole = self.env.problem.groups[group.name].size
         below = whole - group.size < self.cap * whole
-        return group.allowed(step_count(group.size, self.step)) if below else 0
+        least = (group.size - 1) % group.round_to + 1 if group.round_to > 1 else 0
+        return group.allowed(max(step_count(group.size, self.step), least)) if below else 0

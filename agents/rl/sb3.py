@@ -19,9 +19,11 @@ from stable_baselines3.common.noise import ActionNoise, NormalActionNoise, Ornst
 from stable_baselines3.common.save_util import load_from_zip_file, recursive_setattr
 from stable_baselines3.common.type_aliases import GymEnv
 from stable_baselines3.common.utils import LinearSchedule
+from torch import nn
 
 from rlprune.agents.controllers.base import Array, State
 from rlprune.agents.rl.assets import agent_file
+from rlprune.agents.rl.cards import FORMAT
 from rlprune.agents.rl.noise import DecayingNoise
 from rlprune.agents.rl.settings import ALGORITHMS, check_algorithm
 from rlprune.envs.advice import around_advice
@@ -30,8 +32,6 @@ from rlprune.errors import UserError, reading, unknown_name
 from rlprune.files import check_archive, read_json, write_archive, write_json
 from rlprune.seeding import streams_untouched
 from rlprune.typed import checked
-
-FORMAT = "rlprune-agent-1"
 
 CARD: dict[str, Any] = {
     "algorithm": str, "hyperparameters": dict[str, Any], "levels": int | None, "around": str | None,
@@ -75,6 +75,9 @@ def make_agent(
     check_hyperparameters(hyperparameters)
     arguments = {key: deepcopy(value) for key, value in hyperparameters.items() if key not in _NOT_ARGUMENTS}
     policy = arguments.pop("policy", "MlpPolicy")
+    kwargs = arguments.get("policy_kwargs") or {}
+    if isinstance(kwargs.get("activation_fn"), str):
+        kwargs["activation_fn"] = _activation(kwargs["activation_fn"])
     environments = getattr(env, "num_envs", 1)
     if "n_steps" in arguments:
         arguments["n_steps"] = max(1, arguments["n_steps"] // environments)
@@ -105,6 +108,14 @@ def check_hyperparameters(hyperparameters: Mapping[str, Any]) -> None:
     rate = hyperparameters.get("learning_rate", 1.0)
     if not isinstance(rate, str) and not checked(float, rate, "hyperparameter learning_rate") >= 0.0:
         raise UserError(f"hyperparameter learning_rate is {rate}; it must be a number >= 0, or as in lin_0.001")
+
+
+def _activation(name: str) -> type[nn.Module]:
+    """`ReLU`, or `nn.ReLU` as rl-zoo writes it."""
+    found = getattr(nn, name.removeprefix("nn."), None)
+    if isinstance(found, type) and issubclass(found, nn.Module):
+        return found
+    raise UserError(f"activation_fn is {name!r}; it must be a module of torch.nn, such as ReLU")
 
 
 def make_noise(hyperparameters: Mapping[str, Any]) -> ActionNoise | None:
@@ -147,10 +158,15 @@ class TrainedAgent:
             levels = np.linspace(-1.0, 1.0, int(self.model.action_space.n), dtype=np.float32)
             action = levels[np.asarray(action)][..., None]
         if "support" in self.card:
-            action = action * trust(np.asarray(observation), self.card["support"])[..., None]
+            action = action * self.followed(observation)[..., None]
         if self.card.get("around") == "advice":
             action = around_advice(action, observation)
         return action, state
+
+    def followed(self, observation: Any) -> Array:
+        """How far the agent is followed there, as `trust` says; fully where its card does not say what it has seen."""
+        seen = np.asarray(observation)
+        return trust(seen, self.card["support"]) if "support" in self.card else np.ones(seen.shape[:-1])
 
 
 FAMILIAR, STRANGE = 0.15, 0.3
@@ -209,6 +225,11 @@ def load_agent(path: str | Path, device: str = "cpu") -> TrainedAgent:
 def read_card(path: Path) -> dict[str, Any]:
     """The card beside an agent's zip; raises UserError if it is none, or one of other observations."""
     file = path.with_suffix(".json")
+    if not file.exists():
+        raise UserError(
+            f"{path} has no card {file.name} beside it; write it by rlprune.agents.write_card(model, env), or say what "
+            "its environment was made with, as in --env-kwargs '{\"budget\": 0.5}'"
+        )
     card = read_json(file)
     if not isinstance(card, dict) or card.get("format") != FORMAT:
         raise UserError(f"{file} is not the card of an agent (format {FORMAT})")

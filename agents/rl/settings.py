@@ -31,6 +31,7 @@ ALGORITHMS = {
 
 DISCRETE = frozenset({"dqn", "qrdqn"})
 LEVELS = 11
+EPISODES, LEAST = 16, 32  # at most so many episodes before the first update, but at least so many steps
 CENTRES = ("advice", "uniform")
 
 
@@ -106,9 +107,23 @@ class AgentSettings:
         """Among how many levels the agent chooses; None if it names a number."""
         return LEVELS if self.algorithm in DISCRETE else None
 
-    def all_hyperparameters(self) -> dict[str, Any]:
-        """The preset with its changes."""
-        return {**preset(self.algorithm, self.env, self.preset), **self.hyperparameters}
+    def all_hyperparameters(self, longest: int) -> dict[str, Any]:
+        """The preset with its changes.
+
+        The rollouts and the warm-up of the package's own presets are for networks of ten groups or more; where an
+        episode is shorter, they hold no more than `EPISODES` of the longest one, but at least `LEAST` steps.
+
+        Args:
+            longest: Steps of the longest episode.
+        """
+        found = preset(self.algorithm, self.env, self.preset)
+        if self.preset is None and self.algorithm != "amc":  # which keeps to its paper
+            most = max(EPISODES * longest, LEAST)
+            found |= {name: min(found[name], most) for name in ("n_steps", "learning_starts") if name in found}
+        found |= self.hyperparameters
+        if "n_steps" in found and "batch_size" in found and "batch_size" not in self.hyperparameters:
+            found["batch_size"] = min(found["batch_size"], max(2, int(found["n_steps"])))
+        return found
 
 
 def preset(name: str, env_id: str, path: str | None = None) -> dict[str, Any]:

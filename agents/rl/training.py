@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import shutil
 import tempfile
@@ -18,6 +19,8 @@ import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
 from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 from rlprune.agents.controllers.base import run_episode
@@ -93,16 +96,17 @@ def _go_on(course: Course, fresh: bool, resume: bool, command: str, on_episode: 
         if (folder / AGENT).exists() and (folder / "agent.json").exists():
             _clear(folder)  # a training that was killed at its end could not
             return load_agent(folder / AGENT, settings.device)
-    longest = longest_episode(settings, course.problems)  # builds the networks: mistakes are found at once
+    lengths = episode_lengths(settings, course.problems)  # builds the networks: mistakes are found at once
     with closing(course.vector_env()) as env:
         try:
-            model = _untrained(settings, env)
+            model = _untrained(settings, env, lengths[1])
+            _check_updates(settings, model, lengths[0])
         except UserError:
             if fresh:
                 shutil.rmtree(folder, ignore_errors=True)  # the file of scores is there already
             raise
         write_json(started, course.to_json())
-        return _train(course, model, longest, command, on_episode)
+        return _train(course, model, lengths[1], command, on_episode)
 
 
 def _changed(settings: AgentSettings, changes: dict[str, Any]) -> AgentSettings:
@@ -191,12 +195,31 @@ def _made(env_id: str, kwargs: dict[str, Any]) -> gymnasium.Env[Any, Any]:
     return gymnasium.make(f"rlprune:{env_id}" if env_id.startswith("rlprune/") else env_id, **kwargs)
 
 
-def longest_episode(settings: AgentSettings, problems: Sequence[PruningProblem] = ()) -> int:
-    """Steps of the longest one-round episode of the environment; ten times that for one that plays rounds."""
+def episode_lengths(settings: AgentSettings, problems: Sequence[PruningProblem] = ()) -> tuple[int, int]:
+    """Steps of the shortest and of the longest episode of the environment: a round, and ten where it plays rounds."""
     env = _made(settings.env, _with_problems(settings, problems))
-    longest = max(len(e.scope.names) * (1 if e.rules.one_shot else 10) for e in _inner(env))
+    steps = [(len(e.scope.names), len(e.scope.names) * (1 if e.rules.one_shot else 10)) for e in _inner(env)]
     env.close()
-    return longest
+    return min(least for least, _ in steps), max(most for _, most in steps)
+
+
+def _check_updates(settings: AgentSettings, model: BaseAlgorithm, shortest: int) -> None:
+    """Raise UserError if the training might end before the agent has learned from anything."""
+    if isinstance(model, OffPolicyAlgorithm):
+        needed, what = model.learning_starts + 1, "a warm-up"
+    elif isinstance(model, OnPolicyAlgorithm) and settings.episodes is not None:
+        needed, what = model.n_steps * settings.workers + 1, "a rollout"
+    else:  # a rollout that has begun is played to its end
+        return
+    steps = settings.timesteps or math.inf
+    if settings.episodes is not None:
+        steps = min(steps, settings.episodes * shortest)
+    if steps < needed:
+        option = "n_steps" if what == "a rollout" else "learning_starts"
+        raise UserError(
+            f"{steps} steps make no update of the agent: {what} of {needed - 1} steps comes before it; train for at "
+            f"least {math.ceil(needed / shortest)} episodes ({needed} steps), or set {option} lower"
+        )
 
 
 def _inner(env: gymnasium.Env[Any, Any]) -> list[Any]:
@@ -206,13 +229,13 @@ def _inner(env: gymnasium.Env[Any, Any]) -> list[Any]:
     return envs
 
 
-def _untrained(settings: AgentSettings, env: VecEnv) -> BaseAlgorithm:
+def _untrained(settings: AgentSettings, env: VecEnv, longest: int) -> BaseAlgorithm:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="You have specified a mini-batch size")
         return make_agent(
             settings.algorithm,
             env,
-            settings.all_hyperparameters(),
+            settings.all_hyperparameters(longest),
             seed=derive(settings.seed, "agent") % 2**31,
             device=settings.device,
         )
@@ -241,7 +264,7 @@ def _train(
     )
     model.logger.close()
     write_text(folder / "episodes.jsonl", "".join(json.dumps(line, allow_nan=False) + "\n" for line in log.lines))
-    save_agent(folder / AGENT, model, _card(course, model, log, command))
+    save_agent(folder / AGENT, model, _card(course, model, log, longest, command))
     _clear(folder)
     return load_agent(folder / AGENT, settings.device)
 
@@ -252,7 +275,7 @@ def _clear(folder: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def _card(course: Course, model: BaseAlgorithm, log: EpisodeLog, command: str) -> dict[str, Any]:
+def _card(course: Course, model: BaseAlgorithm, log: EpisodeLog, longest: int, command: str) -> dict[str, Any]:
     """What the agent was trained on and how, what it was told, and how it does."""
     settings, env = course.settings, course.env(acts=False)
     deterministic, support = evaluate(TrainedAgent(model, {"around": settings.centre}), env, settings.seed)
@@ -261,7 +284,7 @@ def _card(course: Course, model: BaseAlgorithm, log: EpisodeLog, command: str) -
     env.close()
     return {
         "algorithm": settings.algorithm,
-        "hyperparameters": settings.all_hyperparameters(),
+        "hyperparameters": settings.all_hyperparameters(longest),
         "levels": settings.levels,
         "around": settings.centre,
         "env": {"id": settings.env, "kwargs": course.env_kwargs},

@@ -14,7 +14,15 @@ from typing import Any
 from rlprune.agents.controllers.base import Rule, State
 from rlprune.agents.controllers.law import Aim, Standing
 from rlprune.agents.runs.healing import Cycle, Heal, Healed, drop_of, fit_cycle, images, record_of
-from rlprune.agents.runs.playing import cheap_repairs, controller_of, law_of, make_game, shown_to, standing
+from rlprune.agents.runs.playing import (
+    cheap_repairs,
+    controller_of,
+    followed_there,
+    law_of,
+    make_game,
+    shown_to,
+    standing,
+)
 from rlprune.agents.runs.recipe import Recipe
 from rlprune.agents.runs.watching import Nowhere, Patience, Silent, Sink, Watcher
 from rlprune.envs.episode.saving import pack_network, unpack_network
@@ -164,13 +172,16 @@ class _Play:
             self.observation = self.env.observation
         number = len(self.env.history)
         self.heal.last, self.heal.cycle = None, self._cycle(aim, number)
+        followed: dict[str, float] = {}
         while True:
             action, self.hidden = self.controller.predict(self.observation, self.hidden, None, True)
+            share = followed_there(self.controller, self.observation)
             self.observation, _, terminated, truncated, info = self.env.step(action)
+            followed |= {} if share is None else {info["group"]: share}
             if len(self.env.history) > number:
                 break
         line = self.env.history[-1]
-        line |= record_of(self.heal.last)
+        line |= {**record_of(self.heal.last), **({"followed": followed} if followed else {})}
         self._keep_pace(None if self.heal.last is None else self.heal.last.pace)
         line["epochs_left"] = self._epochs_left()
         if self.law is not None and aim is not None:
@@ -278,6 +289,8 @@ class _Play:
             why, remedy = f"the mildest removal tried dropped {min(drops):.4f}", "allow more --epochs"
         else:
             why = f"{self.recipe.method} tried no removal"
+            multiple = max(group.round_to for group in self.problem.groups.prunable)
+            why += f" that leaves multiples of {multiple}" if multiple > 1 else ""
             remedy = f"loosen the limits that `rlprune methods {self.recipe.method}` lists"
         raise NothingInside(f"tolerance {self.recipe.tolerance} cannot be met; {why}: raise --tolerance, or {remedy}")
 

@@ -95,6 +95,12 @@ def shown_to(controller: Controller, tolerance: float) -> dict[str, Any]:
     return {"shown_tolerance": known[0] if len(known) == 1 else tolerance, "errors": training.get("errors")}
 
 
+def followed_there(controller: Controller, observation: Any) -> float | None:
+    """How far a trained agent is followed where it sees this, from 0 (not at all) to 1; None for rules."""
+    told = getattr(controller, "followed", None)
+    return None if told is None else round(float(told(observation)), 4)
+
+
 def cheap_repairs(recipe: Recipe, watcher: Watcher) -> Recovery:
     """The repairs that come before any training."""
     return make_recovery(recipe.recovery, recipe.repair, lambda done: watcher.work("training after the removal", done))

@@ -8,19 +8,26 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import nn
+
 from rlprune.artifact import fingerprint, load_pruned
 from rlprune.channels import PruningPlan
 from rlprune.drops import score_drop
 from rlprune.errors import UserError, reading
+from rlprune.models import resolve_model
 from rlprune.models.resolving import code_of
 from rlprune.network import Network
 from rlprune.problem import PruningProblem
 from rlprune.record import RunFolder
 from rlprune.spec import ProblemSpec
+from rlprune.tasks import get_task
 
 
 def rebuild(folder: Path, *, model: str | None = None, trust: bool = False) -> tuple[PruningProblem, Network]:
     """The problem of a finished run, built afresh, and the pruned network: the record's plan with the saved weights.
+
+    Files that the record names are looked for from the working directory and from the run's folder upwards.
 
     Args:
         folder: Of the run.
@@ -31,6 +38,32 @@ def rebuild(folder: Path, *, model: str | None = None, trust: bool = False) -> t
         UserError: If the run is not finished, its files are missing or damaged or do not fit together, or its network
             is built by code that there was no word of.
     """
+    run, record, source = _finished(folder)
+    problem = trusted(run.record_file, source, model, trust).build()
+    return problem, saved_network(run.model_file, record, problem)
+
+
+def without_data(
+    folder: Path, *, model: str | None = None, trust: bool = False
+) -> tuple[nn.Module, tuple[Any, ...]]:
+    """The pruned network of a finished run, and two examples of noise to call it with; needs its model.pt alone.
+
+    Raises:
+        UserError: As `rebuild`.
+    """
+    run, record, source = _finished(folder)
+    spec = trusted(run.record_file, {**source, "data": "digits", "root": None, "weights": None}, model, trust)
+    about = record["data"]
+    shape = tuple(about["input_shape"])
+    whole = resolve_model(spec.model, num_classes=len(about["classes"]), in_channels=shape[0])
+    network = load_pruned(run.model_file, whole).eval()
+    if fingerprint(network.state_dict()) != record["sha256"]:
+        raise UserError(f"{run.model_file} is not the network of its record: checksums differ")
+    return network, get_task(spec.task or about["task"]).inputs((torch.rand(2, *shape), None))
+
+
+def _finished(folder: Path) -> tuple[RunFolder, dict[str, Any], dict[str, Any]]:
+    """A finished run's folder, its record, and its problem as it was given."""
     run = RunFolder(folder)
     record = run.read()
     if record["status"] != "finished":
@@ -42,8 +75,7 @@ def rebuild(folder: Path, *, model: str | None = None, trust: bool = False) -> t
         raise UserError(
             f"the run in {folder} pruned a live network, which its record cannot build; load {run.model_file} into it"
         )
-    problem = trusted(run.record_file, source, model, trust).build()
-    return problem, saved_network(run.model_file, record, problem)
+    return run, record, source
 
 
 def trusted(file: Path, problem: Mapping[str, Any], model: str | None, trust: bool) -> ProblemSpec:
@@ -54,6 +86,7 @@ def trusted(file: Path, problem: Mapping[str, Any], model: str | None, trust: bo
     """
     with reading(file, "the record of a run"):
         spec = ProblemSpec.from_json(problem)
+    spec = (spec if model is None else replace(spec, model=model)).located(file.parent)
     code = code_of(spec.model) if model is None else None
     if code is not None and not trust:
         owner = ""
@@ -63,7 +96,7 @@ def trusted(file: Path, problem: Mapping[str, Any], model: str | None, trust: bo
             f"{file} names {code}{owner}, which would be run to build the network; look at it, then add --trust, "
             "or name the network yourself with --model"
         )
-    return spec if model is None else replace(spec, model=model)
+    return spec
 
 
 def saved_network(file: Path, record: Mapping[str, Any], problem: PruningProblem) -> Network:

@@ -14,6 +14,7 @@ from rlprune.channels import ChannelGroups, PruningPlan
 from rlprune.problem import PruningProblem
 from rlprune.report.content import run_content
 from rlprune.report.html import write_report
+from rlprune.report.summary import followed_by_group
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +51,11 @@ class Result:
             f"Result(macs={self.macs:,} of {before['macs']:,}, parameters={self.parameters:,} of "
             f"{before['parameters']:,}, score={self.score:.4f}, drop={self.drop:.4f})"
         )
+
+    @property
+    def followed(self) -> dict[str, float]:
+        """By group how far a trained agent was followed, from 0 (it faded away) to 1; nothing for rules."""
+        return followed_by_group(self.history)
 
     def save(self, path: str | Path) -> str:
         """Write `model.pt`, which torch alone loads into the unpruned network (README); returns its checksum."""

@@ -65,9 +65,12 @@ class EpisodeState:
         self._damage: tuple[Ranking | None, Round | None, Damage | None] = (None, None, None)
         if not self.scope.ground(rules.max_rate, nothing).visited:
             others = f" that is not {' or '.join(rules.skip)}" if rules.skip else ""
+            multiple = max(group.round_to for group in transitions.problem.groups.prunable)
+            whole = f" and leaves a multiple of {multiple} (round_to)" if multiple > 1 else ""
+            remedy = ", lower round_to," if multiple > 1 else ""
             raise UserError(
-                f"max_rate {rules.max_rate} removes no filter from any group{others}; "
-                f"the widest has {max(self.scope.sizes, default=0)} filters: raise max_rate or skip less"
+                f"max_rate {rules.max_rate} removes no filter from any group{others}{whole}; "
+                f"the widest has {max(self.scope.sizes, default=0)} filters: raise max_rate{remedy} or skip less"
             )
         self.restart(rules)
 

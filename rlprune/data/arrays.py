@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,10 +94,13 @@ class Images:
 
 
 def splits_from_arrays(
-    name: str, train: Images, test: Images | None, classes: tuple[str, ...], cut: Cut, task: str = "classification"
+    name: str, pools: Mapping[str, Images], classes: tuple[str, ...], cut: Cut, task: str = "classification"
 ) -> DataSplits:
-    """Cut arrays into roles, choose the normalisation on the train role, and wrap them up."""
-    arrays = {"train": train} if test is None else {"train": train, "test": test}
+    """Cut arrays of the pools train, and val and test where there are such, into roles, and wrap them up.
+
+    The normalisation is chosen on the train role.
+    """
+    arrays, train = dict(pools), pools["train"]
     labelled, shape = train.labels.dtype == np.int64, tuple(map(int, train.images.shape[1:]))
 
     def source(key: str, normalisation: Normalisation) -> Source:
@@ -108,9 +111,9 @@ def splits_from_arrays(
         # Boxes, maps and signals would have to move with the image: such examples are not changed
         return ArraySource(key, images, labels, normalisation, mirror=shape[0] == 3, moves=labelled and len(shape) == 3)
 
-    pools = {
+    whole = {
         key: Pool(key, len(one.labels), one.labels if labelled else None, hash_arrays(one.images, one.labels))
         for key, one in arrays.items()
     }
     scale = 255.0 if train.images.dtype == np.uint8 else 1.0
-    return assemble(name, task, classes, shape, pools, cut, source, train.images.__getitem__, scale=scale)
+    return assemble(name, task, classes, shape, whole, cut, source, train.images.__getitem__, scale=scale)

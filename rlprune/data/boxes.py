@@ -31,6 +31,7 @@ class BoxedImage:
         labels: (n,) class indices from 1 on.
         crowd: (n,) boxes around many objects, which scoring neither asks for nor punishes.
         size: (height, width), None where only the file knows.
+        keypoints: (n, k, 3) x, y in pixels and whether the point is there; None where there are none.
     """
 
     path: Path
@@ -38,6 +39,7 @@ class BoxedImage:
     labels: np.ndarray
     crowd: np.ndarray
     size: tuple[int, int] | None = None
+    keypoints: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,8 @@ class BoxReader:
             "iscrowd": torch.from_numpy(one.crowd.astype(np.int64)),
             "image_id": torch.tensor(index),
         }
+        if one.keypoints is not None:
+            target["keypoints"] = torch.from_numpy(one.keypoints.astype(np.float32))
         return torch.from_numpy(to_array(image, 3)), target
 
     def nbytes(self) -> int:
@@ -153,7 +157,9 @@ def splits_from_boxes(
         )
     if cut.channels == 1:
         raise UserError("channels=1 does not apply to detection data: it is read in colour; leave it out")
-    augment, sized = box_augment(mirror=mirror), dict[str, Pool]()
+    pointed = any(one.keypoints is not None for images in pools.values() for one in images)
+    augment = None if pointed else box_augment(mirror=mirror)  # mirroring would have to swap left and right points
+    sized = dict[str, Pool]()
     for key, images in pools.items():
         sized[key] = Pool(key, len(images), None, hash_files([one.path for one in images]))
 

@@ -96,6 +96,8 @@ def _images(
         sizes[checked(int | str, one["id"], where)] = (height, width)
     official = file.name.startswith("instances_")  # COCO's own files hold a few boxes without area: left out
     found: dict[Any, list[tuple[list[float], int, int]]] = defaultdict(list)
+    points: dict[Any, list[np.ndarray]] = defaultdict(list)
+    counts = {len(one.get("keypoints", ())) for one in content["annotations"]}
     for one in content["annotations"]:
         where = f"{file}: annotation {one.get('id', '(without id)')}"
         if not {"image_id", "category_id", "bbox"} <= one.keys():
@@ -113,6 +115,8 @@ def _images(
                 int(one.get("iscrowd", 0)),
             )
         )
+        if "keypoints" in one:
+            points[one["image_id"]].append(_keypoints(one["keypoints"], counts, where))
     images = []
     for one in content["images"]:
         path = folder / one["file_name"]
@@ -126,9 +130,19 @@ def _images(
                 np.asarray([label for _, label, _ in annotations], dtype=np.int64),
                 np.asarray([crowd for _, _, crowd in annotations], dtype=np.int64),
                 sizes[one["id"]],
+                np.asarray(points[one["id"]]).reshape(-1, max(counts) // 3, 3) if max(counts) else None,
             )
         )
     return images
+
+
+def _keypoints(values: Any, counts: set[int], where: str) -> np.ndarray:
+    """(k, 3); raises UserError unless every annotation has as many points."""
+    if len(counts) > 1 or not isinstance(values, list) or len(values) % 3:
+        raise UserError(
+            f"{where} has {values!r:.40} as keypoints; every one must have [x, y, v] for equally many points"
+        )
+    return np.asarray(values, dtype=np.float64).reshape(-1, 3)
 
 
 def _corners(box: Any, size: tuple[int, int], where: str) -> list[float]:

@@ -34,6 +34,7 @@ class Cut:
         size: Side that images are brought to, or of the tiles that they are cut into; None chooses.
         channels: 1 reads images as grey, 3 as colour; None keeps what they are.
         normalise: As of `choose_normalisation`.
+        classes: Names of the classes in the order of their indices; None takes them by name.
     """
 
     seed: int = 0
@@ -43,6 +44,7 @@ class Cut:
     size: int | None = None
     channels: int | None = None
     normalise: str | None = None
+    classes: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.control_from not in (None, "train", "test"):

@@ -26,4 +26,4 @@ def load_digits(cut: Cut) -> DataSplits:
     large = F.interpolate(small, (SIDE, SIDE), mode="bilinear", align_corners=False)
     images = (large * (255.0 / 16.0)).round().clamp(0, 255).to(torch.uint8).numpy()
     labels = np.asarray(digits.target, dtype=np.int64)
-    return splits_from_arrays("digits", Images(images, labels), None, tuple("0123456789"), cut)
+    return splits_from_arrays("digits", {"train": Images(images, labels)}, tuple("0123456789"), cut)

@@ -133,7 +133,7 @@ class FileSource:
 def is_class_folder(root: Path) -> bool:
     """Whether a folder, or its train folder, holds folders with images in them."""
     base = pool_folders(root).get("train", root)
-    return any(next(iter(image_files(entry, recursive=True)), None) for entry in _class_folders(base))
+    return any(next(iter(image_files(entry, recursive=True)), None) for entry in class_folders(base))
 
 
 def load_folder(root: Path, cut: Cut) -> DataSplits:
@@ -146,9 +146,7 @@ def load_folder(root: Path, cut: Cut) -> DataSplits:
         UserError: There is no class folder or no image, or a pool has a class the training folder has not.
     """
     folders = pool_folders(root) or {"train": root}
-    classes = tuple(folder.name for folder in _class_folders(folders["train"]))
-    if not classes:
-        raise UserError(f"{folders['train']} holds no folder; expected one folder of images for every class")
+    classes = ordered_classes(folders["train"], cut)
     found = {pool: _scan(folder, classes) for pool, folder in folders.items()}
     shape = common_shape([path for paths, _ in found.values() for path in paths], cut, NATIVE_LIMIT, DEFAULT_SIDE)
     return splits_from_files(str(root), found, classes, shape, cut)
@@ -184,19 +182,36 @@ def splits_from_files(
     )
 
 
-def _class_folders(folder: Path) -> list[Path]:
+def class_folders(folder: Path) -> list[Path]:
+    """The folders in a folder, one for every class, sorted by name."""
     return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+
+
+def ordered_classes(folder: Path, cut: Cut) -> tuple[str, ...]:
+    """Names of the class folders, in the order that was asked for; raises UserError if it is one of others."""
+    found = tuple(entry.name for entry in class_folders(folder))
+    if not found:
+        raise UserError(f"{folder} holds no folder; expected one folder of images for every class")
+    if cut.classes is not None and not set(found) <= set(cut.classes):
+        other = next(name for name in found if name not in cut.classes)
+        raise UserError(f"{folder / other} is a class that dataset.yml does not list: {', '.join(cut.classes[:10])}")
+    return cut.classes or found
+
+
+def label_of(entry: Path, classes: tuple[str, ...]) -> int:
+    """Which class a folder is; raises UserError for one that the training folder has not."""
+    if entry.name not in classes:
+        raise UserError(f"{entry} is a class that the training folder has not; it has {', '.join(classes[:10])}")
+    return classes.index(entry.name)
 
 
 def _scan(folder: Path, classes: tuple[str, ...]) -> tuple[list[Path], np.ndarray]:
     paths: list[Path] = []
     labels: list[int] = []
-    for entry in _class_folders(folder):
-        if entry.name not in classes:
-            raise UserError(f"{entry} is a class that the training folder has not; it has {', '.join(classes[:10])}")
+    for entry in class_folders(folder):
         found = image_files(entry, recursive=True)
         paths += found
-        labels += [classes.index(entry.name)] * len(found)
+        labels += [label_of(entry, classes)] * len(found)
     if not paths:
         raise UserError(f"{folder} holds no image; expected one folder of images for every class")
     return paths, np.asarray(labels, dtype=np.int64)

@@ -175,13 +175,16 @@ def reader(model: nn.Module, batch: ToBatch | None) -> ToBatch:
 
     Args:
         model: Its signature puts a dict of keywords into order.
-        batch: The user's own first step; None takes pairs, and single tensors as inputs without targets.
+        batch: The user's own first step; None takes pairs, single tensors as inputs without targets, and mappings with
+            `labels`, as those of transformers, the rest of which are inputs.
     """
 
     def convert(item: Any) -> Batch:
         found = batch(item) if batch is not None else item
         if isinstance(found, Tensor):
             found = (found, None)
+        if isinstance(found, Mapping) and "labels" in found:
+            found = ({name: part for name, part in found.items() if name != "labels"}, found["labels"])
         if not isinstance(found, (tuple, list)) or len(found) != 2:
             what = f"a {type(found).__name__}" + (f" of {len(found)}" if isinstance(found, (tuple, list)) else "")
             raise UserError(

@@ -9,12 +9,14 @@ from typing import Any
 
 from rlprune.data import torchvision_dense  # noqa: F401 - importing enters its sets into the registry
 from rlprune.data.coco_files import is_coco_folder, load_coco_folder
+from rlprune.data.csv_files import load_csv
 from rlprune.data.cutting import Cut
 from rlprune.data.digits import load_digits
 from rlprune.data.folders import is_class_folder, load_folder
 from rlprune.data.gtsdb import is_gtsdb, load_gtsdb
 from rlprune.data.npz import load_npz
 from rlprune.data.segmentation import is_mask_folder, load_mask_folder
+from rlprune.data.signals import is_signal_folder, load_signal_folder
 from rlprune.data.splits import DataSplits
 from rlprune.data.tiles import is_airs, is_inria, load_airs, load_inria
 from rlprune.data.torchvision_sets import load_torchvision
@@ -22,8 +24,8 @@ from rlprune.errors import UserError, reading, unknown_name
 from rlprune.options import parse_options
 
 _FORMS = (
-    "give 'digits', an .npz file, a folder (of a folder of images for every class; of images and masks; "
-    "with COCO's train.json), or 'torchvision:NAME'"
+    "give 'digits', an .npz file, a .csv file of paths and labels, a folder (of a folder of images, .npy or .wav files "
+    "for every class; of images and masks; with COCO's train.json), or 'torchvision:NAME'"
 )
 
 
@@ -35,9 +37,10 @@ _LAYOUTS: tuple[tuple[Callable[[Path], bool], Callable[[Path, Cut], DataSplits]]
     (is_coco_folder, load_coco_folder),
     (is_gtsdb, load_gtsdb),
     (is_class_folder, load_folder),
+    (is_signal_folder, load_signal_folder),
 )
 DATASET = "dataset.yml"
-"""In a folder, says how its images are to be read: `normalise`, `size`, `channels`."""
+"""In a folder, says how it is to be read: `normalise`, `size`, `channels`, and `classes`, their names in order."""
 
 
 def load_data(
@@ -56,8 +59,8 @@ def load_data(
     """Load data and cut it into disjoint roles.
 
     Args:
-        spec: `digits`, `FILE.npz`, a folder, or `torchvision:NAME`. A folder may be followed by `:size=N`, the side to
-            bring its images to (or of the tiles to cut them into).
+        spec: `digits`, `FILE.npz`, `FILE.csv`, a folder, or `torchvision:NAME`. A folder may be followed by `:size=N`,
+            the side to bring its images to (or of the tiles to cut them into).
         root: Folder that `spec` is relative to, or where torchvision's sets lie.
         seed: Of the cut.
         control_from: "train", "test" for a network that may have seen every training image, None chooses (see `Cut`).
@@ -67,8 +70,9 @@ def load_data(
         channels: 1 reads a folder's images as grey, 3 as colour; None keeps what they are.
         normalise: `imagenet`, `none` (images in [0, 1], or arrays of floating point as they are), or `MEAN:STD`, each
             one number or one a channel with commas between; None takes ImageNet's constants for colour images, and
-            what is measured on the train role for others. A folder's `dataset.yml` may say all three.
-        task: What an `.npz` file's targets are for, where that is not classification: they may have any shape then.
+            what is measured on the train role for others. A folder's `dataset.yml` may say all
+            three, and the order of the classes.
+        task: What the targets of an `.npz` or `.csv` file are for, where that is not classification.
 
     Raises:
         UserError: There is no such data, it cannot be read, or it has too few images for all roles.
@@ -88,6 +92,8 @@ def load_data(
     if path.suffix == ".npz":
         with reading(path, "an .npz file of arrays"):
             return load_npz(path, cut, task or "classification")
+    if path.suffix == ".csv" and path.is_file():
+        return load_csv(path, _as_described(path.parent / DATASET, cut), task or "classification")
     if not path.exists():
         raise UserError(f"no such data: {path}; {_FORMS}")
     if not path.is_dir():
@@ -118,13 +124,13 @@ def _as_described(file: Path, cut: Cut) -> Cut:
         content = yaml.safe_load(file.read_text()) or {}
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"cannot read {file} as YAML ({str(error).splitlines()[0]})") from None
-    known: dict[str, Any] = {"normalise": str, "size": int, "channels": int}
+    known: dict[str, Any] = {"normalise": str, "size": int, "channels": int, "classes": list}
     for key, value in content.items() if isinstance(content, dict) else [(str(content), None)]:
         if key not in known:
             raise unknown_name(f"entry of {file}", str(key), known)
         if type(value) is not known[key]:
             raise UserError(f"{file}: {key} is {value!r}; it must be a {known[key].__name__}")
         if getattr(cut, key) is None:
-            changes: dict[str, Any] = {key: value}
+            changes: dict[str, Any] = {key: tuple(map(str, value)) if isinstance(value, list) else value}
             cut = replace(cut, **changes)
     return cut

@@ -12,6 +12,7 @@ from rlprune.data.cutting import Cut
 from rlprune.data.splits import DataSplits
 from rlprune.errors import UserError
 
+CLASSES = ("classification", "embedding")  # tasks whose targets are classes
 MOST_CLASSES = 100_000  # more are identities, not labels
 _KEYS = ("train", "train_labels", "test", "test_labels")
 
@@ -34,7 +35,7 @@ def load_npz(path: Path, cut: Cut, task: str = "classification") -> DataSplits:
             raise UserError(f"{path} has no array {key!r}; it has {_listing(arrays)}, and needs {', '.join(_KEYS)}")
     if ("test" in arrays) != ("test_labels" in arrays):
         raise UserError(f"{path} has only one of 'test' and 'test_labels'; give both or neither")
-    whole = task.partition(":")[0] == "classification"
+    whole = task.partition(":")[0] in CLASSES
     train = _images(path, arrays, "train", whole)
     test = _images(path, arrays, "test", whole) if "test" in arrays else None
     if test is not None and test.images.shape[1:] != train.images.shape[1:]:
@@ -46,10 +47,11 @@ def load_npz(path: Path, cut: Cut, task: str = "classification") -> DataSplits:
         raise UserError(f"{path}: train is {train.images.dtype} and test {test.images.dtype}; give both as uint8")
     if test is not None and test.labels.shape[1:] != train.labels.shape[1:]:
         raise UserError(f"{path}: targets are {train.labels.shape[1:]} and {test.labels.shape[1:]}; give one shape")
+    pools = {"train": train} if test is None else {"train": train, "test": test}
     if whole:
-        return splits_from_arrays(str(path), train, test, _classes(path, arrays, train, test), cut)
+        return splits_from_arrays(str(path), pools, _classes(path, arrays, train, test), cut)
     outputs = train.labels.shape[1] if train.labels.ndim > 1 else 1
-    return splits_from_arrays(str(path), train, test, tuple(map(str, range(outputs))), cut, task)
+    return splits_from_arrays(str(path), pools, tuple(map(str, range(outputs))), cut, task)
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:

@@ -35,7 +35,7 @@ def _array_set(name: str) -> None:
     def load(root: Path, cut: Cut) -> DataSplits:
         train, classes = _fetch(name, root, train=True)
         test, _ = _fetch(name, root, train=False)
-        return splits_from_arrays(f"torchvision:{name}", train, test, classes, cut)
+        return splits_from_arrays(f"torchvision:{name}", {"train": train, "test": test}, classes, cut)
 
 
 for _name in ("MNIST", "FashionMNIST", "KMNIST", "CIFAR10", "CIFAR100"):

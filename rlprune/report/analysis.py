@@ -19,6 +19,7 @@ from rlprune.report.statistics import (
     resolution,
     spearman,
 )
+from rlprune.report.summary import followed_by_group
 from rlprune.report.units import Unit
 
 Cell = Mapping[str, Any]
@@ -161,6 +162,7 @@ def _row(controller: str, cells: Sequence[Cell], reference: Mapping[int, float])
     paid = [[cell["stages"][stage] for stage in ("prune", "finetune") if _ended(cell, stage)] for cell in done]
     for name in SPENT:
         row[name] = _interval([float(sum(stage["spent"][name] for stage in stages)) for stages in paid])
+    row["followed"] = followed_by_group(line for cell in done for line in cell["stages"]["prune"]["rounds"])
     seconds = [float(sum(stage["time"]["seconds"] for stage in stages)) for stages in paid]
     row["time"] = {"seconds": _interval(seconds)}
     return row

@@ -18,7 +18,7 @@ from rlprune.report.units import Unit
 from rlprune.scoring.sensitivity import Sensitivity
 
 FORMAT = "rlprune-report-1"
-CONTROL = ("slack", "healing_predicted", "healing", "bound_by", "epochs", "epochs_left")
+CONTROL = ("slack", "healing_predicted", "healing", "bound_by", "epochs", "epochs_left", "followed")
 """What a rule may note of how a round's step was chosen and what came of it."""
 
 ROUND = ("round", "score", "drop", "macs", "parameters", "accepted", "rates", "reward_terms", *CONTROL)

@@ -92,7 +92,8 @@ def find_examples(problem: PruningProblem, before: nn.Module, after: nn.Module) 
     found = [_COMPARE[task](truth, was, now, classes) for truth, was, now in zip(truths, *sides, strict=True)]
     order = sorted(range(count), key=lambda i: (-found[i].change, i))
     picked, where = _pick(order, spread=task != "classification")
-    every_image = (image for batch in looked.batches(64, device="cpu") for image in batch[0])
+    every_input = (batch[0] for batch in looked.batches(64, device="cpu"))
+    every_image = (image for part in every_input for image in (part[0] if isinstance(part, tuple) else part))
     images = {i: image for i, image in enumerate(every_image) if i in picked}
     normalisation = problem.data.to_json()["roles"].get("normalisation")
     chosen = [replace(found[i], image=displayable(images[i], normalisation)) for i in picked]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from typing import TYPE_CHECKING, Any
 
 from rlprune.channels import ChannelGroups
 from rlprune.cost import CostModel
+from rlprune.report.tables import print_table, say
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+WORDS = ("coupled with", "read by", "kind")  # columns that are no numbers
 
 
 def describe_groups(groups: ChannelGroups, cost: CostModel) -> dict[str, Any]:
@@ -45,22 +47,20 @@ def describe_groups(groups: ChannelGroups, cost: CostModel) -> dict[str, Any]:
 def print_groups(groups: ChannelGroups, cost: CostModel, console: Console) -> None:
     """Print `describe_groups` as a table, and the reason of every lock below it."""
     found = describe_groups(groups, cost)
-    table = Table(
-        title=f"{len(groups)} channel groups, {found['macs']:,} MACs, {found['parameters']:,} parameters",
-        title_justify="left",
-    )
-    for column in ("group", "filters", "MACs", "coupled with", "read by", "kind"):
-        table.add_column(column, justify="right" if column in ("filters", "MACs") else "left", overflow="fold")
-    for entry in found["groups"]:
-        table.add_row(
-            escape(entry["name"]),
+    rows = [
+        (
+            entry["name"],
             "locked" if entry["locked"] else str(entry["size"]),
             f"{100 * entry['macs_share']:.1f} %",
-            escape(", ".join(name for name in entry["producers"] if name != entry["name"])),
-            escape(", ".join(entry["consumers"])),
-            " ".join(entry["kinds"]),
+            ", ".join(name for name in entry["producers"] if name != entry["name"]),
+            ", ".join(entry["consumers"]),
+            ", ".join(entry["kinds"]),
         )
-    console.print(table)
+        for entry in found["groups"]
+    ]
+    title = f"{len(groups)} channel groups, {found['macs']:,} MACs, {found['parameters']:,} parameters"
+    heads = ("group", "filters", "MACs", *WORDS)
+    print_table(console, heads, rows, left=WORDS, title=title)
     notes = [f"locked {entry['name']}: {entry['locked']}" for entry in found["groups"] if entry["locked"]]
     for entry in found["groups"]:
         if not entry["locked"]:
@@ -72,5 +72,5 @@ def print_groups(groups: ChannelGroups, cost: CostModel, console: Console) -> No
     if found["uncounted"]:
         notes.append(f"not counted, for their MACs are not known: {', '.join(found['uncounted'])}")
     for note in notes:
-        console.print(note, markup=False, highlight=False, soft_wrap=True)
-    console.print(f"{100 * found['prunable_macs_share']:.1f} % of the MACs are in layers whose filters can be pruned.")
+        say(console, note)
+    say(console, f"{100 * found['prunable_macs_share']:.1f} % of the MACs are in layers whose filters can be pruned.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from rlprune.report.summary import describe_followed
 from rlprune.report.tables import count, print_table, say
 from rlprune.report.units import Unit
 
@@ -43,6 +44,9 @@ def _print_setting(found: Mapping[str, Any], baseline: str, console: Console) ->
     title = f"{found['model']} on {found['data']}, {goal['kind']} {goal['value']:g}: {unit.label}"
     heads = ("controller", "mean", f"vs {baseline}", "MACs %", "scored", "trained", "time")
     print_table(console, heads, rows, title=f"\n{title}")
+    for row in found["rows"]:
+        if row["followed"]:
+            say(console, f"{row['controller']}: {describe_followed(row['followed'])}")
     if found["proxy"] and found["proxy"]["spearman"] is not None:
         say(console, f"rank correlation before and after fine-tuning: {found['proxy']['spearman']:.2f}")
 

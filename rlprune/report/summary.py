@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from rlprune.report.tables import count, print_table, say
@@ -44,12 +44,35 @@ def print_summary(record: Mapping[str, Any], console: Console) -> None:
     name = f"{record['model']} on {record['data']['name']}: {unit.label}"
     intervals = ", with 95 % intervals" if before.get("control_interval") else ""
     print_table(console, ("", "before", "after", "change"), rows, title=f"{name}{intervals}")
+    followed = followed_by_group(record["rounds"])
     widths = [
-        (line["name"], str(line["before"]), str(line["after"]), f"{100 * (1 - line['after'] / line['before']):.0f} %")
+        (line["name"], str(line["before"]), str(line["after"]), f"{100 * (1 - line['after'] / line['before']):.0f} %",
+         *([f"{100 * followed[line['name']]:.0f} %" if line["name"] in followed else "–"] if followed else []))
         for line in record["widths"]
-    ]
-    print_table(console, ("group", "before", "after", "removed"), widths, title="\nfilters per group")
+    ]  # fmt: skip
+    heads = ("group", "before", "after", "removed", *(["agent followed"] if followed else []))
+    print_table(console, heads, widths, title="\nfilters per group")
+    if followed:
+        say(console, "\n" + describe_followed(followed))
     say(console, "\n" + verdict(record, unit).replace(". Stopped", ".\nStopped"))
+
+
+def followed_by_group(rounds: Iterable[Mapping[str, Any]]) -> dict[str, float]:
+    """How far a trained agent was followed, from 0 to 1, by group, a mean over the rounds; nothing for rules."""
+    found: dict[str, list[float]] = {}
+    for line in rounds:
+        for group, share in line.get("followed", {}).items():
+            found.setdefault(group, []).append(share)
+    return {group: sum(shares) / len(shares) for group, shares in found.items()}
+
+
+def describe_followed(followed: Mapping[str, float], listed: int = 3) -> str:
+    """In a sentence how far an agent was followed, and where it faded to the rate that action 0 stands for."""
+    mean = sum(followed.values()) / len(followed)
+    faded = sorted((share, group) for group, share in followed.items() if share < 1.0)
+    where = ", ".join(f"{group} {100 * share:.0f} %" for share, group in faded[:listed])
+    fading = f"; it faded on {len(faded)} of {len(followed)} groups, most on {where}" if faded else ", on every group"
+    return f"The agent was followed {100 * mean:.0f} % on average{fading}."
 
 
 def verdict(record: Mapping[str, Any], unit: Unit) -> str:

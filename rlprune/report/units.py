@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+ANY_DROP = 1e9
+"""A tolerance that forbids nothing, whatever the score is measured in."""
+
 
 @dataclass(frozen=True)
 class Unit:
@@ -72,4 +75,4 @@ class Unit:
 
     def limits(self, tolerance: float | None) -> bool:
         """Whether a tolerance forbids anything; of fractions, none can drop by more than 1."""
-        return tolerance is not None and not (self.percent and tolerance >= 1.0)
+        return tolerance is not None and tolerance < (1.0 if self.percent else ANY_DROP)

@@ -21,8 +21,10 @@ from rlprune.drops import score_drop
 from rlprune.tasks import (  # noqa: F401 - importing registers them
     classification,
     detection,
+    embedding,
     heads,
     image,
+    keypoints,
     multilabel,
     regression,
     segmentation,

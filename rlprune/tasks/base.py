@@ -6,6 +6,7 @@ import copy
 import inspect
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, Protocol
 
@@ -114,6 +115,10 @@ class OutputTask:
         """Numbers of every example, (n,) or (n, k): a tensor or an array."""
         raise NotImplementedError(f"the task {self.name} needs a method examples(output, targets)")
 
+    def together(self, table: np.ndarray) -> np.ndarray:
+        """What `measure` gets, from what `examples` gave for all examples at once, where one needs the others."""
+        return table
+
     def measure(self, table: np.ndarray) -> float:
         """The score of some examples, higher is better, from what `examples` gave for them."""
         return float(table.mean())
@@ -159,12 +164,10 @@ class OutputTask:
             loss += float(self.loss_of(output, batch[1])) * len(tables[-1])
         if not sum(map(len, tables)):
             raise UserError("there are no examples to score; give the split at least one")
-        table = np.concatenate(tables)
+        seen, table = sum(map(len, tables)), self.together(np.concatenate(tables))
         resample = partial(_resampled, self.measure, table)
-        n = len(table)
-        return Score(
-            self.measure(table), n, self.metric, loss / n, resample=resample, draws=self.draws, percent=self.percent
-        )
+        found = Score(self.measure(table), len(table), self.metric, loss / seen, percent=self.percent)
+        return replace(found, resample=resample, draws=self.draws)
 
     def prepared(self, score: Callable[[Task], Score]) -> Task:
         """The task for one problem; `score` scores the unpruned network on the control split by a task."""

@@ -35,9 +35,11 @@ class CocoEvaluation:
     Args:
         truths: Per image `boxes` (n, 4) x1 y1 x2 y2, `labels` (n,), and optionally `iscrowd` (n,).
         detections: Per image `boxes`, `labels` and `scores`.
+        sigma: Compare `keypoints` (n, k, 3) of both by their similarity, with this spread, instead of boxes by overlap;
+            the 17 points of COCO have spreads of their own.
     """
 
-    def __init__(self, truths: Sequence[Boxes], detections: Sequence[Boxes]) -> None:
+    def __init__(self, truths: Sequence[Boxes], detections: Sequence[Boxes], sigma: float | None = None) -> None:
         try:
             from pycocotools.coco import COCO
             from pycocotools.cocoeval import COCOeval
@@ -53,7 +55,10 @@ class CocoEvaluation:
                 coco.dataset = _dataset(boxes, categories)
                 coco.createIndex()
                 sides.append(coco)
-            self._evaluation: Any = COCOeval(*sides, iouType="bbox")
+            self._evaluation: Any = COCOeval(*sides, iouType="bbox" if sigma is None else "keypoints")
+            points = next((one["keypoints"].shape[1] for one in truths if "keypoints" in one), 0)
+            if sigma is not None and points != len(self._evaluation.params.kpt_oks_sigmas):
+                self._evaluation.params.kpt_oks_sigmas = np.full(points, sigma)
             self._evaluation.params.areaRng = self._evaluation.params.areaRng[
                 :1
             ]  # all sizes; the rest is not asked for
@@ -102,6 +107,9 @@ def _dataset(images: Sequence[Boxes], categories: list[int]) -> dict[str, Any]:
             }
             if "scores" in one:
                 annotation["score"] = float(one["scores"][i])
+            if "keypoints" in one:
+                points = np.asarray(one["keypoints"][i], dtype=np.float64)
+                annotation |= {"keypoints": points.ravel().tolist(), "num_keypoints": int((points[:, 2] > 0).sum())}
             annotations.append(annotation)
     return {
         "info": {},

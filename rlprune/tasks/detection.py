@@ -37,10 +37,16 @@ class Detection(OutputTask):
 
     metric: str = "map"
     name: ClassVar[str] = "detection"
+    parts: ClassVar[tuple[str, ...]] = ()  # what is scored beside the boxes
     distillable: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_option("metric of detection", self.metric, ("map", "map50"))
+
+    @property
+    def spread(self) -> float | None:
+        """Of key points, where those are compared and not boxes."""
+        return None
 
     def size(self, batch: Batch) -> int:
         """Number of images in a batch."""
@@ -81,8 +87,8 @@ class Detection(OutputTask):
                     f"the model returned a {type(detections).__name__} for {len(images)} images; "
                     "detection needs a list of one dict an image, as torchvision's detectors give"
                 )
-            truths += [_arrays(target, ("boxes", "labels", "iscrowd")) for target in targets]
-            found += [_arrays(one, ("boxes", "labels", "scores")) for one in detections]
+            truths += [_arrays(target, ("boxes", "labels", "iscrowd", *self.parts)) for target in targets]
+            found += [_arrays(one, ("boxes", "labels", "scores", *self.parts)) for one in detections]
         if not truths:
             raise UserError("there are no images to score; give the split at least one")
         for one in found:
@@ -90,7 +96,7 @@ class Detection(OutputTask):
                 raise UserError(
                     "the model's boxes hold NaN or infinity; every output must be finite: check the weights"
                 )
-        evaluation = CocoEvaluation(truths, found)
+        evaluation = CocoEvaluation(truths, found, self.spread)
         precision = evaluation.precision()
         return Score(
             getattr(precision, self.metric),
@@ -111,15 +117,13 @@ def _single_objects(target: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     if "iscrowd" not in target:
         return target
     chosen = target["iscrowd"] == 0
-    return {**target, "boxes": target["boxes"][chosen], "labels": target["labels"][chosen]}
+    return {key: value[chosen] if key in ("boxes", "labels", "keypoints") else value for key, value in target.items()}
 
 
 def _arrays(one: dict[str, torch.Tensor], keys: tuple[str, ...]) -> Boxes:
     missing = [key for key in keys if key not in one and key != "iscrowd"]
     if missing:
-        raise UserError(
-            f"a detection has no {missing[0]!r}; it has {', '.join(one)} and needs boxes, labels and scores"
-        )
+        raise UserError(f"a detection has no {missing[0]!r}; it has {', '.join(one)} and needs {', '.join(keys)}")
     return {key: one[key].detach().float().cpu().numpy() for key in keys if key in one}
 
 

@@ -104,7 +104,9 @@ class Heads(OutputTask):
                 )
         if not tables[0]:
             raise UserError("there are no examples to score; give the split at least one")
-        whole = [np.concatenate(parts) for parts in tables]
+        whole = [task.together(np.concatenate(parts)) for (_, task), parts in zip(self.heads, tables, strict=True)]
+        if len({len(table) for table in whole}) > 1:
+            raise UserError("a head counts other examples than the others do; give an embedding a run of its own")
 
         def measured(index: np.ndarray | None = None) -> list[float]:
             chosen = whole if index is None else [table[index] for table in whole]

@@ -176,7 +176,7 @@ def test_several_networks_workers_and_resuming(
     _, model, _, weights = unseen
     out = tmp_path / "agent"
     argv = ["train-agent", *QUICK, "--models", "lenet5", f"{model}={weights}", "--episodes", "6", "--workers", "2"]
-    argv += ["--tolerances", "0.01,0.05", "--budgets", "0.5", "--out", str(out)]
+    argv += ["--tolerances", "0.01,0.05", "--budgets", "0.5", "--set", "n_steps=8", "--out", str(out)]
     assert main(argv) == 0
     shown = capsys.readouterr()
     assert "lenet5" in shown.out and "episode 6" in shown.err and str(out / "agent.zip") in shown.out

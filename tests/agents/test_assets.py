@@ -52,7 +52,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "common": {**SMALL, "tolerance": 1.0},
         "budgets": [0.5],
     }
-    quick = {"n_steps": 16, "batch_size": 16, "n_epochs": 1}
+    quick = {"n_steps": 8, "n_epochs": 1}
     command = f"rlprune train-agent --models lenet5={where}/weights/lenet.pt --data {where}/digits.npz --out runs/one"
     settings = AgentSettings(env=MIXED, env_kwargs=kwargs, episodes=4, hyperparameters=quick)
     train(settings, where / "run", command=command)

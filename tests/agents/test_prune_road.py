@@ -230,3 +230,12 @@ def test_environments_of_a_live_problem(net: nn.Module) -> None:
     assert plans[0] == plans[1]
     with pytest.raises(UserError, match="did you mean 'layerwise'"):
         rlprune.make_env("layerwiese", problem)
+
+
+def test_batches_of_transformers_need_no_function_and_their_images_are_drawn(net: nn.Module, tmp_path: Path) -> None:
+    """A mapping with `labels`: the rest are the inputs, by the names of the network's arguments."""
+    roles = {"train": TRAIN, "control": CONTROL, "test": TEST}
+    loaders = {role: [{"labels": y[i : i + 32], "x": x[i : i + 32]} for i in range(0, len(x), 32)]
+               for role, (x, y) in roles.items()}  # fmt: skip
+    result = rlprune.prune(net, **loaders, epochs=0, recipe="uniform", tolerance=0.5, out=tmp_path, progress=False)
+    assert result.baseline > 0.9 and (tmp_path / "pictures.png").exists()

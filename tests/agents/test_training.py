@@ -32,13 +32,13 @@ from rlprune.errors import UserError
 from rlprune.files import read_json, write_json
 
 SMALL = {"control_size": 200, "calibration_size": 128}
-QUICK = {"ppo": {"n_steps": 32, "n_epochs": 2}, "trpo": {"n_steps": 32}, "a2c": {"n_steps": 8}}
+QUICK = {"ppo": {"n_steps": 8, "n_epochs": 2}, "trpo": {"n_steps": 8}, "a2c": {"n_steps": 8}}
 CONTRIB = sorted(name for name, (module, _) in ALGORITHMS.items() if module == "sb3_contrib")
 BUNDLED = sorted(set(ALGORITHMS) - set(CONTRIB))
 
 
 def settings(algorithm: str = "ppo", **changes: Any) -> AgentSettings:
-    quick = QUICK.get(algorithm, {"learning_starts": 20, "batch_size": 16})
+    quick = QUICK.get(algorithm, {"learning_starts": 8, "batch_size": 16})
     return AgentSettings(**{"algorithm": algorithm, "env": TOY, "episodes": 16, "hyperparameters": quick, **changes})
 
 

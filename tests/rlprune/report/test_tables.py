@@ -1,13 +1,19 @@
 """What is printed fits 80 columns, cuts no number, breaks no name, and takes no name for markup."""
 
 import io
+import re
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
+from rlprune.channels import trace_channels
+from rlprune.cost import CostModel
+from rlprune.models import create_model
 from rlprune.report.analysis import analyse
+from rlprune.report.groups import print_groups
 from rlprune.report.methods import print_constants, print_methods
 from rlprune.report.pareto import Network, print_networks
 from rlprune.report.scans import print_scan
@@ -80,6 +86,7 @@ def test_other_metrics_are_written_as_they_are(record):
     for side in ("baseline", "pruned"):
         more = {"metric": "psnr", "percent": False, "control_score": 31.2, "test_score": 30.9}
         record[side] = {**record[side], **more, "control_interval": None, "test_interval": [30.1, 31.8]}
+    assert "within" not in printed(print_summary, {**record, "drop": 0.31, "tolerance": 1e9})
     text = printed(print_summary, {**record, "drop": 0.31, "tolerance": 0.5})
     assert "lenet5 on digits: psnr" in text and "30.9 [30.1, 31.8]" in text
     assert "Control drop 0.31 psnr, within the tolerance of 0.5." in text and "%" not in text.split("filters")[0]
@@ -101,6 +108,16 @@ def test_other_tables_print_brackets_too(tmp_path):
 def test_no_width_cuts_a_name(width):
     name = "a." * 40 + "conv"
     assert name in layout(("group", "before"), [(name, "12")], width)
+
+
+def test_the_groups_of_a_network_fit_80_columns_with_every_name_whole():
+    groups = trace_channels(create_model("resnet20"), torch.zeros(1, 3, 32, 32))
+    text = printed(print_groups, groups, CostModel(groups))
+    table = text.split("locked ")[0]
+    assert max(map(len, table.splitlines())) <= 80
+    for group in groups:
+        for name in (group.name, *group.producers, *group.consumers):
+            assert re.search(rf"(^|\s){re.escape(name)}(,|\s|$)", text), name
 
 
 def test_a_baseline_near_chance_is_spoken_of():

@@ -1,0 +1,90 @@
+"""Embedding: what is alike lies close; recall at k."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from rlprune.errors import UserError
+from rlprune.tasks.base import TASKS, OutputTask
+
+_CHUNK = 1024  # queries at once
+
+
+@TASKS.register("embedding")
+@dataclass(frozen=True)
+class Embedding(OutputTask):
+    """A vector for every example, by whose angles examples of a class are found; targets are class indices (N,).
+
+    Training minimises the supervised contrastive loss (Khosla et al. 2020, eq. 2) within a batch. The score is
+    recall@k: the share of the examples, each searched among all others of its split, of which one of the k nearest is
+    of its class. Examples that are the only one of their class are not searched; where all are, the score is 0.
+
+    Attributes:
+        k: How many neighbours are looked at.
+        temperature: Of the loss.
+        name: Name of the task.
+    """
+
+    k: int = 1
+    temperature: float = 0.1
+    name: ClassVar[str] = "embedding"
+    single: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise UserError(f"option k of embedding is {self.k}; it must be at least 1")
+        if not 0 < self.temperature < float("inf"):
+            raise UserError(
+                f"option temperature of embedding is {self.temperature}; it must be a finite number above 0"
+            )
+
+    @property
+    def metric(self) -> str:  # type: ignore[override]
+        """Recall at k."""
+        return f"recall@{self.k}"
+
+    def loss_of(self, output: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Of every example that has company in the batch, minus the mean log-probability of its company."""
+        vectors = _unit(output, targets)
+        itself = torch.eye(len(vectors), dtype=torch.bool, device=vectors.device)
+        likeness = (vectors @ vectors.T / self.temperature).masked_fill(itself, -torch.inf)
+        company = (targets[:, None] == targets) & ~itself
+        log = (likeness - likeness.logsumexp(1, keepdim=True)).masked_fill(~company, 0.0)
+        count = company.sum(1)
+        losses = -log.sum(1)[count > 0] / count[count > 0]
+        return losses.mean() if len(losses) else vectors.sum() * 0.0
+
+    def examples(self, output: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """The class, and the vector."""
+        return torch.cat((targets[:, None].double(), _unit(output, targets).double()), dim=1)
+
+    def together(self, table: np.ndarray) -> np.ndarray:
+        """Of every example that has company whether some of it is among its k nearest, (n, 1)."""
+        labels, vectors = table[:, 0], table[:, 1:]
+        hits = []
+        for start in range(0, len(table), _CHUNK):
+            chosen = slice(start, start + _CHUNK)
+            likeness, rows = vectors[chosen] @ vectors.T, np.arange(len(vectors[chosen]))
+            likeness[rows, start + rows] = -np.inf
+            k = min(self.k, len(table) - 1)
+            nearest = np.argpartition(-likeness, k - 1, axis=1)[:, :k] if k else np.empty((len(rows), 0), dtype=int)
+            hits.append((labels[nearest] == labels[chosen, None]).any(axis=1))
+        _, which, counts = np.unique(labels, return_inverse=True, return_counts=True)
+        searched = counts[which] > 1
+        found = np.concatenate(hits)[searched] if searched.any() else np.zeros(len(table))
+        return np.asarray(found[:, None], dtype=np.float64)
+
+
+def _unit(output: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Vectors of length one."""
+    if output.ndim != 2 or targets.ndim != 1 or len(output) != len(targets):
+        raise UserError(
+            f"the model gave an output of shape {tuple(output.shape)} for targets of shape {tuple(targets.shape)}; "
+            "embedding needs a vector and a class for every example"
+        )
+    return F.normalize(output.float(), dim=1)

@@ -1,0 +1,108 @@
+"""An agent of a plain Stable-Baselines3 script runs by `rlprune episode`, and says how far it was followed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import stable_baselines3
+import torch
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecNormalize
+
+import rlprune  # noqa: F401 - registers the environments
+from rlprune.agents import load_agent, write_card
+from rlprune.cli import main
+from rlprune.envs import AroundAdvice, DiscreteRates
+from rlprune.errors import UserError
+
+TOY = "rlprune/ToyPruning-v0"
+
+
+def agent_of(name: str, env: Any, **policy: Any) -> Any:
+    return getattr(stable_baselines3, name)("MlpPolicy", env, policy_kwargs=policy, seed=0)
+
+
+def layerwise(**kwargs: Any) -> gymnasium.Env[Any, Any]:
+    return gymnasium.make("rlprune/LayerwisePruning-v0", control_size=100, calibration_size=64, **kwargs)
+
+
+@pytest.mark.parametrize("name", ["PPO", "A2C", "SAC", "TD3", "DDPG", "DQN"])
+def test_a_card_rebuilds_every_algorithm(name: str, tmp_path: Path) -> None:
+    env = layerwise(criterion="l2")
+    acted = DiscreteRates(env, 5) if name == "DQN" else env
+    model = agent_of(name, acted, net_arch=[8], activation_fn=torch.nn.ELU)
+    agent = load_agent(write_card(model, acted, tmp_path / "mine.zip"))
+    seen = np.random.default_rng(0).uniform(-1, 1, env.observation_space.shape).astype(np.float32)
+    expected = model.predict(seen, deterministic=True)[0]
+    if name == "DQN":
+        expected = [np.linspace(-1, 1, 5, dtype=np.float32)[int(expected)]]
+    np.testing.assert_array_equal(agent.predict(seen)[0], expected)
+    assert agent.card["env"]["kwargs"]["criterion"] == "l2" and agent.card["training"]["errors"] is True
+
+
+def test_a_vector_of_wrapped_environments_says_what_a_single_one_says(tmp_path: Path) -> None:
+    kwargs = {"control_size": 100, "calibration_size": 64, "max_rate": 0.7}
+    env = make_vec_env("rlprune/LayerwisePruning-v0", 2, env_kwargs=kwargs, wrapper_class=AroundAdvice)
+    write_card(agent_of("PPO", env), env, tmp_path / "mine.zip")
+    card = json.loads((tmp_path / "mine.json").read_text())
+    assert card["around"] == "advice" and card["env"]["kwargs"]["max_rate"] == 0.7
+    with pytest.raises(UserError, match="VecNormalize"):
+        write_card(agent_of("PPO", env), VecNormalize(env), tmp_path / "mine.zip")
+
+
+def test_a_plain_zip_runs_once_its_environment_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    agent_of("PPO", layerwise(), net_arch=[8]).save("mine.zip")
+    argv = ["episode", "--agent", "mine.zip", "--control-size", "100", "--budget", "0.6", "--recovery", "none"]
+    assert main(argv) == 2
+    line = capsys.readouterr().err.strip()
+    assert "write_card(model, env)" in line and "--env-kwargs" in line and "\n" not in line
+    assert main([*argv, "--env-kwargs", '{"criterion": "l2"}', "--out", "run", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["settings"]["criterion"] == "l2", "the rules are those of its training"
+    assert record["pruned"]["macs"] <= 0.6 * record["baseline"]["macs"]
+    followed = record["rounds"][0]["followed"]
+    assert set(followed.values()) == {1.0} and len(followed) == 3
+    assert main([*argv, "--env-kwargs", "{}"]) == 2
+    assert "mine.json" in capsys.readouterr().err
+
+
+def test_fading_is_told_by_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An agent that has seen nothing like it fades on every group, and the screen says so."""
+    monkeypatch.chdir(tmp_path)
+    env = layerwise()
+    write_card(agent_of("PPO", env), env, "mine.zip")
+    card = json.loads(Path("mine.json").read_text())
+    nowhere = [5.0] * len(card["features"])
+    Path("mine.json").write_text(json.dumps({**card, "support": {"low": nowhere, "high": nowhere}}))
+    assert main(["episode", "--agent", "mine.zip", "--control-size", "100", "--recovery", "none", "--out", "run"]) == 0
+    out = capsys.readouterr().out
+    assert "The agent was followed 0 % on average; it faded on 3 of 3 groups" in " ".join(out.split())
+
+
+@pytest.mark.parametrize(
+    ("more", "least"),
+    [
+        (["--episodes", "3"], "at least 17 episodes (49 steps)"),
+        (["--episodes", "3", "--algorithm", "sac"], "at least 17 episodes (49 steps)"),
+        (["--timesteps", "30", "--algorithm", "sac"], "(49 steps)"),
+        (["--episodes", "40", "--set", "n_steps=128"], "at least 43 episodes (129 steps)"),
+    ],
+)
+def test_a_training_without_an_update_is_refused(
+    more: list[str], least: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train-agent", "--models", "lenet5", "--out", "a", *more]) == 2
+    line = capsys.readouterr().err.strip()
+    assert least in line and "\n" not in line
+    assert not Path("a").exists()
