@@ -1,4 +1,4 @@
-"""What watches a training: a line for every episode, and checkpoints from which it goes on bit-equal."""
+"""What watches a training: a line for every episode, TensorBoard, and checkpoints from which it goes on bit-equal."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import ReplayBuffer
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 
 from rlprune.agents.rl.noise import DecayingNoise
@@ -183,3 +184,13 @@ def load_checkpoint(path: Path, model: BaseAlgorithm, log: EpisodeLog) -> int:
             model.action_noise.episode = state["noise_episode"] - 1  # learn() begins with a reset, which counts one
     log.lines = list(state["episodes"])
     return int(state["number"])
+
+
+def tensorboard(folder: Path, step: int) -> Logger:
+    """A logger that goes on with the folder's TensorBoard run after `step`."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    output = TensorBoardOutputFormat.__new__(TensorBoardOutputFormat)  # its own writer cannot purge
+    output._is_closed = False
+    output.writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
+    return Logger(str(folder), [output])

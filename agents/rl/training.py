@@ -17,7 +17,6 @@ from typing import Any
 import gymnasium
 import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.logger import Logger, TensorBoardOutputFormat
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
@@ -25,7 +24,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
 from rlprune.agents.controllers.base import run_episode
 from rlprune.agents.controllers.fixed import Uniform
-from rlprune.agents.rl.callbacks import EpisodeLog, OnEpisode, Segments, checkpoints, load_checkpoint
+from rlprune.agents.rl.callbacks import EpisodeLog, OnEpisode, Segments, checkpoints, load_checkpoint, tensorboard
 from rlprune.agents.rl.sb3 import TrainedAgent, load_agent, make_agent, save_agent
 from rlprune.agents.rl.settings import AgentSettings
 from rlprune.artifact import fingerprint
@@ -255,7 +254,7 @@ def _train(
         except UserError as error:
             raise UserError(f"{error}; without the folder {saved[-1]} the training starts again") from None
     segments = Segments(folder, settings.seed, segment, log, number)
-    model.set_logger(_logger(folder, model.num_timesteps))
+    model.set_logger(tensorboard(folder, model.num_timesteps))
     model.learn(
         max(0, steps - model.num_timesteps),
         callback=[segments, log],
@@ -341,13 +340,3 @@ class _Watched:
         """The agent's action."""
         self.seen.append(np.array(observation))
         return self.agent.predict(observation, state, episode_start, deterministic)
-
-
-def _logger(folder: Path, step: int) -> Logger:
-    """A logger that goes on with the folder's TensorBoard run after `step`."""
-    from torch.utils.tensorboard import SummaryWriter
-
-    output = TensorBoardOutputFormat.__new__(TensorBoardOutputFormat)  # its own writer cannot purge
-    output._is_closed = False
-    output.writer = SummaryWriter(str(folder), purge_step=step + 1 if step else None)
-    return Logger(str(folder), [output])

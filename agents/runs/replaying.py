@@ -43,9 +43,7 @@ def rebuild(folder: Path, *, model: str | None = None, trust: bool = False) -> t
     return problem, saved_network(run.model_file, record, problem)
 
 
-def without_data(
-    folder: Path, *, model: str | None = None, trust: bool = False
-) -> tuple[nn.Module, tuple[Any, ...]]:
+def without_data(folder: Path, *, model: str | None = None, trust: bool = False) -> tuple[nn.Module, tuple[Any, ...]]:
     """The pruned network of a finished run, and two examples of noise to call it with; needs its model.pt alone.
 
     Raises:

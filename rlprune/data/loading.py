@@ -70,8 +70,7 @@ def load_data(
         channels: 1 reads a folder's images as grey, 3 as colour; None keeps what they are.
         normalise: `imagenet`, `none` (images in [0, 1], or arrays of floating point as they are), or `MEAN:STD`, each
             one number or one a channel with commas between; None takes ImageNet's constants for colour images, and
-            what is measured on the train role for others. A folder's `dataset.yml` may say all
-            three, and the order of the classes.
+            what is measured on the train role for others. A folder's `dataset.yml` may say all three, and the classes.
         task: What the targets of an `.npz` or `.csv` file are for, where that is not classification.
 
     Raises:
