@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from rlprune.envs.arguments import read_arguments
 from rlprune.envs.episode import saving
-from rlprune.envs.episode.cache import open_store
+from rlprune.envs.episode.cache import ScoreCache, open_store
 from rlprune.envs.episode.rewards import Terms
 from rlprune.envs.episode.state import TRUNCATED, EpisodeState, Penalty
 from rlprune.envs.episode.telling import final_info, step_info
@@ -122,6 +122,10 @@ class FilterPruningEnv(EpisodeView, gymnasium.Env[Observation, NDArray[np.float3
     def _setup(self, transitions: Transitions, rules: Rules, render_mode: str | None) -> None:
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise unknown_name("render_mode", render_mode, self.metadata["render_modes"])
+        if rules.confidence and isinstance(transitions.store, ScoreCache):
+            raise UserError(
+                "confidence needs every network's own answers, which the score cache does not hold: leave one out"
+            )
         self.render_mode = render_mode
         self.problem = transitions.problem
         self.rules = rules

@@ -33,6 +33,8 @@ class Rules:
         seed: Of everything random: data split, ranking, recovery.
         errors: Whether the observation tells what the groups' removal costs their readers. None: with `one_shot` only,
             since every round needs new Gram matrices, and a factorisation for every layer.
+        confidence: Accept a network only where its drop is inside the tolerance with this probability, in [0, 1), by
+            the examples on which it differs from the unpruned network; 0 takes the drop as it is.
         shown_tolerance: The tolerance that the observation tells of, where it is not the one that is kept.
     """
 
@@ -48,6 +50,7 @@ class Rules:
     skip: tuple[str, ...] = ()
     seed: int = 0
     errors: bool | None = None
+    confidence: float = 0.0
     shown_tolerance: float | None = None
 
     def __post_init__(self) -> None:
@@ -56,6 +59,7 @@ class Rules:
             check_tolerance("shown_tolerance", self.shown_tolerance)
         check_rate("max_rate", self.max_rate)
         check_seed(self.seed)
+        check_confidence(self.confidence)
         if self.budget is not None and not 0.0 < self.budget <= 1.0:
             raise UserError(f"budget is {self.budget}; it must lie in (0, 1], the fraction of the MACs to keep")
         if self.rounds is not None and self.rounds < 1:
@@ -85,6 +89,12 @@ class Rules:
     def to_json(self) -> dict[str, Any]:
         """Plain values only."""
         return {**asdict(self), "skip": list(self.skip)}
+
+
+def check_confidence(value: float) -> None:
+    """Raise UserError unless `value` can be asked of a drop."""
+    if not 0.0 <= value < 1.0:
+        raise UserError(f"confidence is {value}; it must lie in [0, 1), such as 0.9; 0 takes a drop as it is")
 
 
 def check_tolerance(name: str, value: float) -> None:

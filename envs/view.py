@@ -63,6 +63,11 @@ class EpisodeView:
         return self._episode.keeper.allowed
 
     @property
+    def margin(self) -> float:
+        """What the rules' confidence takes off the tolerance, for drops like the accepted network's."""
+        return self._episode.keeper.margin(self._episode.keeper.score)
+
+    @property
     def scores(self) -> dict[str, NDArray[np.float64]]:
         """The criterion's score of every filter of the current network, by group."""
         return self._episode.ranking.scores

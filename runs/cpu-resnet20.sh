@@ -5,7 +5,7 @@
 #
 # WEIGHTS  a trained ResNet-20, for instance cifar10_resnet20.pt (required)
 # DATA     cifar10.npz or torchvision:CIFAR10 (default)
-# AMP      "--amp" trains in bfloat16, about twice as fast on CPUs with instructions for it
+# AMP      "--amp on" trains in bfloat16, about twice as fast on CPUs with instructions for it
 DEVICE=cpu AMP=${AMP-}
 source "$(dirname "$0")/lib.sh"
 : "${WEIGHTS:?give the file of a trained ResNet-20 in WEIGHTS}"

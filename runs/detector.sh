@@ -6,7 +6,7 @@
 # TARGET_MACS  share of the MACs to keep (default: 0.6)
 # DETECTOR     default: ssdlite320_mobilenet_v3_large; fasterrcnn_mobilenet_v3_large_320_fpn takes about three times as long
 DEVICE=${DEVICE:-cpu} DATA=${DATA:-data/bccd} SEEDS=${SEEDS:-0} DETECTOR=${DETECTOR:-ssdlite320_mobilenet_v3_large}
-AMP=--no-amp
+AMP="--amp off"
 source "$(dirname "$0")/lib.sh"
 common+=(--model "torchvision:$DETECTOR" --task detection:metric=map50)
 name=$DETECTOR-$(basename "$DATA")

@@ -6,7 +6,7 @@
 # SEEDS    default: "0 1 2"
 # OUT      where the run folders go (default: runs)
 # RLPRUNE  the command (default: rlprune)
-# AMP      how precisely prunings train (default: --amp)
+# AMP      how precisely prunings train (default: --amp on)
 
 set -euo pipefail
 DATA=${DATA:-torchvision:CIFAR10}
@@ -14,7 +14,7 @@ DEVICE=${DEVICE:-cuda}
 SEEDS=${SEEDS:-0 1 2}
 OUT=${OUT:-runs}
 RLPRUNE=${RLPRUNE:-rlprune}
-AMP=${AMP---amp}
+AMP=${AMP---amp on}
 common=(--data "$DATA" --device "$DEVICE")
 [ -n "${ROOT:-}" ] && common+=(--root "$ROOT")
 

@@ -158,7 +158,8 @@ def parse(
 def _table(sections: Sequence[Section], positional: Mapping[str, str], shown: Collection[str] | None) -> Any:
     """A dataclass of all options, or of those that are shown."""
     made: list[Any] = [
-        (name, Annotated[str, tyro.conf.Positional, tyro.conf.arg(help=text)]) for name, text in positional.items()
+        (name, Annotated[str, tyro.conf.Positional, tyro.conf.arg(help=text, metavar=name.upper())])
+        for name, text in positional.items()
     ]
     for section in sections:
         rows = []

@@ -140,7 +140,7 @@ def furthest(now: Standing, allowed: float, floor: float, trials: int = TRIALS) 
 
 
 class TrustRegion:
-    """The law of every schedule: how far the next step goes, what training is trusted with, learnt from the run's rounds.
+    """The law of every schedule: how far the next step goes and what training is trusted with, learnt from its rounds.
 
     Args:
         first: Logarithm of the factor by which the first removal may shrink the MACs, and the bound of later ones.

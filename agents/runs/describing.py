@@ -16,15 +16,18 @@ from rlprune.drops import score_drop
 from rlprune.network import Network
 from rlprune.problem import PruningProblem
 from rlprune.record import versions
+from rlprune.scoring.paired import certainty
 
 LATENCY_S = 0.2  # to measure each network for
 
 
-def describe(problem: PruningProblem, network: Network) -> dict[str, Any]:
-    """Scores with 95 % intervals on control and, where there is one, on test; and cost."""
+def describe(problem: PruningProblem, network: Network, tolerance: float | None = None) -> dict[str, Any]:
+    """Scores with 95 % intervals on control and, where there is one, on test; cost; how sure a tolerance is kept."""
     whole = network.model is problem.model  # whose control score is known
     control = problem.baseline if whole else problem.evaluator.score(network.model, "control")
     found = control.figures("control")
+    if tolerance is not None and (sure := certainty(problem.baseline, control, tolerance)) is not None:
+        found["certainty"] = sure
     if problem.data.test is not None:
         found = {**problem.evaluator.score(network.model, "test").figures("test"), **found}
     return {**found, "macs": problem.macs(network), "parameters": problem.parameters(network)}
@@ -61,20 +64,25 @@ def opening(problem: PruningProblem, recipe: Recipe, command: str) -> dict[str, 
 
 
 def closing(
-    problem: PruningProblem, outcome: Outcome, baseline: Mapping[str, Any] | None = None, timed: bool = True
+    problem: PruningProblem,
+    outcome: Outcome,
+    tolerance: float,
+    baseline: Mapping[str, Any] | None = None,
+    timed: bool = True,
 ) -> dict[str, Any]:
     """What a run's record says once it is over; scores the test split, once.
 
     Args:
         problem: Whose books they are.
         outcome: What came of it.
+        tolerance: What was allowed.
         baseline: `describe` of the unpruned network, where it is known.
         timed: Measure latencies.
     """
     network = outcome.network
     cost = problem.ledger.state_dict()
     baseline = dict(baseline or describe(problem, Network(problem.model, problem.groups)))
-    pruned = describe(problem, network)
+    pruned = describe(problem, network, tolerance)
     prunable = [group.name for group in problem.groups.prunable]
     return {
         "status": "finished",

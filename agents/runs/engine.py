@@ -13,7 +13,7 @@ from typing import Any
 
 from rlprune.agents.controllers.base import Rule, State
 from rlprune.agents.controllers.law import Aim, Standing
-from rlprune.agents.runs.healing import Cycle, Heal, Trained, drop_of, fit_cycle, images, record_of
+from rlprune.agents.runs.healing import Cycle, Heal, Healed, drop_of, fit_cycle, images, record_of
 from rlprune.agents.runs.playing import cheap_repairs, controller_of, law_of, make_game, shown_to, standing
 from rlprune.agents.runs.recipe import Recipe
 from rlprune.agents.runs.watching import Nowhere, Patience, Silent, Sink, Watcher
@@ -205,7 +205,7 @@ class _Play:
         if pace is not None and not self.pace:
             self.pace = dict(pace)
 
-    def _fit(self, network: Network, cycle: Cycle, drop: float, purpose: str, number: int) -> Trained:
+    def _fit(self, network: Network, cycle: Cycle, drop: float, purpose: str, number: int) -> Healed:
         """Train a network in place, and tell of it."""
         what = f"training, {cycle.settings.epochs:.3g} epochs"
         seed, watcher = derive(self.problem.seed, purpose, number), self.watcher
@@ -254,7 +254,7 @@ class _Play:
         trained = network.copy()
         cycle = Cycle(settings, file=self.sink.cycle_file(f"finish-{self.attempt}"))
         report = self._fit(trained, cycle, drop, "finish", self.attempt)
-        after = drop - report.gained
+        after = report.after
         self.finishes.append(
             {
                 "epochs": report.epochs,

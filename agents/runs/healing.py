@@ -39,15 +39,16 @@ class Cycle:
     file: Path | None = None
 
 
-@dataclass
+@dataclass(frozen=True)
 class Healed:
-    """How a removal fared.
+    """What a training came to.
 
     Attributes:
-        before: Drop after the cheap repairs.
-        after: Drop after the training; the same without one.
+        before: Drop before it, after the cheap repairs.
+        after: Drop after it; the same without one.
         epochs: Epochs that were trained.
         cut_short: Whether the training was given up.
+        losses: Mean training loss of every epoch.
         pace: Layout and precision that it was done in, as `TrainSettings` takes them; None without one.
     """
 
@@ -55,7 +56,13 @@ class Healed:
     after: float
     epochs: float = 0.0
     cut_short: bool = False
+    losses: tuple[float, ...] = ()
     pace: Mapping[str, Any] | None = None
+
+    @property
+    def gained(self) -> float:
+        """How much of the drop it took back."""
+        return self.before - self.after
 
 
 class Heal:
@@ -89,7 +96,7 @@ class Heal:
         if cycle.enough is not None and harm <= cycle.enough:
             return
         what = f"training, {cycle.settings.epochs:.3g} epochs"
-        report = fit_cycle(
+        self.last = fit_cycle(
             problem,
             after.model,
             cycle,
@@ -98,18 +105,6 @@ class Heal:
             lambda done: self.on_work(what, done, 1.0),
             self.stopped,
         )
-        self.last = Healed(harm, harm - report.gained, report.epochs, report.cut_short, report.pace)
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What a cycle came to: the drop it took back, epochs, whether it was cut short, losses an epoch, and the pace."""
-
-    gained: float
-    epochs: float
-    cut_short: bool
-    losses: tuple[float, ...] = ()
-    pace: Mapping[str, Any] | None = None
 
 
 def drop_of(problem: PruningProblem, model: nn.Module) -> float:
@@ -125,7 +120,7 @@ def fit_cycle(
     seed: int,
     on_step: Callable[[float], None] | None,
     stopped: Callable[[], bool],
-) -> Trained:
+) -> Healed:
     """Train a network in place; it comes out as its best epoch on control, or as it was.
 
     The ledger is charged the same whether or not the training was interrupted.
@@ -156,7 +151,7 @@ def fit_cycle(
     problem.ledger.load_state_dict(spent)
     best = max([-harm, *report.scores])
     pace = {"layout": report.layout, "amp": report.amp} if report.layout else None
-    return Trained(harm + best, report.images / images(problem), report.stopped_early, tuple(report.losses), pace)
+    return Healed(harm, -best, report.images / images(problem), report.stopped_early, tuple(report.losses), pace)
 
 
 def images(problem: PruningProblem) -> int:
@@ -164,7 +159,7 @@ def images(problem: PruningProblem) -> int:
     return max(1, len(problem.data.train)) if problem.data.train is not None else 1
 
 
-def _own_fit(problem: PruningProblem, model: nn.Module, cycle: Cycle, harm: float) -> Trained:
+def _own_fit(problem: PruningProblem, model: nn.Module, cycle: Cycle, harm: float) -> Healed:
     assert problem.fit is not None
     state = {name: value.detach().clone() for name, value in model.state_dict().items()}
     epochs = max(1, round(cycle.settings.epochs))
@@ -177,7 +172,7 @@ def _own_fit(problem: PruningProblem, model: nn.Module, cycle: Cycle, harm: floa
     drop = drop_of(problem, model)
     if drop > harm:
         model.load_state_dict(state)
-    return Trained(max(harm - drop, 0.0), float(epochs), False)
+    return Healed(harm, min(harm, drop), float(epochs))
 
 
 def _hopeless(report: TrainReport, cycle: Cycle) -> bool:

@@ -60,7 +60,7 @@ def controller_of(recipe: Recipe, watcher: Watcher) -> Controller:
 
 
 def law_of(recipe: Recipe, controller: Controller) -> Law | None:
-    """The law that says how far each round goes: the controller's own, else the trust region; none for a paper's schedule."""
+    """The law that says how far each round goes: the controller's own, or the trust region; none for a paper's text."""
     if recipe.published:
         return None
     return (controller.law() if isinstance(controller, Rule) else None) or TrustRegion()
@@ -111,6 +111,7 @@ def make_game(
         tolerance=max(1.0, recipe.tolerance) if late else recipe.tolerance,
         budget=budget if recipe.published else None,
         max_rate=recipe.max_rate,
+        confidence=recipe.confidence,
         rounds=recipe.rounds,
         one_shot=recipe.published and recipe.once,
         on_violation=recipe.on_violation if recipe.published else "back",
@@ -141,13 +142,13 @@ def standing(env: FilterPruningEnv, controller: Controller, recipe: Recipe, spen
         return env.baseline.value - score.value - drop
 
     return Standing(
-        tolerance=recipe.tolerance,
+        tolerance=max(0.0, recipe.tolerance - env.margin),
         drop=drop,
         share=env.problem.macs(env.network) / whole,
         least=min(1.0, env.budget.least_cost / whole + 1e-4),
         target=recipe.budget,
         epochs=epochs,
         left=max(0.0, epochs - spent),
-        steps=float(train.steps(recipe.repair.batch_size)) if train is not None else STEPS,
+        steps=float(train.steps(recipe.repair.images_a_step(len(train)))) if train is not None else STEPS,
         harm=harm,
     )

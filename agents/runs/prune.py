@@ -139,7 +139,7 @@ def _played(
             sink.folder.write(sink.record)
         raise
     watcher.work("scoring the result")
-    found = closing(problem, outcome, baseline, timed)
+    found = closing(problem, outcome, recipe.tolerance, baseline, timed)
     if found["drop"] > recipe.tolerance:  # measured anew, whatever the state of the run says
         raise UserError(
             f"the network that the run ends with dropped {found['drop']:.4f} when it was scored anew, more than the "

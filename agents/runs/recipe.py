@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from rlprune.agents.controllers.registry import RULES, make_rule, rule_class
-from rlprune.envs.rules import ON_VIOLATION, check_tolerance
+from rlprune.envs.rules import ON_VIOLATION, check_confidence, check_tolerance
 from rlprune.errors import UserError, check_rate, reading, unknown_name
 from rlprune.kinds import check_kinds
 from rlprune.training.settings import TrainSettings
@@ -33,6 +33,8 @@ class Recipe:
     Attributes:
         tolerance: Largest drop of the control score, >= 0, in the score's own units.
         budget: Fraction of the MACs to end at, or as near to it as the tolerance allows; None goes as far as it can.
+        confidence: Accept a network only where its drop is inside the tolerance with this probability, such as 0.9; 0
+            takes the drop as it is.
         epochs: Training budget of the whole run; None chooses by the size of the job.
         minutes: Stop after this time, with the best network so far; None does not look at the clock.
         controller: What sets the rates: a rule's name, or `agent:FILE` for a trained agent.
@@ -59,6 +61,7 @@ class Recipe:
 
     tolerance: float = 0.01
     budget: float | None = None
+    confidence: float = 0.0
     epochs: float | None = None
     minutes: float | None = None
     controller: str = "prc"
@@ -83,6 +86,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check_tolerance("tolerance", self.tolerance)
+        check_confidence(self.confidence)
         check_rate("max_rate", self.max_rate)
         check_rate("repair_to", self.repair_to)
         object.__setattr__(self, "skip", check_kinds("skip", self.skip))

@@ -105,7 +105,7 @@ class EpisodeState:
     def restart(self, rules: Rules) -> None:
         """Go back to the unpruned network, with the budget and tolerance of `rules`."""
         baseline = self.transitions.problem.baseline
-        self.keeper = Tolerance(baseline, rules.tolerance, self.base)
+        self.keeper = Tolerance(baseline, rules.tolerance, self.base, rules.confidence)
         self.budget: float | None = rules.budget
         self.goal: float | None = None
         self.state, self.score = self.base, baseline

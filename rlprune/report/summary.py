@@ -59,6 +59,8 @@ def verdict(record: Mapping[str, Any], unit: Unit) -> str:
     if unit.limits(tolerance):
         within = "within" if drop <= tolerance else "OUTSIDE"
         kept = f", {within} the tolerance of {unit.number(tolerance)}"
+        if (sure := record["pruned"].get("certainty")) is not None:
+            kept += f", inside on other images like these with {100 * sure:.0f} %"
     stopped = STOPPED.get(record["stopped"], record["stopped"])
     return f"Control drop {unit.difference(drop)}{kept}. Stopped: {stopped}."
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -57,7 +59,8 @@ class Classification(OutputTask):
 
     def score(self, model: nn.Module, batches: Iterable[Batch]) -> Score:
         """Accuracy and mean cross-entropy."""
-        correct, loss, n = 0, 0.0, 0
+        right: list[np.ndarray] = []
+        loss, n = 0.0, 0
         for batch in batches:
             logits = self.outputs(model, batch)
             check_finite_outputs(logits)
@@ -67,10 +70,18 @@ class Classification(OutputTask):
                     f"label {int(labels.max())} does not fit a model with {logits.shape[1]} outputs; "
                     "give the model as many outputs as the data has classes"
                 )
-            correct += int((logits.argmax(1) == labels).sum())
+            right.append((logits.argmax(1) == labels).cpu().numpy())
             loss += float(F.cross_entropy(logits.float(), labels, reduction="sum"))
             n += len(labels)
         if n == 0:
             raise UserError("there are no images to score; give the split at least one")
-        value = correct / n if self.metric == "accuracy" else likelihood(loss / n)
-        return Score(value, n, self.metric, loss / n, {"accuracy": correct / n})
+        table = np.concatenate(right)
+        details = {"accuracy": float(table.mean())}
+        if self.metric != "accuracy":
+            return Score(likelihood(loss / n), n, self.metric, loss / n, details)
+        resample = partial(_share, table)
+        return Score(details["accuracy"], n, self.metric, loss / n, details, resample=resample, draws=0)
+
+
+def _share(table: np.ndarray, index: np.ndarray) -> float:
+    return float(table[index].mean())

@@ -28,8 +28,8 @@ class Score:
         percent: Whether the metric is a fraction, which is shown in percent; others (dB, R², negative errors) are shown
             as they are, and so are tolerances on them.
         details: Further named figures in plain numbers, e.g. {"pixel_accuracy": 0.91}.
-        resample: For metrics that are no proportion: the score of any multiset of the images, for the bootstrap.
-        draws: Number of bootstrap draws.
+        resample: The score of any multiset of the images, for the bootstrap.
+        draws: Number of its draws for the interval; 0 for a proportion, which has Wilson's.
     """
 
     value: float
@@ -49,7 +49,7 @@ class Score:
         narrow for a mean over images, since values in [0, 1] with mean p have a variance of at most p(1 - p)), any
         other score None.
         """
-        if self.resample is None:
+        if self.resample is None or not self.draws:
             return wilson(self.value, self.n, confidence) if self.percent else None
         generator = numpy_generator(0, "bootstrap", self.n)
         draws = [self.resample(generator.integers(0, self.n, self.n)) for _ in range(self.draws)]

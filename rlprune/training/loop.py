@@ -112,7 +112,8 @@ class _Trainer:
         self.teacher, self.device = teacher, device
         self.world = World.current()
         self.pace, self.called = Pace(), model
-        self.steps_per_epoch = split.steps(settings.batch_size)
+        self.batch_size = settings.images_a_step(len(split))
+        self.steps_per_epoch = split.steps(self.batch_size)
         self.steps = round(settings.epochs * self.steps_per_epoch)
         if settings.epochs > 0:
             self.steps = max(self.steps, 1)
@@ -230,7 +231,7 @@ class _Trainer:
 
     def _batches(self, epoch: int) -> Iterator[Batch]:
         return self.split.batches(
-            self.settings.batch_size,
+            self.batch_size,
             seed=self.seed,
             epoch=epoch,
             augment=self.settings.augment,

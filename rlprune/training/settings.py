@@ -22,7 +22,7 @@ class TrainSettings:
         lr: Learning rate at the top of the schedule, > 0.
         momentum: Of SGD, in [0, 1).
         weight_decay: L2 penalty (SGD) or decoupled decay (AdamW), >= 0.
-        batch_size: Images a step, over all processes.
+        batch_size: Images a step, over all processes; None takes 128, or down to 32 for 28 steps an epoch.
         optimizer: "sgd" or "adamw".
         nesterov: Nesterov momentum (SGD).
         schedule: "cosine" to 0, "restarts" (a cosine every epoch), "step" (times `gamma` at each of `milestones`), or
@@ -49,7 +49,7 @@ class TrainSettings:
     lr: float = 0.01
     momentum: float = 0.9
     weight_decay: float = 5e-4
-    batch_size: int = 128
+    batch_size: int | None = None
     optimizer: str = "sgd"
     nesterov: bool = False
     schedule: str = "cosine"
@@ -77,7 +77,7 @@ class TrainSettings:
         for name in ("momentum", "ema"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it must lie in [0, 1)")
-        if self.batch_size < 1:
+        if self.batch_size is not None and self.batch_size < 1:
             raise UserError(f"batch_size is {self.batch_size}; it must be at least 1")
         if self.nesterov and self.momentum == 0:
             raise UserError("nesterov needs a momentum > 0; it is 0")
@@ -89,6 +89,14 @@ class TrainSettings:
             raise unknown_name("layout", self.layout, LAYOUTS)
         if self.optimizer not in OPTIMIZERS:
             raise unknown_name("optimizer", self.optimizer, OPTIMIZERS)
+
+    def images_a_step(self, images: int) -> int:
+        """The batch size for so many training images: small data in small batches, since it is steps that train.
+
+        >>> [TrainSettings().images_a_step(images) for images in (300, 1800, 50000)]
+        [32, 64, 128]
+        """
+        return self.batch_size or min(128, max(32, 2 ** (images // 28).bit_length() // 2))
 
 
 def _check(name: str, value: float, least: float, what: str) -> None:

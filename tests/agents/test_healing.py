@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -32,8 +33,9 @@ def healed(problem: PruningProblem, cycle: Cycle | None, rate: float = 0.7) -> t
     return after, heal.last
 
 
-def cycle(epochs: float, enough: float | None, lr: float = 0.02, file: Path | None = None) -> Cycle:
-    return Cycle(TrainSettings(epochs=epochs, lr=lr, schedule="restarts", amp=False), enough, file=file)
+def cycle(epochs: float, enough: float | None, file: Path | None = None, **settings: Any) -> Cycle:
+    given = {"lr": 0.02, "schedule": "restarts", "amp": False, **settings}
+    return Cycle(TrainSettings(epochs=epochs, **given), enough, file=file)
 
 
 def test_it_stops_at_the_first_epoch_inside(problem: PruningProblem) -> None:
@@ -56,7 +58,7 @@ def test_it_spends_no_more_than_its_epochs_and_counts_them(problem: PruningProbl
 def test_epochs_that_do_harm_are_not_kept(problem: PruningProblem) -> None:
     """At a rate that destroys the network every epoch is worse than none."""
     cheap, untrained = healed(problem, None, rate=0.5)
-    trained, found = healed(problem, cycle(2, 0.0, lr=3.0), rate=0.5)
+    trained, found = healed(problem, cycle(2, 0.0, lr=3.0, clip_norm=1.0), rate=0.5)
     assert untrained is None and found is not None and found.after == found.before
     for name, value in trained.model.state_dict().items():
         assert torch.equal(value, cheap.model.state_dict()[name]), name
