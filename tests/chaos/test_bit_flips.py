@@ -170,13 +170,14 @@ def check_flips(state: Any, tmp_path: Path, count: int, seed: int) -> int:
     def too_long(*_: object) -> None:
         raise TimeoutError(what)
 
-    before = signal.signal(signal.SIGALRM, too_long)
+    before = [signal.signal(number, too_long) for number in (signal.SIGALRM, signal.SIGPROF)]
     try:
         for _ in range(count):
             damaged = tmp_path / "damaged"
             shutil.copytree(folder, damaged)
             what = flip(damaged, chance)
-            signal.alarm(LONGEST_S)
+            signal.alarm(10 * LONGEST_S)  # where it waits for what never comes
+            signal.setitimer(signal.ITIMER_PROF, LONGEST_S)  # of processor time: other work beside it does not count
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", Notice)  # a damaged cell of a comparison is done again
@@ -186,9 +187,11 @@ def check_flips(state: Any, tmp_path: Path, count: int, seed: int) -> int:
                 refused += 1
             finally:
                 signal.alarm(0)
+                signal.setitimer(signal.ITIMER_PROF, 0)
                 shutil.rmtree(damaged)
     finally:
-        signal.signal(signal.SIGALRM, before)
+        for number, handler in zip((signal.SIGALRM, signal.SIGPROF), before, strict=True):
+            signal.signal(number, handler)
     return refused
 
 
