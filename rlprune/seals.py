@@ -46,7 +46,7 @@ def without_checksum(path: Path, content: Any) -> Any:
         return content
     content = {key: value for key, value in content.items() if key != KEY}
     if _checksum(content) != given:
-        raise damaged(path, f"if it was edited by hand, take out its {KEY!r}")
+        raise damaged(path, f"its content does not match its checksum; who edits it by hand takes out {KEY!r}")
     return content
 
 
@@ -84,7 +84,7 @@ def check_seal(path: Path, *, needed: bool) -> None:
 
 def damaged(path: Path, why: str) -> UserError:
     """The error for a file that is not as it was written."""
-    return UserError(f"{path} is damaged ({why}); take it from a backup, or delete it to begin there again")
+    return UserError(f"{path} is damaged ({why}); take it from a backup, or delete it and make it anew")
 
 
 def _checksum(content: dict[str, Any]) -> str:

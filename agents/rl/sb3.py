@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import io
 import warnings
 from collections.abc import Mapping, Sequence
@@ -44,6 +45,8 @@ BOUNDS: tuple[tuple[str, Any, float, float], ...] = (
     ("learning_starts", int, 0, 10**9),
     ("gamma gae_lambda tau exploration_fraction exploration_initial_eps exploration_final_eps", float, 0, 1),
     ("max_grad_norm noise_std", float, 0, 10**9),
+    ("target_kl", float | None, 0, 10**9),
+    ("gradient_steps", int, -1, 10**9),
 )
 """Names of hyperparameters, their type, and the least and the most they can be."""
 
@@ -82,16 +85,16 @@ def make_agent(
     if "n_steps" in arguments:
         arguments["n_steps"] = max(1, arguments["n_steps"] // environments)
     module, attribute = ALGORITHMS[name]
+    algorithm: Any = getattr(importlib.import_module(module), attribute)
     try:
+        _check_kinds(algorithm, arguments)
         for key, value in arguments.items():
             if isinstance(value, str) and value.startswith("lin_"):
                 arguments[key] = LinearSchedule(float(value[4:]), 0.0, 1.0)
         noise = make_noise(hyperparameters)
         if noise is not None:
             arguments["action_noise"] = noise
-        made: BaseAlgorithm = getattr(importlib.import_module(module), attribute)(
-            policy, env, seed=seed, device=device, **arguments
-        )
+        made: BaseAlgorithm = algorithm(policy, env, seed=seed, device=device, **arguments)
         return made
     except Exception as error:  # wrong values make Stable-Baselines3 raise errors of any kind
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -103,7 +106,7 @@ def check_hyperparameters(hyperparameters: Mapping[str, Any]) -> None:
     for names, kind, least, most in BOUNDS:
         for name in set(names.split()) & set(hyperparameters):
             value = checked(kind, hyperparameters[name], f"hyperparameter {name}")
-            if not least <= value <= most:
+            if value is not None and not least <= value <= most:
                 raise UserError(f"hyperparameter {name} is {value}; it must lie in [{least}, {most}]")
     rate = hyperparameters.get("learning_rate", 1.0)
     if not isinstance(rate, str) and not checked(float, rate, "hyperparameter learning_rate") >= 0.0:
@@ -116,6 +119,22 @@ def _activation(name: str) -> type[nn.Module]:
     if isinstance(found, type) and issubclass(found, nn.Module):
         return found
     raise UserError(f"activation_fn is {name!r}; it must be a module of torch.nn, such as ReLU")
+
+
+def _check_kinds(algorithm: Any, arguments: Mapping[str, Any]) -> None:
+    """Raise UserError for an argument that is of another type than the constructor's own value for it."""
+    for name, parameter in inspect.signature(algorithm).parameters.items():
+        kind, value = type(parameter.default), arguments.get(name)
+        if name in ("learning_rate", "clip_range") and isinstance(value, str):  # a schedule
+            continue
+        if name == "train_freq" and isinstance(value, list | tuple):  # with its unit
+            kind, value = int, next(iter(value), None)
+        if name in arguments and kind in (int, float, bool):
+            checked(kind, value, name)
+        if name in ("train_freq", "clip_range") and value is not None and value <= 0:
+            raise UserError(f"{name} is {value}; it must be above 0")
+        if name == "action_noise" and value is not None:
+            raise UserError("action_noise is an object; give noise_type and noise_std instead")
 
 
 def make_noise(hyperparameters: Mapping[str, Any]) -> ActionNoise | None:

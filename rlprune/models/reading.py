@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlprune.errors import UserError
+from rlprune.errors import UserError, reading
 from rlprune.files import check_archive
 
 # Where a checkpoint keeps its state dict, the averaged weights first, as timm takes them
@@ -137,11 +137,12 @@ def normalisation_beside(path: Path) -> str | None:
             content = json.loads((path.parent / name).read_text())
         except (OSError, ValueError):
             continue
-        for found in (content, content.get("pretrained_cfg")):
-            if isinstance(found, Mapping):
-                mean, std = (found.get(f"image_{key}", found.get(key)) for key in ("mean", "std"))
-                if isinstance(mean, list) and isinstance(std, list):
-                    return constants(mean, std)
+        with reading(path.parent / name, "a configuration"):
+            for found in (content, content.get("pretrained_cfg")):
+                if isinstance(found, Mapping):
+                    mean, std = (found.get(f"image_{key}", found.get(key)) for key in ("mean", "std"))
+                    if isinstance(mean, list) and isinstance(std, list):
+                        return constants(mean, std)
     return None
 
 

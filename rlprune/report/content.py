@@ -208,7 +208,7 @@ def _sensitivity(path: Path) -> dict[str, Any] | None:
     """A sensitivity scan in the folder: `groups` (g,), `rates` (r,), `scores` (g, r), and the `baseline`."""
     if not path.exists():
         return None
-    found = Sensitivity.from_json(_checked(path, ("rates", "scores", "baseline")))
+    found = Sensitivity.read(path)
     return {
         "groups": list(found.scores),
         "rates": list(found.rates),
