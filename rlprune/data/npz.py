@@ -59,7 +59,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     try:
         with path.open("rb") as file:
             if not zipfile.is_zipfile(path) and file.read(6) != b"\x93NUMPY":
-                raise UserError(f"{path} is no .npz file, whatever its name says; write it by numpy.savez")
+                raise UserError(f"{path} is no .npz file, or is damaged; write it by numpy.savez")
             file.seek(0)
             archive = np.load(file, allow_pickle=False)
             if isinstance(archive, np.ndarray):
