@@ -65,7 +65,7 @@ def _register_environments() -> None:
     importlib.import_module("rlprune.envs.registration").register()
 
 
-if "gymnasium" in sys.modules:
+if sys.modules.get("gymnasium") is not None:
     _register_environments()
 else:
     sys.meta_path.insert(0, _WithGymnasium())

@@ -6,6 +6,8 @@ import contextlib
 import difflib
 from collections.abc import Iterable, Iterator
 
+MANY = 30  # names that are not listed in one line
+
 
 class UserError(ValueError):
     """A mistake in what the user gave. The command line prints it as one line and exits with status 2."""
@@ -24,12 +26,18 @@ class NothingInside(UserError):
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
-    """The error for a name that is not in a registry, with the closest known one as a suggestion."""
+    """The error for a name that is not in a registry, with the closest known one as a suggestion.
+
+    Of many known ones, those that are closest are listed.
+    """
     known = sorted(known)
     lower = {entry.lower(): entry for entry in known}
     close = difflib.get_close_matches(name.lower(), lower, n=1)
     hint = f"did you mean {lower[close[0]]!r}? " if close else ""
-    return UserError(f"unknown {kind} {name!r}; {hint}known: {', '.join(known)}")
+    if len(known) > MANY:
+        nearest = sorted(lower[entry] for entry in difflib.get_close_matches(name.lower(), lower, n=8, cutoff=0.0))
+        return UserError(f"unknown {kind} {name!r}; {hint}the closest of {len(known)} known: {', '.join(nearest)}")
+    return UserError(f"unknown {kind} {name!r}; {hint}known: {', '.join(known) or '(none)'}")
 
 
 def check_rate(name: str, value: float) -> float:

@@ -144,16 +144,26 @@ class ProblemSpec:
         Raises:
             UserError: A file is in none of them.
         """
-        files: dict[str, str | None] = {"root": self.root, "weights": self.weights}
+        changes: dict[str, Any] = {name: _located(text, folder) for name, text in self._files.items()}
+        return replace(self, **changes)
+
+    def check_files(self) -> None:
+        """Raise UserError if a file is not here, before anything takes its time."""
+        for text in self._files.values():
+            if _path_in(text) is not None:
+                raise UserError(f"no such file: {_path_in(text)}")
+
+    @property
+    def _files(self) -> dict[str, str]:
+        """Fields that name files."""
+        files = {"root": self.root, "weights": self.weights}
         if self.model.startswith("hf:") or ".py:" in self.model:
             files["model"] = self.model
         if self.task is not None and ".py:" in self.task:
             files["task"] = self.task
         if self.root is None and self.data != "digits":
             files["data"] = self.data
-        found = {name: _located(text, folder) for name, text in files.items() if text is not None}
-        changes: dict[str, Any] = found
-        return replace(self, **changes)
+        return {name: text for name, text in files.items() if text is not None}
 
     def to_json(self) -> dict[str, Any]:
         """Plain values only."""
@@ -176,16 +186,21 @@ class Meta:
     normalise: str | None = None
 
 
+def _path_in(text: str) -> str | None:
+    """The file of `FILE`, `FILE:more` or `hf:FOLDER`, if it is not here."""
+    file = text.removeprefix("hf:").partition(":")[0]
+    return None if text.startswith(("torchvision:", "timm:")) or Path(file).exists() else file
+
+
 def _located(text: str, folder: Path) -> str:
-    """`FILE`, `FILE:more` or `hf:FOLDER` with the file where it is: here, in a folder, or above it."""
-    kind = "hf:" if text.startswith("hf:") else ""
-    file, colon, rest = text.removeprefix(kind).partition(":")
-    if text.startswith(("torchvision:", "timm:")) or Path(file).exists():
+    """The text with the file where it is: here, in a folder, or above it."""
+    file = _path_in(text)
+    if file is None:
         return text
     places = [folder.absolute(), *folder.absolute().parents]
     for place in places:
         if (place / file).exists():
-            return f"{kind}{place / file}{colon}{rest}"
+            return text.replace(file, str(place / file), 1)
     raise UserError(
         f"no such file: {file}; looked for it in {Path.cwd()}, in {places[0]}, and in the folders above that"
     )

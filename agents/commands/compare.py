@@ -116,6 +116,9 @@ def run_compare(settings: CompareSettings, folder: Path, given: Mapping[str, Any
     from rlprune.agents.compare.comparison import compare as work
     from rlprune.report.standings import print_comparison
 
+    if given["ray"] is None:
+        for cell in settings.cells():
+            cell.spec.check_files()
     content = work(
         settings,
         folder,

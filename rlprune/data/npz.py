@@ -59,6 +59,9 @@ def _read(path: Path) -> dict[str, np.ndarray]:
         raise UserError(f"no such file: {path}; give an .npz file with the arrays {', '.join(_KEYS)}")
     try:
         with path.open("rb") as file:
+            if not zipfile.is_zipfile(path) and file.read(6) != b"\x93NUMPY":
+                raise UserError(f"{path} is no .npz file, or is damaged; write it by numpy.savez")
+            file.seek(0)
             archive = np.load(file, allow_pickle=False)
             if isinstance(archive, np.ndarray):
                 raise UserError(f"{path} is a single array; expected an .npz file with {', '.join(_KEYS)}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import inspect
 from collections.abc import Callable
 from pathlib import Path
@@ -131,7 +130,7 @@ def import_timm() -> Any:
 def _timm(name: str, num_classes: int, in_channels: int) -> nn.Module:
     timm = import_timm()
     if not timm.is_model(name):
-        raise unknown_name("timm model", name, difflib.get_close_matches(name, timm.list_models(), 8, 0) or ["(none)"])
+        raise unknown_name("timm model", name, timm.list_models())
     model: nn.Module = timm.create_model(name, pretrained=False, num_classes=num_classes, in_chans=in_channels)
     return model
 

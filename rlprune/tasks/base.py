@@ -109,11 +109,11 @@ class OutputTask:
 
     def loss_of(self, output: Any, targets: Any) -> torch.Tensor:
         """Mean training loss, a scalar that can be differentiated."""
-        raise NotImplementedError(f"the task {self.name} needs a method loss_of(output, targets)")
+        raise UserError(f"the task {type(self).__name__} needs a method loss_of(output, targets)")
 
     def examples(self, output: Any, targets: Any) -> Any:
         """Numbers of every example, (n,) or (n, k): a tensor or an array."""
-        raise NotImplementedError(f"the task {self.name} needs a method examples(output, targets)")
+        raise UserError(f"the task {type(self).__name__} needs a method examples(output, targets)")
 
     def together(self, table: np.ndarray) -> np.ndarray:
         """What `measure` gets, from what `examples` gave for all examples at once, where one needs the others."""
