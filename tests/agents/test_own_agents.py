@@ -83,6 +83,7 @@ def test_fading_is_told_by_group(
     write_card(agent_of("PPO", env), env, "mine.zip")
     card = json.loads(Path("mine.json").read_text())
     nowhere = [5.0] * len(card["features"])
+    del card["checksum"]
     Path("mine.json").write_text(json.dumps({**card, "support": {"low": nowhere, "high": nowhere}}))
     assert main(["episode", "--agent", "mine.zip", "--control-size", "100", "--recovery", "none", "--out", "run"]) == 0
     out = capsys.readouterr().out

@@ -90,9 +90,9 @@ def test_mixed_environments_and_trainings_take_them(problem: PruningProblem) -> 
         env.reset(options={"problem": number})
         assert inner.active is inner.envs[number]
     env.close()
-    quick = {"n_steps": 16, "batch_size": 16, "n_epochs": 1}
+    quick = {"n_steps": 8, "batch_size": 8, "n_epochs": 1}
     agents = [
-        train(problems=[problem], episodes=4, hyperparameters=quick, env_kwargs={"budgets": [0.5]}, workers=workers)
+        train(problems=[problem], episodes=6, hyperparameters=quick, env_kwargs={"budgets": [0.5]}, workers=workers)
         for workers in (1, 2)
     ]
     assert [len(agent.card["env"]["kwargs"]["problems"]) for agent in agents] == [1, 1]

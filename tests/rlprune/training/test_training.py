@@ -175,6 +175,9 @@ def test_epochs_that_never_beat_the_start_leave_the_weights():
 
 def test_data_without_a_batch_is_said():
     class Empty:
+        def __len__(self):
+            return 0
+
         def steps(self, batch_size):
             return 1
 
