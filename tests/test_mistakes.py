@@ -36,7 +36,7 @@ FILES = {
     "pictures/a/0.png": "no picture",
     "pictures/b/0.png": "no picture",
     "bare/record.json": "{}",
-    "running/record.json": '{"status": "running"}',
+    "running/record.json": '{"status": "running", "settings": {}}',
     "damaged/record.json": "{",
     "live/record.json": '{"status": "finished", "settings": {}}',
     "other/record.json": '{"status": "finished", "settings": {"problem": {"modle": "x"}}}',
