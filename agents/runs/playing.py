@@ -22,7 +22,7 @@ from rlprune.errors import UserError
 from rlprune.problem import PruningProblem
 from rlprune.recovery import Recovery, make_recovery
 
-FEW, MANY = 12.0, 80.0  # epochs by default, of a large job and of a small one
+FEW, MANY = 12.0, 120.0  # epochs by default, of a large job and of a small one
 STEPS = 300.0  # of an epoch, where only the user's own training knows
 SMALL, LARGE = 2e10, 2e12  # multiply–accumulates of an epoch of training that are a small and a large job
 
