@@ -120,3 +120,27 @@ def test_every_recipe_survives_yaml(tmp_path):
     for recipe in [*map(get_recipe, list_recipes()), *published_recipes().values()]:
         (tmp_path / "one.yml").write_text(recipe.to_yaml())
         assert read_recipe(tmp_path / "one.yml") == recipe, recipe.method
+
+
+@pytest.mark.parametrize(
+    ("former", "now"),
+    [
+        ("--prc-alpha", "--prc.alpha"),
+        ("--repair-epochs", "--repair.epochs"),
+        ("--finetune-lr", "--finish.lr"),
+        ("--prc-afp-epochs", "--press.epochs"),
+        ("--total-epochs", "--epochs"),
+    ],
+)
+def test_options_by_their_former_names(former: str, now: str) -> None:
+    """They go on working, and say how they are called now; what is an option today stays what it is."""
+    from rlprune.agents.commands.options import Section, parse
+    from rlprune.agents.commands.prune import recipe_sections
+    from rlprune.agents.runs.recipes import get_recipe
+    from rlprune.spec import ProblemSpec
+
+    sections = [Section(ProblemSpec, default=ProblemSpec()), *recipe_sections(get_recipe("prc"))]
+    today = parse("prune", sections, [now, "0.5", "--repair-to", "0.3"])
+    with pytest.warns(Warning, match=f"{former} is called {now} now"):
+        assert parse("prune", sections, [former, "0.5", "--repair-to", "0.3"]) == today
+    assert today["repair_to"] == 0.3

@@ -14,6 +14,7 @@ import io
 import re
 import sys
 import textwrap
+import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing import Annotated, Any, get_args, get_origin
 import docstring_parser
 import tyro
 
-from rlprune.errors import HelpShown, UserError
+from rlprune.errors import HelpShown, Notice, UserError
 from rlprune.typed import kinds_of
 
 ALIASES = {"budget": ("--target-macs",), "methods": ("--controllers",), "algorithm": ("--algo",)}
@@ -101,6 +102,10 @@ class Trust:
 
     model: str | None = None
     trust: bool = False
+
+
+FORMER = {"--prc-afp-": "--press-", "--finetune-": "--finish-", "--total-": "--", "--": "--"}
+"""Beginnings of options as they were, and as they are; the first hyphen behind them may be a point by now."""
 
 
 def notes_of(cls: Any) -> dict[str, str]:
@@ -245,6 +250,7 @@ def _words(sections: Sequence[Section], argv: Sequence[str]) -> list[str]:
     }
     kinds = {flag.replace("_", "-"): parts for flag, parts in kinds.items()}
     found, before = list[str](), ""
+    argv = [_renamed(text, kinds) for text in argv]
     for text, after in zip(argv, [*argv, "--"][1:], strict=True):
         flag, equals, value = text.partition("=")
         off = text.replace("--no-", "--", 1)
@@ -261,6 +267,18 @@ def _words(sections: Sequence[Section], argv: Sequence[str]) -> list[str]:
             found += text.split(",") if NUMBERS.fullmatch(text) else [flag, *values] if values else [text]
         before = text
     return found
+
+
+def _renamed(text: str, known: Collection[str]) -> str:
+    """An option by its name before the phases and rules had options of their own (`--prc-alpha`), by that of today."""
+    flag, equals, value = text.partition("=")
+    for old, new in FORMER.items():
+        now = flag.replace(old, new, 1)
+        now = now if now in known else now[:2] + now[2:].replace("-", ".", 1)
+        if flag.startswith(old) and flag not in known and now in known:
+            warnings.warn(f"{flag} is called {now} now", Notice, stacklevel=2)
+            return now + equals + value
+    return text
 
 
 def _split(value: Any) -> Any:
