@@ -55,8 +55,7 @@ def without_data(folder: Path, *, model: str | None = None, trust: bool = False)
     shape = tuple(about["input_shape"])
     whole = resolve_model(spec.model, num_classes=len(about["classes"]), in_channels=shape[0])
     network = load_pruned(run.model_file, whole).eval()
-    if fingerprint(network.state_dict()) != record["sha256"]:
-        raise UserError(f"{run.model_file} is not the network of its record: checksums differ")
+    _check_recorded(run.model_file, network, record)
     return network, get_task(spec.task or about["task"]).inputs((torch.rand(2, *shape), None))
 
 
@@ -114,9 +113,13 @@ def saved_network(file: Path, record: Mapping[str, Any], problem: PruningProblem
                 f"{file} does not fit its record: {name} has shape {tuple(saved[name].shape)}, "
                 f"the plan says {tuple(shape)}"
             )
-    if fingerprint(saved) != record["sha256"]:
-        raise UserError(f"{file} is not the network of its record: checksums differ")
+    _check_recorded(file, network.model, record)
     return network
+
+
+def _check_recorded(file: Path, network: nn.Module, record: Mapping[str, Any]) -> None:
+    if fingerprint(network.state_dict()) != record["sha256"]:
+        raise UserError(f"{file} is not the network of its record: checksums differ")
 
 
 def replay(folder: Path, *, model: str | None = None, trust: bool = False) -> dict[str, Any]:

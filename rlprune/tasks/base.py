@@ -305,6 +305,12 @@ def overlooked(task: Task, returned: Any) -> str | None:
     )
 
 
+def check_above_zero(task: str, option: str, value: float) -> None:
+    """Raise UserError unless an option of a task is a finite number above 0."""
+    if not 0 < value < float("inf"):  # also for NaN
+        raise UserError(f"option {option} of {task} is {value}; it must be a finite number above 0")
+
+
 def check_option(what: str, value: str, known: Collection[str]) -> None:
     """Raise UserError with the closest known value if `value` is not one of them."""
     if value not in known:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from rlprune.errors import UserError
-from rlprune.tasks.base import TASKS, OutputTask
+from rlprune.tasks.base import TASKS, OutputTask, check_above_zero
 
 _CHUNK = 1024  # queries at once
 
@@ -38,10 +38,7 @@ class Embedding(OutputTask):
     def __post_init__(self) -> None:
         if self.k < 1:
             raise UserError(f"option k of embedding is {self.k}; it must be at least 1")
-        if not 0 < self.temperature < float("inf"):
-            raise UserError(
-                f"option temperature of embedding is {self.temperature}; it must be a finite number above 0"
-            )
+        check_above_zero(self.name, "temperature", self.temperature)
 
     @property
     def metric(self) -> str:  # type: ignore[override]

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 
 from rlprune.errors import UserError
-from rlprune.tasks.base import TASKS, OutputTask, check_option, single_output
+from rlprune.tasks.base import TASKS, OutputTask, check_above_zero, check_option, single_output
 from rlprune.tasks.regression import LOSSES, as_targets
 
 
@@ -34,8 +34,7 @@ class ImageToImage(OutputTask):
     def __post_init__(self) -> None:
         check_option("metric of image", self.metric, ("psnr", "ssim"))
         check_option("objective of image", self.objective, LOSSES)
-        if not 0 < self.peak < float("inf"):
-            raise UserError(f"option peak of image is {self.peak}; it must be a finite number above 0")
+        check_above_zero(self.name, "peak", self.peak)
 
     def output(self, returned: Any, targets: torch.Tensor) -> torch.Tensor:
         """Images in the shape of the targets."""

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from rlprune.errors import UserError
-from rlprune.tasks.base import TASKS, OutputTask
+from rlprune.tasks.base import TASKS, OutputTask, check_above_zero
 from rlprune.tasks.detection import Detection
 
 
@@ -33,8 +33,7 @@ class Keypoints(Detection):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.sigma < float("inf"):
-            raise UserError(f"option sigma of keypoints is {self.sigma}; it must be a finite number above 0")
+        check_above_zero(self.name, "sigma", self.sigma)
 
     @property
     def spread(self) -> float | None:
@@ -64,10 +63,7 @@ class HeatMaps(OutputTask):
 
     def __post_init__(self) -> None:
         for option in ("radius", "spread"):
-            if not 0 < getattr(self, option) < float("inf"):
-                raise UserError(
-                    f"option {option} of heatmaps is {getattr(self, option)}; it must be a finite number above 0"
-                )
+            check_above_zero(self.name, option, getattr(self, option))
 
     @property
     def metric(self) -> str:  # type: ignore[override]
