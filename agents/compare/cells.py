@@ -22,6 +22,7 @@ from rlprune.agents.runs.describing import describe, timing
 from rlprune.agents.runs.healing import Cycle, drop_of, fit_cycle
 from rlprune.agents.runs.playing import settle
 from rlprune.agents.runs.prune import prune_problem
+from rlprune.agents.runs.watching import Silent
 from rlprune.artifact import save_pruned
 from rlprune.channels import PruningPlan
 from rlprune.models import resolve_model
@@ -123,7 +124,7 @@ def _scratch(cell: Cell, pruned: Mapping[str, Any]) -> tuple[dict[str, Any], byt
     epochs = settle(cell.recipe, problem).epochs or pruned["epochs"]
     cycle = Cycle(replace(cell.recipe.finish, epochs=epochs))
     seed = derive(cell.spec.seed, "scratch", "training")
-    trained = fit_cycle(problem, network.model, cycle, drop_of(problem, network.model), seed, None, lambda: False)
+    trained = fit_cycle(problem, network.model, cycle, drop_of(problem, network.model), seed, Silent(), lambda: False)
     spent, seconds = problem.ledger.state_dict(), time.monotonic() - started
     content = {
         "data": problem.data.name,

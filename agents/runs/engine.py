@@ -85,7 +85,7 @@ class _Play:
         self, problem: PruningProblem, recipe: Recipe, watcher: Watcher, sink: Sink, patience: Patience
     ) -> None:
         self.problem, self.recipe, self.watcher, self.sink, self.patience = problem, recipe, watcher, sink, patience
-        self.heal = Heal(cheap_repairs(recipe, watcher), watcher.work, lambda: patience.late)
+        self.heal = Heal(cheap_repairs(recipe, watcher), watcher, lambda: patience.late)
         self.attempt, self.past = 0, list[dict[str, Any]]()
         self.budget, self.trained_before = recipe.budget, 0
         self.inside: Network | None = None  # the last inside the tolerance, where the end is what is checked
@@ -197,7 +197,8 @@ class _Play:
         """A round that only trains: the accepted network goes on, better or as it was."""
         network, number = self.env.accepted.copy(), len(self.env.history)
         file = self.sink.cycle_file(f"cycle-{self.attempt}-{number}")
-        cycle = Cycle(replace(self.recipe.repair, epochs=aim.epochs, **self.pace), None, None, file)
+        settings = replace(self.recipe.repair, epochs=aim.epochs, **self.pace)
+        cycle = Cycle(settings, file=file, left=self._epochs_left())
         report = self._fit(network, cycle, now.drop, "rest", number)
         if report.gained > 0:
             self.env.adopt(network)
@@ -218,12 +219,8 @@ class _Play:
 
     def _fit(self, network: Network, cycle: Cycle, drop: float, purpose: str, number: int) -> Healed:
         """Train a network in place, and tell of it."""
-        what = f"training, {cycle.settings.epochs:.3g} epochs"
-        seed, watcher = derive(self.problem.seed, purpose, number), self.watcher
-        late = lambda: self.patience.late  # noqa: E731
-        return fit_cycle(
-            self.problem, network.model, cycle, drop, seed, lambda done: watcher.work(what, done, 1.0), late
-        )
+        seed = derive(self.problem.seed, purpose, number)
+        return fit_cycle(self.problem, network.model, cycle, drop, seed, self.watcher, self.heal.stopped)
 
     def _cycle(self, aim: Aim | None, number: int) -> Cycle | None:
         """The training after a removal."""
@@ -233,11 +230,11 @@ class _Play:
         if aim is not None:
             last = aim.epochs >= self._epochs_left() - 1e-9  # nothing else is left to do with them
             settings = replace(recipe.repair, epochs=aim.epochs, **self.pace)
-            return Cycle(settings, None if last else aim.enough, recipe.tolerance, file)
+            return Cycle(settings, None if last else aim.enough, recipe.tolerance, file, self._epochs_left())
         if recipe.once or recipe.check == "end" or recipe.repair.epochs <= 0:
             return None
         settings = replace(recipe.repair, schedule="restarts", **self.pace)
-        return Cycle(settings, recipe.repair_to * recipe.tolerance, None, file)
+        return Cycle(settings, recipe.repair_to * recipe.tolerance, None, file, self._epochs_left())
 
     # The end ----------------------------------------------------------------------------------------------------
 
@@ -263,7 +260,7 @@ class _Play:
         marks = marks if self.recipe.epochs else self.recipe.finish.milestones
         settings = replace(self.recipe.finish, epochs=epochs, milestones=marks)
         trained = network.copy()
-        cycle = Cycle(settings, file=self.sink.cycle_file(f"finish-{self.attempt}"))
+        cycle = Cycle(settings, file=self.sink.cycle_file(f"finish-{self.attempt}"), left=epochs)
         report = self._fit(trained, cycle, drop, "finish", self.attempt)
         after = report.after
         self.finishes.append(

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from rlprune.agents.runs.watching import Watcher, follow
 from rlprune.channels import PruningPlan
 from rlprune.drops import score_drop
 from rlprune.network import Network
@@ -18,8 +19,6 @@ from rlprune.seeding import derive
 from rlprune.training.loop import train
 from rlprune.training.report import TrainReport
 from rlprune.training.settings import TrainSettings
-
-OnWork = Callable[[str, float, float], None]
 
 
 @dataclass(frozen=True)
@@ -31,12 +30,14 @@ class Cycle:
         enough: Train only while the drop is above this, and no longer; None trains the cycle to its end.
         floor: Drop that must be reached; a cycle that cannot any more is cut short. None never cuts.
         file: Where its state is kept, so that it can go on after a stop; None keeps none.
+        left: Epochs left in the budget, this training's among them.
     """
 
     settings: TrainSettings
     enough: float | None = None
     floor: float | None = None
     file: Path | None = None
+    left: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -70,19 +71,19 @@ class Heal:
 
     Args:
         cheap: Repairs that need no training (or train by themselves, as `finetune`).
-        on_work: Told what goes on.
+        watcher: Told what goes on.
         stopped: Asked after every epoch whether time is up.
     """
 
-    def __init__(self, cheap: Recovery, on_work: OnWork, stopped: Callable[[], bool]) -> None:
-        self.cheap, self.on_work, self.stopped = cheap, on_work, stopped
+    def __init__(self, cheap: Recovery, watcher: Watcher, stopped: Callable[[], bool]) -> None:
+        self.cheap, self.watcher, self.stopped = cheap, watcher, stopped
         self.cycle: Cycle | None = None
         self.last: Healed | None = None
 
     @property
     def key(self) -> str:
         """What it does now, as text."""
-        plan = None if self.cycle is None else {**asdict(self.cycle), "file": None}
+        plan = None if self.cycle is None else {**asdict(self.cycle), "file": None, "left": None}
         return f"{self.cheap.key} then {plan}"
 
     def apply(self, before: Network, after: Network, plan: PruningPlan, problem: PruningProblem, seed: int) -> None:
@@ -95,16 +96,7 @@ class Heal:
         self.last = Healed(harm, harm)
         if cycle.enough is not None and harm <= cycle.enough:
             return
-        what = f"training, {cycle.settings.epochs:.3g} epochs"
-        self.last = fit_cycle(
-            problem,
-            after.model,
-            cycle,
-            harm,
-            derive(seed, "heal"),
-            lambda done: self.on_work(what, done, 1.0),
-            self.stopped,
-        )
+        self.last = fit_cycle(problem, after.model, cycle, harm, derive(seed, "heal"), self.watcher, self.stopped)
 
 
 def drop_of(problem: PruningProblem, model: nn.Module) -> float:
@@ -118,7 +110,7 @@ def fit_cycle(
     cycle: Cycle,
     harm: float,
     seed: int,
-    on_step: Callable[[float], None] | None,
+    watcher: Watcher,
     stopped: Callable[[], bool],
 ) -> Healed:
     """Train a network in place; it comes out as its best epoch on control, or as it was.
@@ -141,7 +133,7 @@ def fit_cycle(
         enough=float("inf") if cycle.enough is None else -cycle.enough,
         hopeless=lambda so_far: stopped() or _hopeless(so_far, cycle),
         checkpoint=cycle.file,
-        on_step=on_step,
+        on_step=follow(watcher, settings.epochs, cycle.left),
         device=problem.device,
     )
     looks, control = len(report.scores), len(problem.data.control) if problem.data.control is not None else 0

@@ -5,10 +5,12 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
+
+MEASURED = 1.0  # seconds of training after which its pace is told
 
 
 class Watcher(Protocol):
@@ -20,6 +22,9 @@ class Watcher(Protocol):
     def work(self, what: str, done: float = 0.0, total: float = 1.0, detail: str = "") -> None:
         """Something inside a round has got this far."""
 
+    def pace(self, seconds: float, epochs: float) -> None:
+        """An epoch of training takes so many seconds now, and so many are left in the budget."""
+
 
 class Silent:
     """A watcher that shows nothing."""
@@ -28,6 +33,9 @@ class Silent:
         """Show nothing."""
 
     def work(self, what: str, done: float = 0.0, total: float = 1.0, detail: str = "") -> None:
+        """Show nothing."""
+
+    def pace(self, seconds: float, epochs: float) -> None:
         """Show nothing."""
 
 
@@ -60,6 +68,29 @@ class Nowhere:
     def cycle_file(self, name: str) -> Path | None:
         """Nowhere."""
         return None
+
+
+def follow(watcher: Watcher, epochs: float, left: float) -> Callable[[float], None]:
+    """What tells a watcher of a training as it goes: how far it is, and what an epoch takes.
+
+    Args:
+        watcher: Who is told.
+        epochs: Of this training.
+        left: In the budget, before it.
+    """
+    what = f"training, {epochs:.3g} epochs"
+    start: tuple[float, float] | None = None
+
+    def step(done: float) -> None:
+        nonlocal start
+        now = time.monotonic()
+        start = start or (done, now)  # one that goes on after a stop starts late
+        watcher.work(what, done, 1.0)
+        share, seconds = done - start[0], now - start[1]
+        if share > 0 and (seconds > MEASURED or done >= 1.0):
+            watcher.pace(seconds / (share * epochs), max(left - done * epochs, 0.0))
+
+    return step
 
 
 class Patience:

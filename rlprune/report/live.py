@@ -52,8 +52,8 @@ class Live:
 class LiveRun(Live):
     """Shows the round, the drop against the tolerance, the MACs left, and an estimate of the time left.
 
-    The estimate is the mean time of a round times the rounds still expected; where nobody can know how many rounds
-    there will be, since the tolerance ends the run, it is the time of a round alone.
+    The estimate is the budget of epochs that is left at the pace of the latest training. Without training it is the
+    mean time of a round times the rounds still expected, or, where nobody can know how many, the time of a round alone.
 
     Args:
         tolerance: The drop allowed; None where there is no limit.
@@ -79,6 +79,7 @@ class LiveRun(Live):
         self._started = self._told = time.monotonic()
         self._rounds_before: int | None = None
         self._work, self._begun, self._from, self._done = "", self._started, 0.0, 0.0
+        self._epoch: float | None = None  # seconds that one takes
 
     def work(self, what: str, done: float = 0.0, total: float = 1.0, detail: str = "") -> None:
         """Say what is going on inside a round, such as a training, how far it is, and the time it will still take.
@@ -99,6 +100,15 @@ class LiveRun(Live):
             self._told = now
             say(self.console, f"{what}: {100 * done / total:3.0f} %, {note}")
 
+    def pace(self, seconds: float, epochs: float) -> None:
+        """Keep what an epoch of training takes; the first time, say what those that are left will take."""
+        if self._epoch is None and epochs > 0 and not self.quiet:
+            say(
+                self.console,
+                f"the {epochs:.3g} epochs of training that are left take {duration(seconds * epochs)} at most",
+            )
+        self._epoch = seconds
+
     def round(self, line: Mapping[str, Any], base_macs: int, rounds_left: float | None) -> None:
         """Say how a round ended.
 
@@ -111,9 +121,7 @@ class LiveRun(Live):
             self._rounds_before = line["round"] - 1  # a resumed run starts late
         if self.quiet:
             return
-        spent = time.monotonic() - self._started
-        each = spent / max(line["round"] - self._rounds_before, 1)
-        eta = f"{duration(each)} a round" if rounds_left is None else f"about {duration(each * rounds_left)} left"
+        eta = self._eta(line, rounds_left)
         unit = Unit.of(line) if "metric" in line else self.unit
         drop = unit.number(line["drop"], sign=True)
         if self.tolerance is not None and unit.limits(self.tolerance):
@@ -124,6 +132,13 @@ class LiveRun(Live):
         details = ", ".join(control_details(line, unit))
         if details:
             say(self.console, f"    {details}")
+
+    def _eta(self, line: Mapping[str, Any], rounds_left: float | None) -> str:
+        """The time to the end of the budget of epochs; else by rounds."""
+        if self._epoch is not None and line.get("epochs_left") is not None:
+            return f"at most {duration(self._epoch * line['epochs_left'])} left"
+        each = (time.monotonic() - self._started) / max(line["round"] - (self._rounds_before or 0), 1)
+        return f"{duration(each)} a round" if rounds_left is None else f"about {duration(each * rounds_left)} left"
 
 
 def control_details(line: Mapping[str, Any], unit: Unit) -> list[str]:

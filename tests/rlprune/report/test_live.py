@@ -102,6 +102,17 @@ def test_a_round_says_how_its_step_was_chosen_where_the_record_does(clock):
     assert len(details) <= 80 and len(lines_of(0.01, {"drop": 0.004})) == 1
 
 
+def test_the_time_to_the_end_of_the_budget_is_said_once_it_was_measured(clock):
+    out = StringIO()
+    with LiveRun(0.01, Console(file=out, width=100)) as run:
+        run.pace(2.0, 60.0)
+        run.pace(1.5, 50.0)
+        run.round({"round": 1, "accepted": True, "macs": 50, "drop": 0.001, "epochs_left": 40.0}, 100, None)
+    said = out.getvalue().splitlines()
+    assert said[0] == "the 60 epochs of training that are left take 2m00s at most"
+    assert said[1].endswith("MACs  50.0 %, at most 1m00s left") and len(said) == 3
+
+
 def test_what_allows_everything_is_not_called_a_tolerance(clock):
     assert " of " not in lines_of(1.0, {"drop": 0.4})[0] and " of " not in lines_of(None, {"drop": 0.4})[0]
 
