@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from rlprune.agents.runs.healing import Cycle, Heal, Healed
+from rlprune.agents.runs.watching import Silent
 from rlprune.channels import PruningPlan
 from rlprune.network import Network
 from rlprune.problem import PruningProblem
@@ -27,7 +28,7 @@ def healed(problem: PruningProblem, cycle: Cycle | None, rate: float = 0.7) -> t
     base = problem.base()
     plan = PruningPlan({group.name: range(int(rate * group.size)) for group in base.groups.prunable})
     after = base.remove(plan, problem.groups)
-    heal = Heal(make_recovery("bn"), lambda *_: None, lambda: False)
+    heal = Heal(make_recovery("bn"), Silent(), lambda: False)
     heal.cycle = cycle
     heal.apply(base, after, plan, problem, seed=0)
     return after, heal.last

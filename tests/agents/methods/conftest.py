@@ -60,7 +60,7 @@ def playing(problem: PruningProblem) -> Callable[..., tuple[Any, FilterPruningEn
     ) -> tuple[Any, FilterPruningEnv]:
         recipe = replace(get_recipe(method, published=True), budget=target, options=options)
         recipe = recipe.change(press={"epochs": press})
-        heal = Heal(cheap_repairs(recipe, Silent()), Silent().work, lambda: False)
+        heal = Heal(cheap_repairs(recipe, Silent()), Silent(), lambda: False)
         env = make_game(problem, recipe, target, heal, {})
         rule: Any = controller_of(recipe, Silent())
         rule.bind(env)
