@@ -10,7 +10,7 @@ region that shrinks at a setback and grows again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ import numpy as np
 
 from rlprune.agents.controllers.base import RoundRule
 from rlprune.agents.controllers.law import Aim, Law, Standing
-from rlprune.agents.controllers.rounds import aimed, counts_of, first_to_meet, global_order
+from rlprune.agents.controllers.rounds import aimed, counts_of, first_to_meet, global_order, largest_harmless
 from rlprune.agents.controllers.seeking import Healing, TrustRegion
 from rlprune.errors import UserError, check_rate, unknown_name
 from rlprune.training.settings import TrainSettings
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import gymnasium
 
 RATES = ("best", "error", "threshold", "uniform")
+START = "threshold+uniform"  # the kind of rates with which the first round looks how far it gets
 
 
 def pressure(accuracy: float, baseline: float, tolerance: float) -> float:
@@ -39,21 +40,6 @@ def pressure(accuracy: float, baseline: float, tolerance: float) -> float:
     if tolerance == 0:
         return float(accuracy >= baseline)
     return max(accuracy - (baseline - tolerance), 0.0) / tolerance
-
-
-def largest_harmless(count: int, drop: Callable[[int], float], tolerance: float) -> int:
-    """The largest k <= count with drop(k) <= tolerance, by bisection; `drop` is taken to be monotone, drop(0) to be 0.
-
-    Calls `drop` at most ceil(log2(count + 1)) times.
-    """
-    good, bad = 0, count + 1
-    while bad - good > 1:
-        middle = (good + bad) // 2
-        if drop(middle) <= tolerance:
-            good = middle
-        else:
-            bad = middle
-    return good
 
 
 @dataclass
@@ -101,7 +87,7 @@ class PRC(RoundRule):
     def _forget(self) -> None:
         self.threshold: float | None = None  # W_0, once it is known
         self._idle = 0
-        self._kind: str | None = None  # of rates, in this round
+        self._kind = START if self.rates == "best" else self.rates  # of rates
         self._region = TrustRegion(self.step, healing=Healing(self.healing))
 
     def bind(self, env: gymnasium.Env[Any, Any]) -> None:
@@ -116,9 +102,16 @@ class PRC(RoundRule):
         return self
 
     def aim(self, now: Standing) -> Aim | None:
-        """As far as the tolerance reaches where training leaves the share h of a drop: an immediate drop of ε / h."""
-        self._kind = None
-        return self._region.aim(now, self.delta)
+        """As far as the tolerance reaches where training leaves the share h of a drop: an immediate drop of ε / h.
+
+        Kinds of rates are compared where the last round's kind gets to; a better one may get further.
+        """
+        found, kind = self._region.aim(now, self.delta), self._kind
+        if found is None or found.bound_by == "rest" or self.rates != "best" or self._env is None:
+            return found
+        self.env.aim(found.share)
+        self._kind = self._best()
+        return found if self._kind == kind else self._region.aim(now, self.delta)
 
     # The pressure: information moves out of the filters that are about to go ------------------------------------
 
@@ -151,11 +144,14 @@ class PRC(RoundRule):
         return self.schedule() if aimed(self.env) else self._paper()
 
     def schedule(self) -> dict[str, int]:
-        """The counts that meet the round's aim; which kind of rates leaves the least loss is tried once a round."""
-        found = self._candidates(self._kind or "")
-        if self._kind is None:
-            self._kind = min(found, key=lambda kind: self._loss(found[kind])) if len(found) > 1 else next(iter(found))
-        return found[self._kind]
+        """The counts that meet the round's aim."""
+        found = self._candidates(self._kind)
+        return found.get(self._kind) or next(iter(found.values()))
+
+    def _best(self) -> str:
+        """The kind of rates that leaves the least loss at the round's aim."""
+        found = self._candidates()
+        return min(found, key=lambda kind: self._loss(found[kind]))
 
     def _candidates(self, only: str = "") -> dict[str, dict[str, int]]:
         """Counts that meet the aim by kind of rates, or of one kind alone."""
@@ -240,9 +236,10 @@ class PRC(RoundRule):
 
     def state_dict(self) -> dict[str, Any]:
         """What the next round needs to know of the rounds before."""
-        return {"threshold": self.threshold, "idle": self._idle, "region": self._region.state_dict()}
+        own = {"threshold": self.threshold, "idle": self._idle, "kind": self._kind}
+        return {**own, "region": self._region.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state_dict`'s result."""
-        self.threshold, self._idle = state["threshold"], state["idle"]
+        self.threshold, self._idle, self._kind = state["threshold"], state["idle"], state["kind"]
         self._region.load_state_dict(state["region"])

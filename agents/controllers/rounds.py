@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -71,3 +71,18 @@ def first_to_meet(env: FilterPruningEnv, order: list[str]) -> int:
         else:
             high = middle
     return low
+
+
+def largest_harmless(count: int, drop: Callable[[int], float], tolerance: float) -> int:
+    """The largest k <= count with drop(k) <= tolerance, by bisection; `drop` is taken to be monotone, drop(0) to be 0.
+
+    Calls `drop` at most ceil(log2(count + 1)) times.
+    """
+    good, bad = 0, count + 1
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        if drop(middle) <= tolerance:
+            good = middle
+        else:
+            bad = middle
+    return good

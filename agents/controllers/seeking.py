@@ -103,10 +103,14 @@ class Healing:
         share = self.predicted(epochs * now.steps)
         return scale * (now.tolerance / share - now.drop), share
 
-    def learn(self, harm: float, left: float) -> float | None:
-        """Take in a round: immediate drop, and what was left of it. Returns the share, None where it tells nothing."""
+    def learn(self, harm: float, left: float, most: float | None = None) -> float | None:
+        """Take in a round: immediate drop, and what was left of it. Returns the share, None where it tells nothing.
+
+        Where training was stopped early, at a drop that was small enough, more may have been possible: then the share
+        counts as `most` at most.
+        """
         self.harm = 0.7 * self.harm + max(harm, 0.0)
-        self.left = 0.7 * self.left + max(left, 0.0)
+        self.left = 0.7 * self.left + max(min(left, math.inf if most is None else most * harm), 0.0)
         return left / harm if harm > 1e-9 else None
 
 
@@ -194,7 +198,11 @@ class TrustRegion:
         else:
             self.setbacks, self.step = self.setbacks + 1, max(SMALLEST, taken / 2)
         self.healing.weight = now.tolerance
-        return self.healing.learn(line["harm"], line["drop"])
+        trained = line.get("epochs", aim.epochs)
+        if now.epochs > 0 and trained <= 0:
+            return None  # a removal that was harmless as it was says nothing of training
+        early = line["accepted"] and trained < aim.epochs - 1e-6  # it stopped once the drop was small enough
+        return self.healing.learn(line["harm"], line["drop"], aim.healing if early else None)
 
     def state_dict(self) -> dict[str, Any]:
         """What it has learnt."""

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from rlprune.agents import run_episode
 from rlprune.agents.controllers.law import Standing
-from rlprune.agents.controllers.prc import PRC, largest_harmless, pressure
+from rlprune.agents.controllers.prc import PRC, pressure
+from rlprune.agents.controllers.rounds import largest_harmless
 from rlprune.envs import FilterPruningEnv, Rules
 from rlprune.spec import ProblemSpec
 from rlprune.tasks import Score
