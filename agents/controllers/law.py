@@ -71,6 +71,7 @@ class Aim:
             training alone.
         enough: Drop at which the training has done its work and may end early.
         healing: The share of the immediate drop that is expected to be left after training; None if not considered.
+        more: Epochs that the training may be given in addition where it ends outside the tolerance, yet near.
     """
 
     share: float
@@ -78,6 +79,7 @@ class Aim:
     bound_by: str
     enough: float = -math.inf
     healing: float | None = None
+    more: float = 0.0
 
 
 class Law(Protocol):

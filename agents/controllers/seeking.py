@@ -18,6 +18,7 @@ SMALLEST = 0.02  # a removal of less than two per cent of the MACs is not worth 
 GIVE_UP = 3  # setbacks in a row
 HEALING_STEPS = 40.0  # of training, after which half of what can be healed is
 TRIALS = 6  # cheap scores for a step
+MOST = 0.7  # share of the last epochs that one cycle takes
 
 
 def cycles(epochs: float) -> float:
@@ -40,9 +41,16 @@ def smallest(now: Standing) -> float:
 
 
 def cycle_length(now: Standing) -> float:
-    """Epochs of the next cycle: a third of what is left, since easy rounds end early, and all of it towards the end."""
-    length = max(now.epochs / cycles(now.epochs), now.left / 3.0)
-    return now.left if now.left < 1.5 * length else length
+    """Epochs of the next cycle: a third of what is left, since easy rounds end early.
+
+    Towards the end it is most of what is left: the rest is for more training where it ends just outside, or for one
+    removal more. At last it is all of it.
+    """
+    usual = now.epochs / cycles(now.epochs)
+    length = max(usual, now.left / 3.0)
+    if now.left < 0.5 * usual:
+        return now.left
+    return MOST * now.left if now.left < 1.5 * length else length
 
 
 def rest(now: Standing) -> Aim | None:
@@ -185,7 +193,7 @@ class TrustRegion:
         share, bound = furthest(now, allowed, floor) or (smallest(now), "tolerance")
         if bound == "window":
             bound = {now.least: "floor", now.target: "target"}.get(floor, bound)
-        return Aim(share, epochs, bound, enough(now), healing)
+        return Aim(share, epochs, bound, enough(now), healing, min(now.left - epochs, epochs / 2.0))
 
     def learn(self, aim: Aim, now: Standing, line: Mapping[str, Any]) -> float | None:
         """Learn what training heals. Inside: reach further. Outside: half as far. Returns the healing seen."""

@@ -20,6 +20,8 @@ from rlprune.training.loop import train
 from rlprune.training.report import TrainReport
 from rlprune.training.settings import TrainSettings
 
+NEAR = 1.4  # times the tolerance: a drop that more training may bring inside
+
 
 @dataclass(frozen=True)
 class Cycle:
@@ -31,6 +33,7 @@ class Cycle:
         floor: Drop that must be reached; a cycle that cannot any more is cut short. None never cuts.
         file: Where its state is kept, so that it can go on after a stop; None keeps none.
         left: Epochs left in the budget, this training's among them.
+        more: Epochs that are added where it ends outside the floor, yet near.
     """
 
     settings: TrainSettings
@@ -38,6 +41,13 @@ class Cycle:
     floor: float | None = None
     file: Path | None = None
     left: float = 0.0
+    more: float = 0.0
+
+    def again(self) -> Cycle:
+        """The training that is added."""
+        settings = replace(self.settings, epochs=self.more)
+        file = None if self.file is None else self.file.with_stem(f"{self.file.stem}-more")
+        return Cycle(settings, self.floor, None, file, self.left - self.settings.epochs)
 
 
 @dataclass(frozen=True)
@@ -64,6 +74,15 @@ class Healed:
     def gained(self) -> float:
         """How much of the drop it took back."""
         return self.before - self.after
+
+    def just_outside(self, cycle: Cycle) -> bool:
+        """Whether it was trained to its end, and more training may bring it inside."""
+        return cycle.floor is not None and not self.cut_short and cycle.floor < self.after <= NEAR * cycle.floor
+
+    def then(self, other: Healed) -> Healed:
+        """Both in one."""
+        losses = (*self.losses, *other.losses)
+        return replace(self, after=other.after, epochs=self.epochs + other.epochs, losses=losses)
 
 
 class Heal:
@@ -96,7 +115,11 @@ class Heal:
         self.last = Healed(harm, harm)
         if cycle.enough is not None and harm <= cycle.enough:
             return
-        self.last = fit_cycle(problem, after.model, cycle, harm, derive(seed, "heal"), self.watcher, self.stopped)
+        found = fit_cycle(problem, after.model, cycle, harm, derive(seed, "heal"), self.watcher, self.stopped)
+        if cycle.more > 0 and found.just_outside(cycle):
+            drop, seed, more = found.after, derive(seed, "heal", "more"), cycle.again()
+            found = found.then(fit_cycle(problem, after.model, more, drop, seed, self.watcher, self.stopped))
+        self.last = found
 
 
 def drop_of(problem: PruningProblem, model: nn.Module) -> float:
