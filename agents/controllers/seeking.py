@@ -90,7 +90,7 @@ class Healing:
         harm, left: Sums over the rounds: immediate drops, and what was left of them. Older rounds count less.
     """
 
-    expected: float = 0.12
+    expected: float = 0.07
     weight: float = 0.01
     harm: float = 0.0
     left: float = 0.0
