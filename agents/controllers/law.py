@@ -26,6 +26,7 @@ class Standing:
         steps: Optimizer steps of an epoch.
         harm: The immediate drop, beyond the present one, of a removal down to a share, after the cheap recovery: one
             score. None where it cannot be had.
+        noise: Standard error of the score, for the number of its images; 0 where it is not known.
     """
 
     tolerance: float
@@ -37,6 +38,12 @@ class Standing:
     left: float
     steps: float
     harm: Callable[[float], float | None]
+    noise: float = 0.0
+
+    @property
+    def trained(self) -> bool:
+        """Whether there was any training yet."""
+        return self.left < self.epochs
 
     @property
     def met(self) -> bool:

@@ -69,6 +69,11 @@ def enough(now: Standing) -> float:
     return max(now.drop, 0.25 * now.tolerance)
 
 
+def stays(now: Standing) -> float:
+    """The part of the present drop that no training will heal: what training has left, where it is more than noise."""
+    return min(max(now.drop - now.noise, 0.0), now.tolerance) if now.trained else 0.0
+
+
 def first_step(now: Standing, floor: float) -> Aim | None:
     """What goes without any training: the network to fall back on. None once something is gone, or if nothing can."""
     if now.share < 1.0 - 1e-9 or now.epochs <= 0:
@@ -104,12 +109,16 @@ class Healing:
     def allows(self, now: Standing, epochs: float, scale: float = 1.0) -> tuple[float, float]:
         """The immediate drop that so many epochs are trusted with, and the share h of it that they should leave.
 
-        It is ε / h in all, since training heals the drop there is as well; where there is no training, the slack T.
+        Of a network that was not trained it is ε / h in all, since training heals the drop there is as well. What
+        training has left of a drop stays, as far as it is more than noise: then it is (ε - what stays) / h. Where
+        there is no training, it is the slack T.
         """
         if now.epochs <= 0:
             return scale * now.slack, 1.0
         share = self.predicted(epochs * now.steps)
-        return scale * (now.tolerance / share - now.drop), share
+        if not now.trained:
+            return scale * (now.tolerance / share - now.drop), share
+        return scale * (now.tolerance - stays(now)) / share, share
 
     def learn(self, harm: float, left: float, most: float | None = None) -> float | None:
         """Take in a round: immediate drop, and what was left of it. Returns the share, None where it tells nothing.
@@ -210,7 +219,8 @@ class TrustRegion:
         if now.epochs > 0 and trained <= 0:
             return None  # a removal that was harmless as it was says nothing of training
         early = line["accepted"] and trained < aim.epochs - 1e-6  # it stopped once the drop was small enough
-        return self.healing.learn(line["harm"], line["drop"], aim.healing if early else None)
+        harm, left = line["harm"] - stays(now), line["drop"] - stays(now)
+        return self.healing.learn(harm, left, aim.healing if early else None)
 
     def state_dict(self) -> dict[str, Any]:
         """What it has learnt."""

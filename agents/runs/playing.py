@@ -157,4 +157,5 @@ def standing(env: FilterPruningEnv, controller: Controller, recipe: Recipe, spen
         left=max(0.0, epochs - spent),
         steps=float(train.steps(recipe.repair.images_a_step(len(train)))) if train is not None else STEPS,
         harm=harm,
+        noise=env.score.error,
     )

@@ -57,6 +57,12 @@ class Score:
         low, high = np.quantile(draws, (tail, 1.0 - tail))
         return float(min(low, self.value)), float(max(high, self.value))
 
+    @property
+    def error(self) -> float:
+        """Standard error of a fraction for the number of images (at most this, if it is no proportion); else 0."""
+        inside = self.percent and self.n > 0 and 0.0 < self.value < 1.0
+        return math.sqrt(self.value * (1.0 - self.value) / self.n) if inside else 0.0
+
     def figures(self, role: str) -> dict[str, Any]:
         """What a record says of it: the metric and, by role ("control", "test"), score, 95 % interval and size."""
         bounds = self.interval()
