@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,3 +64,17 @@ def test_epochs_that_do_harm_are_not_kept(problem: PruningProblem) -> None:
     assert untrained is None and found is not None and found.after == found.before
     for name, value in trained.model.state_dict().items():
         assert torch.equal(value, cheap.model.state_dict()[name]), name
+
+
+def test_a_training_that_ends_just_outside_goes_on(problem: PruningProblem, tmp_path: Path) -> None:
+    """With the epochs that it may have in addition, to the first that is inside; one far outside does not."""
+    _, short = healed(problem, cycle(1.0, None))
+    assert short is not None and short.after > 0
+    near = replace(cycle(1.0, None, tmp_path / "c.pt"), floor=short.after / 1.2, more=8.0)
+    network, longer = healed(problem, near)
+    assert longer is not None and longer.before == short.before and longer.after <= short.after / 1.2
+    assert 1.0 < longer.epochs <= 9.0 and len(longer.losses) == pytest.approx(longer.epochs, abs=0.5)
+    again, resumed = healed(problem, near)
+    assert resumed == longer and all(map(torch.equal, network.model.parameters(), again.model.parameters()))
+    _, far = healed(problem, replace(near, floor=short.after / 3, file=None))
+    assert far == short

@@ -1,5 +1,7 @@
 """The exact tests of the min–max controller, and what it does in a real environment."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,6 +11,7 @@ from rlprune.agents import run_episode
 from rlprune.agents.controllers.law import Standing
 from rlprune.agents.controllers.prc import PRC, pressure
 from rlprune.agents.controllers.rounds import largest_harmless
+from rlprune.agents.controllers.seeking import Healing
 from rlprune.envs import FilterPruningEnv, Rules
 from rlprune.spec import ProblemSpec
 from rlprune.tasks import Score
@@ -152,6 +155,31 @@ def test_a_setback_shrinks_the_step():
     rule.learn(aim, standing(), {"share": aim.share, "accepted": False, "harm": 0.05, "drop": 0.02})
     smaller = rule.aim(standing(lambda _: 0.0))
     assert smaller.share > aim.share
+
+
+def test_a_removal_that_was_not_trained_says_nothing_of_healing():
+    rule = PRC()
+    aim = rule.aim(standing(lambda s: 0.01 * (1 - s)))
+    assert aim.epochs == 0
+    line = {"share": aim.share, "accepted": True, "harm": 0.009, "drop": 0.009}
+    before = rule.state_dict()["region"]["healing"]
+    assert rule.learn(aim, standing(), line) is None
+    assert rule.state_dict()["region"]["healing"] == {**before, "weight": 0.01}
+
+
+def test_training_that_stopped_early_is_no_proof_that_it_heals_less():
+    early, late = Healing(0.1), Healing(0.1)
+    early.learn(0.1, 0.05, most=0.1)
+    late.learn(0.1, 0.05)
+    assert early.predicted(1e6) <= 0.101 < 0.4 < late.predicted(1e6)
+
+
+def test_what_training_left_of_a_drop_stays_as_far_as_it_is_more_than_noise():
+    healing, now = Healing(0.1), standing(drop=0.005, left=6.0, tolerance=0.01)
+    share = healing.predicted(6.0 * now.steps)
+    assert healing.allows(now, 6.0) == (pytest.approx(0.005 / share), share)
+    assert healing.allows(replace(now, noise=0.003), 6.0)[0] == pytest.approx(0.008 / share)
+    assert healing.allows(replace(now, left=now.epochs), 6.0)[0] == pytest.approx(0.01 / share - 0.005)
 
 
 def test_it_ends_with_the_budget():
