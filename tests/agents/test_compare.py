@@ -196,15 +196,18 @@ def alive(pid):
         return False
 
 
-def test_what_fails_is_recorded_and_not_fatal(tmp_path):
+def test_what_fails_is_recorded_and_not_fatal(tmp_path, capfd):
     """A budget out of reach is not met; a network that takes its process down has failed."""
     deadly = tmp_path / "deadly.py"
-    deadly.write_text("import os\n\ndef build(num_classes=10, in_channels=1):\n    os._exit(7)\n")
+    deadly.write_text(
+        "import os\n\nprint('said', flush=True)\n\ndef build(num_classes=10, in_channels=1):\n    os._exit(7)\n"
+    )
     settings = CompareSettings(
         methods=("uniform",), models=("lenet5", f"{deadly}:build"), seeds=(0,), budgets=(0.25, 0.001), epochs=0.0
     )
     content = compare(settings, tmp_path / "out", workers=2)
     found = {(cell["problem"]["model"], cell["goal"]["value"]): cell for cell in content["cells"]}
+    assert not capfd.readouterr().out, "what a network prints in a worker is no result"
     assert content["status"] == "finished"
     assert found[("lenet5", 0.25)]["status"] == "finished"
     assert not found[("lenet5", 0.001)]["stages"]["prune"]["goal_met"]
