@@ -83,10 +83,7 @@ def train_agent(argv: Sequence[str], about: str, examples: str) -> int:
     folder, start = folder_to_resume(argv), AgentSettings(env=MIXED, env_kwargs=_fresh())
     if folder is not None and (folder / "settings.json").exists():
         start = _recorded(folder)
-        task = start.env_kwargs["common"].get("task")
-        problems = start.env_kwargs["problems"]
-        specs = [ProblemSpec(model=one["model"], task=one.get("task", task)) for one in problems]
-        check_resumed(folder / "settings.json", specs, argv)
+        check_resumed(folder / "settings.json", _problems(start), argv)
     kwargs = start.env_kwargs
     common = {**kwargs.get("common", {})}
     place = {item.name: common[item.name] for item in fields(ProblemSpec) if item.name in common}
@@ -136,8 +133,16 @@ def _recorded(folder: Path) -> AgentSettings:
         settings = from_table(AgentSettings, read_json(folder / "settings.json"), "the settings")
         if settings.env != MIXED:
             raise UserError(f"{folder} holds a training in {settings.env}; go on with it by rlprune.agents.train")
-        _lessons(settings)  # whether it can be told in options
+        check_table(Lessons, vars(_lessons(settings)), "the settings")  # whether it can be told in options
+        _problems(settings)
     return settings
+
+
+def _problems(settings: AgentSettings) -> list[ProblemSpec]:
+    """What is trained on, as far as it says what is built."""
+    shared = {"task": settings.env_kwargs["common"].get("task")}
+    problems = [{**shared, **problem} for problem in settings.env_kwargs["problems"]]
+    return [ProblemSpec.from_json({"model": one["model"], "task": one["task"]}) for one in problems]
 
 
 def _lessons(start: AgentSettings) -> Lessons:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from seeds import BINARIES, TEXTS, Seed, made, plain
 from test_readers import QUIET, changed, damaged
 
 from rlprune.cli import main
+from rlprune.errors import Notice
 
 SMALL = ["--control-size", "60", "--calibration-size", "40", "--quiet", "--out", "{}/out"]
 LESSONS, GRID = TEXTS["training's settings"], TEXTS["comparison's settings"]
@@ -91,7 +93,9 @@ def check(data: st.DataObject, command: tuple[Seed, Path, list[str]], capsys: py
         capsys.readouterr()
         signal.alarm(10 * LONGEST_S)
         signal.setitimer(signal.ITIMER_PROF, LONGEST_S)
-        status = main([word.format(folder) for word in argv])
+        with warnings.catch_warnings():
+            warnings.simplefilter("default", Notice)  # a line on the error stream, as outside of tests
+            status = main([word.format(folder) for word in argv])
         lines = capsys.readouterr().err.strip().splitlines()
         assert status in (0, 2) and all(line.startswith("rlprune ") for line in lines), lines
         assert status == 0 or lines
