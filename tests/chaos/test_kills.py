@@ -115,19 +115,20 @@ def mount(folder: Path, *options: str) -> None:
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of one and a half megabytes: less than the two of the network that a run writes."""
+def disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """A disk of so many bytes."""
     folder = tmp_path / "disk"
     folder.mkdir()
     try:
-        mount(folder, "size=1536k")
+        mount(folder, f"size={request.param}")
     except (OSError, subprocess.CalledProcessError) as error:
         pytest.skip(f"cannot mount a tmpfs here: {error}")
     yield folder
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-@pytest.mark.parametrize("name", ["prune", "train"])
+# less than the networks that they write: 100 kB and more of a pruned one, 1.7 MB of a whole one
+@pytest.mark.parametrize(("name", "disk"), [("prune", "64k"), ("train", "1536k")], indirect=["disk"])
 def test_out_of_disk_it_says_so_and_goes_on_when_there_is_room(name: str, disk: Path, tmp_path: Path) -> None:
     argv, here = COMMANDS[name], disk / "run"
     process = begun(argv, here)
