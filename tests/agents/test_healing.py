@@ -19,7 +19,7 @@ from rlprune.training.settings import TrainSettings
 
 @pytest.fixture(scope="module")
 def problem() -> PruningProblem:
-    return ProblemSpec().build()
+    return ProblemSpec(calibration_size=128).build()
 
 
 def healed(problem: PruningProblem, cycle: Cycle | None, rate: float = 0.7) -> tuple[Network, Healed | None]:

@@ -51,7 +51,7 @@ def test_constants_must_be_finite_and_not_negative(option):
 
 @pytest.fixture(scope="module")
 def problem():
-    return ProblemSpec().build()
+    return ProblemSpec(calibration_size=128).build()
 
 
 def pressed_too_hard(problem, delta: float, on_violation: str):

@@ -65,7 +65,7 @@ def test_a_surer_run_drops_less(tmp_path) -> None:
     """What is handed back is inside with the probability asked for, and the record says with which."""
     from rlprune.agents.runs.prune import prune_problem
 
-    problem = ProblemSpec().build()
+    problem = ProblemSpec(calibration_size=128).build()
     sure = prune_problem(problem, get_recipe("uniform").change(tolerance=0.02, confidence=0.9, epochs=2.0), timed=False)
     plain = prune_problem(problem, get_recipe("uniform").change(tolerance=0.02, epochs=2.0), timed=False)
     assert sure.record["pruned"]["certainty"] >= 0.9 and sure.macs > plain.macs
