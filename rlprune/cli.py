@@ -9,11 +9,13 @@ from __future__ import annotations
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib import import_module, metadata
 from typing import Any
 
 from rlprune.errors import HelpShown, Notice, UserError, unknown_name
+from rlprune.importing import only_results
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise unknown_name("command", name, COMMANDS)
         module, _, function = COMMANDS[name].home.partition(":")
         run = getattr(import_module(f"rlprune.agents.commands.{module}"), function)
-        with warnings.catch_warnings():
+        apart = only_results() if "--json" in argv and not {"-h", "--help", "--help-all"} & {*argv} else nullcontext()
+        with warnings.catch_warnings(), apart:
             warnings.showwarning = _one_line(name, warnings.showwarning)
             return int(run(argv[1:], COMMANDS[name].summary, COMMANDS[name].examples))
     except UserError as error:

@@ -15,6 +15,11 @@ from rlprune.errors import UserError
 from rlprune.seals import check_seal, with_checksum, without_checksum, write_sealed
 
 
+def cache_folder() -> Path:
+    """$RLPRUNE_CACHE, or ~/.cache/rlprune."""
+    return Path(os.environ.get("RLPRUNE_CACHE", "") or Path.home() / ".cache" / "rlprune")
+
+
 def write_whole(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
     """Write a file beside `path`, flush it to the disk, and rename it into place.
 

@@ -6,12 +6,16 @@ import contextlib
 import hashlib
 import importlib
 import importlib.util
+import json
 import sys
 from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from types import ModuleType
+from typing import Any, TextIO
 
 from rlprune.errors import UserError
+from rlprune.files import cache_folder
 
 
 def module_by_name(name: str) -> ModuleType:
@@ -43,17 +47,23 @@ def module_from_file(path: Path) -> ModuleType:
         except (Exception, SystemExit) as error:
             del sys.modules[name]
             raise _import_error(str(path), error) from None
+    with contextlib.suppress(OSError):  # then its reader is asked about it
+        (cache_folder() / "code").mkdir(parents=True, exist_ok=True)
+        (cache_folder() / "code" / name).touch()
     return module
 
 
-def is_imported(path: Path) -> bool:
-    """Whether this process has run the file as it is now."""
-    return path.is_file() and _module_name(path) in sys.modules
+def is_known(path: Path) -> bool:
+    """Whether this user has run the file as it is now: in this process, or in one before it.
+
+    Nothing gets that far that was not named by hand, or trusted (`rlprune.trust`).
+    """
+    return path.is_file() and ((name := _module_name(path)) in sys.modules or (cache_folder() / "code" / name).exists())
 
 
 def _module_name(path: Path) -> str:
     content = str(path.resolve()).encode() + path.read_bytes()
-    return f"rlprune_file_{hashlib.sha256(content).hexdigest()[:12]}"
+    return f"rlprune_file_{hashlib.sha256(content).hexdigest()}"
 
 
 def user_module(name: str) -> ModuleType:
@@ -64,6 +74,25 @@ def user_module(name: str) -> ModuleType:
 def said_aside() -> contextlib.AbstractContextManager[object]:
     """What a user's code prints goes to the error stream: standard output is for results."""
     return contextlib.redirect_stdout(sys.stderr)
+
+
+_RESULTS: ContextVar[TextIO | None] = ContextVar("results", default=None)
+
+
+@contextlib.contextmanager
+def only_results() -> Iterator[None]:
+    """Keep standard output for `print_json` alone: whatever else is printed meanwhile goes to the error stream."""
+    before = _RESULTS.set(sys.stdout)
+    try:
+        with said_aside():
+            yield
+    finally:
+        _RESULTS.reset(before)
+
+
+def print_json(content: Any) -> None:
+    """Print a result as JSON."""
+    print(json.dumps(content, indent=2), file=_RESULTS.get() or sys.stdout)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,13 +14,26 @@ import torch
 _made: list[str] = []
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A file's tests go to one worker, so that what they share is made once and not once a worker."""
+    if config.getoption("dist") != "load":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    return LoadFileScheduling(config, log)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     # One cache for the session, child processes included: the user's own is neither read nor written.
     if "RLPRUNE_CACHE" not in os.environ:
         os.environ["RLPRUNE_CACHE"] = tempfile.mkdtemp(prefix="rlprune-cache-")
         _made.append(os.environ["RLPRUNE_CACHE"])
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        torch.set_num_threads(1)
+    # One thread here and in every process that a test starts: the tests themselves are the parallelism, and threads
+    # that outnumber the cores wait for one another in loops that burn processor time.
+    for library in ("OMP", "MKL", "OPENBLAS"):
+        os.environ.setdefault(f"{library}_NUM_THREADS", "1")
+    torch.set_num_threads(1)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -217,6 +217,10 @@ def test_code_that_ends_the_process_or_prints(capsys, tmp_path, monkeypatch):
         "    model = build()\n"
         "    model.forward = lambda x: sys.exit(0)\n"
         "    return model\n"
+        "def chatty(num_classes=10, in_channels=1):\n"
+        "    model = build()\n"
+        "    model.conv1.register_forward_hook(lambda *_: print('called'))\n"
+        "    return model\n"
     )
     for name, says in (("leaves", "SystemExit"), ("later", "sys.exit")):
         assert main(["inspect", "--model", f"mine.py:{name}"]) == 2
@@ -225,6 +229,9 @@ def test_code_that_ends_the_process_or_prints(capsys, tmp_path, monkeypatch):
     assert main(["inspect", "--model", "mine.py:build", "--json"]) == 0
     captured = capsys.readouterr()
     assert json.loads(captured.out)["groups"] and "built" in captured.err
+    assert main(["inspect", "--model", "mine.py:chatty", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["groups"] and "called" in captured.err
 
 
 def test_names_with_brackets_are_printed_as_they_are(capsys, tmp_path, monkeypatch):

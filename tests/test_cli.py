@@ -93,7 +93,7 @@ def test_a_recipe_is_printed_and_read(tmp_path, capsys):
     assert read_recipe(tmp_path / "mine.yml") == get_recipe("fpsl", published=True)
     (tmp_path / "mine.yml").write_text("controller: uniform\ntolerance: 0.5\nepochs: 0\nrounds: 1\n")
     argv = ["prune", "--recipe", str(tmp_path / "mine.yml"), "--out", str(tmp_path / "run"), "--json"]
-    assert main([*argv, "--criterion", "l2", "--control-size", "100"]) == 0
+    assert main([*argv, "--criterion", "l2", "--control-size", "200", "--calibration-size", "128"]) == 0
     settings = json.loads(capsys.readouterr().out)["settings"]
     assert [settings[name] for name in ("controller", "tolerance", "criterion")] == ["uniform", 0.5, "l2"]
 

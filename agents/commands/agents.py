@@ -13,6 +13,7 @@ import numpy as np
 from rlprune.agents.commands.options import (
     Run,
     Section,
+    check_resumed,
     command_line,
     folder_to_resume,
     parse,
@@ -26,6 +27,7 @@ from rlprune.agents.runs.recipes import CYCLE
 from rlprune.envs.registration import MIXED
 from rlprune.errors import UserError, reading
 from rlprune.files import read_json
+from rlprune.importing import print_json
 from rlprune.record import free_folder, run_name
 from rlprune.spec import ProblemSpec
 from rlprune.training.settings import TrainSettings
@@ -81,6 +83,7 @@ def train_agent(argv: Sequence[str], about: str, examples: str) -> int:
     folder, start = folder_to_resume(argv), AgentSettings(env=MIXED, env_kwargs=_fresh())
     if folder is not None and (folder / "settings.json").exists():
         start = _recorded(folder)
+        check_resumed(folder / "settings.json", _problems(start), argv)
     kwargs = start.env_kwargs
     common = {**kwargs.get("common", {})}
     place = {item.name: common[item.name] for item in fields(ProblemSpec) if item.name in common}
@@ -109,7 +112,7 @@ def _train(settings: AgentSettings, folder: Path, given: Mapping[str, Any]) -> i
         told = episodes(bar, total, settings.episodes)
         agent = train(settings, folder, resume=given["resume"], command=command_line(), on_episode=told)
     if given["json"]:
-        print(json.dumps({**agent.card, "file": str(folder / FILE)}, indent=2))
+        print_json({**agent.card, "file": str(folder / FILE)})
     elif not given["quiet"]:
         _print_metrics(agent.card, settings)
         print(f"Written to {folder / FILE}; run it with `rlprune episode --agent {folder / FILE} --model NEW`")
@@ -130,8 +133,16 @@ def _recorded(folder: Path) -> AgentSettings:
         settings = from_table(AgentSettings, read_json(folder / "settings.json"), "the settings")
         if settings.env != MIXED:
             raise UserError(f"{folder} holds a training in {settings.env}; go on with it by rlprune.agents.train")
-        _lessons(settings)  # whether it can be told in options
+        check_table(Lessons, vars(_lessons(settings)), "the settings")  # whether it can be told in options
+        _problems(settings)
     return settings
+
+
+def _problems(settings: AgentSettings) -> list[ProblemSpec]:
+    """What is trained on, as far as it says what is built."""
+    shared = {"task": settings.env_kwargs["common"].get("task")}
+    problems = [{**shared, **problem} for problem in settings.env_kwargs["problems"]]
+    return [ProblemSpec.from_json({"model": one["model"], "task": one["task"]}) for one in problems]
 
 
 def _lessons(start: AgentSettings) -> Lessons:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -11,12 +10,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rlprune.agents.commands.options import Json, Section, Trust, command_line, parse
+from rlprune.agents.commands.options import Json, Section, Trust, check_resumed, command_line, parse
 from rlprune.agents.commands.prune import spec_of
 from rlprune.agents.compare.settings import CompareSettings
 from rlprune.agents.controllers.registry import RULES, rule_class
 from rlprune.errors import UserError, reading
 from rlprune.files import read_json
+from rlprune.importing import print_json
 from rlprune.record import free_folder, newest_unfinished
 from rlprune.spec import ProblemSpec
 
@@ -68,6 +68,7 @@ class Work:
         report: Write the HTML file and the figures.
         quiet: No progress, no table.
         json: Print comparison.json.
+        trust: Run the Python files that the comparison to go on with names: they are yours, or you have looked at them.
     """
 
     workers: int = 1
@@ -78,6 +79,7 @@ class Work:
     report: bool = True
     quiet: bool = False
     json: bool = False
+    trust: bool = False
 
 
 def compare(argv: Sequence[str], about: str, examples: str) -> int:
@@ -134,7 +136,7 @@ def run_compare(settings: CompareSettings, folder: Path, given: Mapping[str, Any
     if given["report"]:
         write_report_files(folder)
     if given["json"]:
-        print(json.dumps(content, indent=2))
+        print_json(content)
     elif not given["quiet"]:
         print_comparison(content["analysis"], Console())
         print(f"Written to {folder}" + (f"; open {folder / 'report.html'}" if given["report"] else ""))
@@ -151,7 +153,9 @@ def _resumed(argv: Sequence[str]) -> tuple[Path, CompareSettings] | None:
     if folder is None or not (folder / "comparison.json").exists():
         return None
     with reading(folder / "comparison.json", "a comparison"):
-        return folder, CompareSettings.from_json(read_json(folder / "comparison.json")["settings"])
+        settings = CompareSettings.from_json(read_json(folder / "comparison.json")["settings"])
+    check_resumed(folder / "comparison.json", [cell.spec for cell in settings.cells()], argv)
+    return folder, settings
 
 
 class Progress:
@@ -269,7 +273,7 @@ def pareto(argv: Sequence[str], about: str, examples: str) -> int:
     best = archive(networks, given["by"])
     shown = networks if given["all"] else best
     if given["json"]:
-        print(json.dumps([{**network.to_json(), "front": network in best} for network in shown], indent=2))
+        print_json([{**network.to_json(), "front": network in best} for network in shown])
         return 0
     print_networks(shown, best, Console())
     print(f"{len(best)} of {len(networks)} networks are beaten by no other. Export one with --export ID.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from rlprune.agents.commands.options import Json, Section, Trust, parse
 from rlprune.agents.commands.prune import spec_of
+from rlprune.importing import print_json
 from rlprune.spec import ProblemSpec
 
 
@@ -32,7 +32,7 @@ def evaluate(argv: Sequence[str], about: str, examples: str) -> int:
         "macs": problem.macs(network),
         "parameters": problem.parameters(network),
     }
-    print(json.dumps(found, indent=2) if given["json"] else describe_scores(found))
+    print_json(found) if given["json"] else print(describe_scores(found))
     hint = near_chance(found["metric"], found["control_score"], len(problem.data.classes))
     if hint and given.get("weights"):
         print(f"rlprune evaluate: {hint}", file=sys.stderr)
@@ -48,7 +48,7 @@ def inspect(argv: Sequence[str], about: str, examples: str) -> int:
 
     problem = spec_of(given).build(untrained=True)
     if given["json"]:
-        print(json.dumps(describe_groups(problem.groups, problem.cost), indent=2))
+        print_json(describe_groups(problem.groups, problem.cost))
     else:
         print_groups(problem.groups, problem.cost, Console())
     return 0
@@ -64,7 +64,7 @@ def replay(argv: Sequence[str], about: str, examples: str) -> int:
 
     found = check(Path(given["run"]), model=given["model"], trust=given["trust"])
     if given["json"]:
-        print(json.dumps(found, indent=2))
+        print_json(found)
     else:
         for line in found["checks"]:
             print(f"{line['name']:16} recorded {line['recorded']}, replayed {line['replayed']}")

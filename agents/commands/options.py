@@ -72,10 +72,12 @@ class Run:
         resume: Go on with the run in `--out`; prune finds the newest unfinished one itself.
         quiet: No progress, no table.
         json: Print the record as JSON.
+        trust: Run the Python file that the record to go on with names: it is yours, or you have looked at it.
     """
 
     out: str | None = None
     resume: bool = False
+    trust: bool = False
     quiet: bool = False
     json: bool = False
 
@@ -306,6 +308,13 @@ def folder_to_resume(argv: Sequence[str]) -> Path | None:
     if out is None:
         raise UserError("--resume needs the folder to go on with: name it with --out")
     return Path(out)
+
+
+def check_resumed(file: Path, specs: Iterable[Any], argv: Sequence[str]) -> None:
+    """Raise UserError if a run to go on with would run code that its file names and nobody here knows of."""
+    from rlprune.trust import check_code  # needs torch
+
+    check_code(file, specs, trust="--trust" in argv, argv=argv)
 
 
 def command_line() -> str:

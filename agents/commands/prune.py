@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from rlprune.agents.commands.options import Run, Section, command_line, parse, value_of
+from rlprune.agents.commands.options import Run, Section, check_resumed, command_line, parse, value_of
 from rlprune.agents.controllers.registry import RULES, rule_class
 from rlprune.agents.runs.recipe import AGENT, PHASES, Recipe
 from rlprune.agents.runs.recipes import RECIPES, get_recipe, list_recipes
 from rlprune.errors import UserError, reading, unknown_name
+from rlprune.importing import print_json
 from rlprune.record import RunFolder, free_folder, newest_unfinished
 from rlprune.report.units import ANY_DROP
 from rlprune.spec import ProblemSpec
@@ -82,7 +82,7 @@ def run_prune(recipe: Recipe, spec: ProblemSpec, given: dict[str, Any]) -> int:
         live.work("starting")
         result = prune_problem(problem, recipe, folder=folder, command=command_line(), resume=resume, watcher=live)
     if given["json"]:
-        print(json.dumps(result.record, indent=2))
+        print_json(result.record)
     elif not given["quiet"]:
         print_summary(result.record, Console())
         print(f"Written to {folder.path}")
@@ -150,7 +150,9 @@ def recorded(argv: Sequence[str]) -> tuple[Recipe, ProblemSpec] | None:
         raise UserError(f"{path} holds another kind of run, not a pruning by command; name the run with --out")
     with reading(RunFolder(path).record_file, "the record of a run"):
         recipe = Recipe.from_json({name: value for name, value in settings.items() if name != "problem"})
-        return recipe, ProblemSpec.from_json(settings["problem"])
+        spec = ProblemSpec.from_json(settings["problem"])
+    check_resumed(RunFolder(path).record_file, [spec], argv)
+    return recipe, spec
 
 
 def _has(argv: Sequence[str], flag: str) -> bool:
@@ -182,7 +184,7 @@ def methods(argv: Sequence[str], about: str, examples: str) -> int:
     given = parse("methods", [Section(Listing)], argv[1:] if name else argv, about=about, examples=examples)
     if name is None:
         summaries = {name: RECIPES[name].summary for name in list_recipes()}
-        print(json.dumps(summaries, indent=2)) if given["json"] else print_methods(summaries, Console())
+        print_json(summaries) if given["json"] else print_methods(summaries, Console())
         return 0
     if name not in RECIPES:
         raise unknown_name("method", name, RECIPES)
@@ -197,7 +199,7 @@ def methods(argv: Sequence[str], about: str, examples: str) -> int:
             value = list(default) if isinstance(default, tuple) else default
             found[prefix + option.replace("_", "-")] = value
     if given["json"]:
-        print(json.dumps(found, indent=2))
+        print_json(found)
     else:
         print_constants(name, recipe.summary, found, Console())
     return 0

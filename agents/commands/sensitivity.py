@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import fnmatch
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from rlprune.agents.commands.options import Run, Section, command_line, folder_to_resume, parse
+from rlprune.agents.commands.options import Run, Section, check_resumed, command_line, folder_to_resume, parse
 from rlprune.agents.commands.prune import spec_of
 from rlprune.errors import UserError, check_rate, reading
 from rlprune.files import read_json, write_json, write_text
+from rlprune.importing import print_json
 from rlprune.locking import locked
 from rlprune.record import RunFolder, free_folder, run_name, subject
 from rlprune.spec import ProblemSpec
@@ -87,6 +87,7 @@ def sensitivity(argv: Sequence[str], about: str, examples: str) -> int:
     if folder is not None and begun:
         with reading(folder / SETTINGS, "the settings of a scan"):
             start = ScanSettings.from_json(read_json(folder / SETTINGS))
+        check_resumed(folder / SETTINGS, [start.problem], argv)
     sections = [Section(ProblemSpec, default=start.problem), Section(ScanSettings, default=start), Section(Run)]
     given = parse("sensitivity", sections, argv, common=COMMON, about=about, examples=examples)
     own = {item.name: given[item.name] for item in fields(ScanSettings) if item.name in given}
@@ -147,7 +148,7 @@ def _scan(settings: ScanSettings, folder: Path, given: Mapping[str, Any]) -> Non
     unit = Unit.of(problem.evaluator.score(problem.model, "control", 1).figures("control"))
     plots.save(draw_scan(found, settings.title, unit), folder / PICTURE)
     if given["json"]:
-        print(json.dumps(found.to_json(), indent=2))
+        print_json(found.to_json())
     elif not given["quiet"]:
         print_scan(found, Console(), unit)
         print(f"Written to {folder}")

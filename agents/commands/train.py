@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import fields
 
-from rlprune.agents.commands.options import Run, Section, command_line, folder_to_resume, parse
+from rlprune.agents.commands.options import Run, Section, check_resumed, command_line, folder_to_resume, parse
 from rlprune.agents.runs.basesettings import BaseSettings
+from rlprune.importing import print_json
 from rlprune.record import RunFolder, free_folder, run_name, subject
 from rlprune.training.settings import TrainSettings
 
@@ -22,6 +22,7 @@ def train(argv: Sequence[str], about: str, examples: str) -> int:
     folder, start = folder_to_resume(argv), BaseSettings()
     if folder is not None and RunFolder(folder).exists():
         start = BaseSettings.from_record(RunFolder(folder).read(), folder)
+        check_resumed(RunFolder(folder).record_file, [start], argv)
     sections = [
         Section(BaseSettings, default=start, skip=NOT_OPTIONS),
         Section(TrainSettings, default=start.training),
@@ -42,7 +43,7 @@ def train(argv: Sequence[str], about: str, examples: str) -> int:
     with LiveRun(None, quiet=quiet) as live:
         record = train_base(settings, run, command=command_line(), resume=given["resume"], on_step=live.work)
     if given["json"]:
-        print(json.dumps(record, indent=2))
+        print_json(record)
     elif not quiet:
         print(f"{describe_scores(record)}\nWeights in {run.model_file}")
     return 0

@@ -6,6 +6,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -124,6 +125,7 @@ def serve(connection: Connection) -> None:
     """A worker's life: take jobs until there are no more, or the parent is gone."""
     import torch
 
+    sys.stdout = sys.stderr  # what a network prints is no result
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the parent, which closes the pool
     torch.set_num_threads(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()

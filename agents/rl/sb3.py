@@ -78,6 +78,7 @@ def make_agent(
     check_hyperparameters(hyperparameters)
     arguments = {key: deepcopy(value) for key, value in hyperparameters.items() if key not in _NOT_ARGUMENTS}
     policy = arguments.pop("policy", "MlpPolicy")
+    checked(dict[str, Any] | None, arguments.get("policy_kwargs"), "hyperparameter policy_kwargs")
     kwargs = arguments.get("policy_kwargs") or {}
     if isinstance(kwargs.get("activation_fn"), str):
         kwargs["activation_fn"] = _activation(kwargs["activation_fn"])

@@ -6,6 +6,7 @@ import json
 import math
 import multiprocessing
 import shutil
+import sys
 import tempfile
 import warnings
 from collections.abc import Sequence
@@ -176,6 +177,8 @@ class Course:
         """The training environments: in this process for one worker, else each in its own."""
 
         def make() -> gymnasium.Env[Any, Any]:
+            if multiprocessing.parent_process() is not None:
+                sys.stdout = sys.stderr  # what a network prints is no result
             return Monitor(self.env(acts=True))
 
         workers = self.settings.workers

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,12 +15,12 @@ from rlprune.channels import PruningPlan
 from rlprune.drops import score_drop
 from rlprune.errors import UserError, reading
 from rlprune.models import resolve_model
-from rlprune.models.resolving import code_of
 from rlprune.network import Network
 from rlprune.problem import PruningProblem
 from rlprune.record import RunFolder
 from rlprune.spec import ProblemSpec
 from rlprune.tasks import get_task
+from rlprune.trust import check_code
 
 
 def rebuild(folder: Path, *, model: str | None = None, trust: bool = False) -> tuple[PruningProblem, Network]:
@@ -84,15 +83,7 @@ def trusted(file: Path, problem: Mapping[str, Any], model: str | None, trust: bo
     with reading(file, "the record of a run"):
         spec = ProblemSpec.from_json(problem)
     spec = (spec if model is None else replace(spec, model=model)).located(file.parent)
-    code = code_of(spec.model) if model is None else None
-    if code is not None and not trust:
-        owner = ""
-        with contextlib.suppress(OSError, KeyError, NotImplementedError):  # a module, no such file, or nobody's
-            owner = f" (a file of {Path(code).owner()})"
-        raise UserError(
-            f"{file} names {code}{owner}, which would be run to build the network; look at it, then add --trust, "
-            "or name the network yourself with --model"
-        )
+    check_code(file, [spec], trust=trust, argv=["--model", spec.model] if model is not None else [])
     return spec
 
 

@@ -3,12 +3,11 @@
 from rlprune.models import lenet, mobilenet, resnet, ternausnet, unet, vgg  # noqa: F401 - importing registers them
 from rlprune.models.catalogue import MODELS, create_model, list_models, register_model
 from rlprune.models.resolving import brings_weights, resolve_model
-from rlprune.models.weights import cache_folder, default_weights, load_weights, weights_normalisation
+from rlprune.models.weights import default_weights, load_weights, weights_normalisation
 
 __all__ = [
     "MODELS",
     "brings_weights",
-    "cache_folder",
     "create_model",
     "default_weights",
     "list_models",

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from rlprune.errors import UserError, unknown_name
-from rlprune.importing import is_imported, said_aside, user_module
+from rlprune.importing import is_known, said_aside, user_module
 from rlprune.models.catalogue import MODELS
 from rlprune.options import parse_options
 
@@ -66,14 +66,14 @@ def brings_weights(spec: str) -> bool:
 def code_of(spec: str) -> str | None:
     """The file or module whose code would run if a model were built; None for networks of the zoo and of packages.
 
-    A file that this process has run already is no news to it.
+    A file that this user has run before is no news.
     """
     head, colon, _ = spec.rpartition(":")
     if spec.endswith(".py"):
         head = spec
     elif not colon or head in MODELS.names() or spec.partition(":")[0] in _HOMES:
         return None
-    return None if head.endswith(".py") and is_imported(Path(head)) else head
+    return None if head.endswith(".py") and is_known(Path(head)) else head
 
 
 def _models_in(module: ModuleType) -> list[str]:

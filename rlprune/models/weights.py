@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from torch import nn
 
 from rlprune.data.splits import DataSplits
 from rlprune.errors import UserError, reading
-from rlprune.files import write_tensors
+from rlprune.files import cache_folder, write_tensors
 from rlprune.models.reading import constants, fitted, normalisation_beside, read_weights
 from rlprune.models.resolving import import_timm
 from rlprune.seeding import derive
@@ -110,11 +109,6 @@ def default_weights(model: nn.Module, name: str, data: DataSplits) -> dict[str, 
     with contextlib.suppress(UserError):  # a cache that cannot be written costs seconds, no more
         write_tensors(path, {"state_dict": model.state_dict(), "meta": meta})
     return meta
-
-
-def cache_folder() -> Path:
-    """$RLPRUNE_CACHE, or ~/.cache/rlprune."""
-    return Path(os.environ.get("RLPRUNE_CACHE", "") or Path.home() / ".cache" / "rlprune")
 
 
 def _train_lenet(model: nn.Module, data: DataSplits, epochs: int = 12) -> None:

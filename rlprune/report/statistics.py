@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
-from scipy import stats
+import scipy  # its parts are imported when they are used: a run that compares nothing starts without them
 
 LEVEL = 1e-9  # means closer than this are equal but for floating point
 
@@ -77,7 +78,7 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
     if n == 1:
         return Interval(mean, None, None, 1)
     deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
-    half = float(stats.t.ppf(0.5 + confidence / 2, n - 1)) * deviation / math.sqrt(n)
+    half = float(scipy.stats.t.ppf(0.5 + confidence / 2, n - 1)) * deviation / math.sqrt(n)
     return Interval(mean, mean - half, mean + half, n)
 
 
@@ -108,7 +109,7 @@ def rank_table(blocks: Mapping[Any, Mapping[str, float]]) -> list[Rank]:
     whole = [block for block in blocks.values() if len(block) == len(names)]
     if not whole:
         return []
-    ranks = stats.rankdata([[-block[name] for name in names] for block in whole], axis=1)
+    ranks = scipy.stats.rankdata([[-block[name] for name in names] for block in whole], axis=1)
     best = [max(block.values()) for block in whole]
     table = [
         Rank(
@@ -132,7 +133,7 @@ def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
         raise ValueError(f"spearman needs pairs, got {len(first)} and {len(second)} values")
     if len(first) < 3 or len(set(first)) == 1 or len(set(second)) == 1:
         return None
-    return float(np.clip(stats.spearmanr(first, second).statistic, -1.0, 1.0))
+    return float(np.clip(scipy.stats.spearmanr(first, second).statistic, -1.0, 1.0))
 
 
 def resolution(accuracy: float, n: int, confidence: float = 0.95) -> float:
@@ -156,4 +157,4 @@ def images_needed(accuracy: float, difference: float, confidence: float = 0.95) 
 
 
 def _normal(confidence: float) -> float:
-    return float(stats.norm.ppf(0.5 + confidence / 2))
+    return NormalDist().inv_cdf(0.5 + confidence / 2)

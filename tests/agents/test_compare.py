@@ -23,9 +23,9 @@ from rlprune.report.pareto import find_networks
 from rlprune.seals import comparable
 from rlprune.spec import ProblemSpec
 
-FEW = ProblemSpec(control_size=200, calibration_size=64)
+FEW = ProblemSpec(control_size=200, calibration_size=128)
 OPTIONS = "--methods uniform cem --seeds 0,1 --budgets 0.25 --epochs 0.5 --cem.episodes 8 --scratch --control-size 200"
-OPTIONS += " --calibration-size 64"
+OPTIONS += " --calibration-size 128"
 
 
 def small(**changes):
@@ -56,11 +56,11 @@ def stages(content, stage):
 )
 def test_a_cell_is_the_engine_and_nothing_else(method, goal, epochs, tmp_path):
     """The same recipe, goal and seed give the same plan and weights, at the same cost."""
-    settings = CompareSettings(methods=(method,), seeds=(3,), epochs=epochs, problem=FEW, **goal)
+    settings = CompareSettings(methods=(method,), seeds=(1,), epochs=epochs, problem=FEW, **goal)
     (cell,) = compare(settings, tmp_path)["cells"]
     found = cell["stages"]["prune"]
     asked = {"budget": 0.3, "tolerance": 1.0} if "budgets" in goal else {"tolerance": 0.02}
-    problem = ProblemSpec(seed=3, control_size=200, calibration_size=64).build()
+    problem = ProblemSpec(seed=1, control_size=200, calibration_size=128).build()
     result = prune_problem(problem, get_recipe(method).change(epochs=epochs, **asked), timed=False)
     assert found["plan"] == result.plan.to_json()
     assert found["sha256"] == fingerprint(result.model.state_dict())
@@ -196,15 +196,18 @@ def alive(pid):
         return False
 
 
-def test_what_fails_is_recorded_and_not_fatal(tmp_path):
+def test_what_fails_is_recorded_and_not_fatal(tmp_path, capfd):
     """A budget out of reach is not met; a network that takes its process down has failed."""
     deadly = tmp_path / "deadly.py"
-    deadly.write_text("import os\n\ndef build(num_classes=10, in_channels=1):\n    os._exit(7)\n")
+    deadly.write_text(
+        "import os\n\nprint('said', flush=True)\n\ndef build(num_classes=10, in_channels=1):\n    os._exit(7)\n"
+    )
     settings = CompareSettings(
         methods=("uniform",), models=("lenet5", f"{deadly}:build"), seeds=(0,), budgets=(0.25, 0.001), epochs=0.0
     )
     content = compare(settings, tmp_path / "out", workers=2)
     found = {(cell["problem"]["model"], cell["goal"]["value"]): cell for cell in content["cells"]}
+    assert not capfd.readouterr().out, "what a network prints in a worker is no result"
     assert content["status"] == "finished"
     assert found[("lenet5", 0.25)]["status"] == "finished"
     assert not found[("lenet5", 0.001)]["stages"]["prune"]["goal_met"]

@@ -1,4 +1,4 @@
-"""A run folder from elsewhere runs no code unless its reader says so."""
+"""A run folder from elsewhere runs no code unless its reader says so, whether it is looked at or gone on with."""
 
 from __future__ import annotations
 
@@ -7,8 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from rlprune.agents.commands.sensitivity import ScanSettings
+from rlprune.agents.compare.settings import CompareSettings
+from rlprune.agents.rl.settings import AgentSettings
 from rlprune.cli import main
-from rlprune.files import read_json
+from rlprune.envs.registration import MIXED
+from rlprune.files import read_json, write_json
+from rlprune.spec import ProblemSpec
 
 NETWORK = """
 from pathlib import Path
@@ -22,10 +27,12 @@ def build(num_classes=10, in_channels=1):
 QUICK = ["--method", "uniform", "--rounds", "1", "--epochs", "0", "--tolerance", "1", "--control-size", "60", "--quiet"]
 
 
-def forget() -> None:
-    """What another process would not know."""
+def forget(monkeypatch: pytest.MonkeyPatch, user: Path | None = None) -> None:
+    """What another process would not know; of another user, whose cache is elsewhere, what they have run before."""
     for name in [name for name in sys.modules if name.startswith("rlprune_file_")]:
         del sys.modules[name]
+    if user is not None:
+        monkeypatch.setenv("RLPRUNE_CACHE", str(user))
 
 
 @pytest.fixture
@@ -39,7 +46,6 @@ def foreign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     assert main(["train", "--model", "net.py:build", *made]) == 0
     network = ["--model", "net.py:build", "--weights", "base/model.pt"]
     assert main(["prune", *network, *QUICK, "--out", "runs/one"]) == 0
-    forget()
     log.unlink()
     return log
 
@@ -51,19 +57,52 @@ COMMANDS = [
 ]
 
 
-def test_code_runs_only_if_it_is_trusted(foreign: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def refused(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """In a line that names the file, who names it, and what can be done."""
+    capsys.readouterr()
+    assert main(argv) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "net.py" in line and "--trust" in line and "--model" in line and ".json" in line
+
+
+def test_code_runs_only_if_it_is_trusted(
+    foreign: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert read_json(Path("runs/one/record.json"))["model"] == "net.py:build"
+    forget(monkeypatch, Path("stranger"))
     for argv in COMMANDS:
-        capsys.readouterr()
-        assert main(argv) == 2
-        (line,) = capsys.readouterr().err.strip().splitlines()
-        assert "net.py" in line and "--trust" in line and "--model" in line and "record.json" in line
+        refused(argv, capsys)
     for argv in (["report", "runs/one"], ["pareto", "runs"]):
         assert main(argv) == 0
     assert not foreign.exists(), "nothing of it has run"
     for argv in COMMANDS:
         assert main([*argv, "--model", "same.py:build"]) == 0
     assert not foreign.exists(), "another file was named"
-    forget()
     assert main([*COMMANDS[0], "--trust"]) == 0
     assert foreign.read_text() == "x"
+    forget(monkeypatch)
+    assert main(COMMANDS[0]) == 0, "what was trusted once is known"
+    Path("net.py").write_text(Path("net.py").read_text() + "# changed")
+    refused(COMMANDS[0], capsys)
+
+
+def test_going_on_runs_only_code_that_its_user_has_run(
+    foreign: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One's own run goes on without a question; one that was handed over, with any command, only if it is trusted."""
+    record = Path("runs/one/record.json")
+    write_json(record, {**read_json(record), "status": "running"})
+    spec = ProblemSpec(model="net.py:build")
+    write_json(Path("grid/comparison.json"), {"settings": CompareSettings(models=(spec.model,)).to_json()})
+    write_json(Path("scan/settings.json"), ScanSettings(problem=spec).to_json())
+    lessons = {"problems": [{"model": spec.model}], "budgets": [0.5], "tolerances": None, "max_rate": 0.9, "common": {}}
+    write_json(Path("agent/settings.json"), AgentSettings(env=MIXED, env_kwargs=lessons).to_json())
+    forget(monkeypatch, Path("stranger"))
+    for command, out in (("train", "base"), ("compare", "grid"), ("sensitivity", "scan"), ("train-agent", "agent")):
+        refused([command, "--resume", "--out", out], capsys)
+    go_on = ["prune", "--resume", "--out", "runs/one", "--quiet"]
+    refused(go_on, capsys)
+    assert not foreign.exists(), "nothing of it has run"
+    monkeypatch.undo()
+    monkeypatch.chdir(foreign.parent)
+    assert main(go_on) == 0 and foreign.read_text() == "x"

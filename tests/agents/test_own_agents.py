@@ -27,8 +27,11 @@ def agent_of(name: str, env: Any, **policy: Any) -> Any:
     return getattr(stable_baselines3, name)("MlpPolicy", env, policy_kwargs=policy, seed=0)
 
 
+SMALL = ["--control-size", "200", "--calibration-size", "128"]
+
+
 def layerwise(**kwargs: Any) -> gymnasium.Env[Any, Any]:
-    return gymnasium.make("rlprune/LayerwisePruning-v0", control_size=100, calibration_size=64, **kwargs)
+    return gymnasium.make("rlprune/LayerwisePruning-v0", control_size=200, calibration_size=128, **kwargs)
 
 
 @pytest.mark.parametrize("name", ["PPO", "A2C", "SAC", "TD3", "DDPG", "DQN"])
@@ -46,7 +49,7 @@ def test_a_card_rebuilds_every_algorithm(name: str, tmp_path: Path) -> None:
 
 
 def test_a_vector_of_wrapped_environments_says_what_a_single_one_says(tmp_path: Path) -> None:
-    kwargs = {"control_size": 100, "calibration_size": 64, "max_rate": 0.7}
+    kwargs = {"control_size": 200, "calibration_size": 128, "max_rate": 0.7}
     env = make_vec_env("rlprune/LayerwisePruning-v0", 2, env_kwargs=kwargs, wrapper_class=AroundAdvice)
     write_card(agent_of("PPO", env), env, tmp_path / "mine.zip")
     card = json.loads((tmp_path / "mine.json").read_text())
@@ -60,7 +63,7 @@ def test_a_plain_zip_runs_once_its_environment_is_told(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     agent_of("PPO", layerwise(), net_arch=[8]).save("mine.zip")
-    argv = ["episode", "--agent", "mine.zip", "--control-size", "100", "--budget", "0.6", "--recovery", "none"]
+    argv = ["episode", "--agent", "mine.zip", *SMALL, "--budget", "0.6", "--recovery", "none"]
     assert main(argv) == 2
     line = capsys.readouterr().err.strip()
     assert "write_card(model, env)" in line and "--env-kwargs" in line and "\n" not in line
@@ -85,7 +88,7 @@ def test_fading_is_told_by_group(
     nowhere = [5.0] * len(card["features"])
     del card["checksum"]
     Path("mine.json").write_text(json.dumps({**card, "support": {"low": nowhere, "high": nowhere}}))
-    assert main(["episode", "--agent", "mine.zip", "--control-size", "100", "--recovery", "none", "--out", "run"]) == 0
+    assert main(["episode", "--agent", "mine.zip", *SMALL, "--recovery", "none", "--out", "run"]) == 0
     out = capsys.readouterr().out
     assert "The agent was followed 0 % on average; it faded on 3 of 3 groups" in " ".join(out.split())
 

@@ -72,7 +72,8 @@ def test_controllers_read_a_finished_scan(tmp_path: Path, whole: Path, capsys: A
     anew = json.loads(capsys.readouterr().out)
     assert read["pruned"]["macs"] <= 0.5 * read["baseline"]["macs"]
     assert read["cost"]["evaluations"] < anew["cost"]["evaluations"]
-    assert main([*asked, *file, "--control-size", "100", "--out", str(tmp_path / "other")]) == 2
+    other = ["--control-size", "200", "--calibration-size", "128", "--out", str(tmp_path / "other")]
+    assert main([*asked, *file, *other]) == 2
     assert "other images" in capsys.readouterr().err
 
 

@@ -13,7 +13,7 @@ from rlprune.envs import FilterPruningEnv
 from rlprune.envs.arguments import shared_problem
 from rlprune.spec import ProblemSpec
 
-SMALL = {"control_size": 100, "calibration_size": 64}
+SMALL = {"control_size": 60, "calibration_size": 40}
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")

@@ -312,6 +312,7 @@ def test_training_goes_on_bit_equal(trained: list[str], tmp_path: Path) -> None:
         assert torch.equal(tensor, weights[1]["state_dict"][name]), name
 
 
+@pytest.mark.slow  # the test below starts two processes as well, on a network that was pruned
 def test_two_processes_train_one_network(trained: list[str], tmp_path: Path) -> None:
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     argv = [*trained[:2], "--epochs", "1", "--lr", "0.05", "--out", str(tmp_path / "two"), "--quiet"]

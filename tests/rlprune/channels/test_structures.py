@@ -19,7 +19,7 @@ from rlprune.cost import CostModel, count_parameters
 UNLOCKABLE = "it is an output of the model"
 
 
-@pytest.fixture(params=sorted(STRUCTURES))
+@pytest.fixture(scope="module", params=sorted(STRUCTURES))
 def case(request: pytest.FixtureRequest) -> tuple[str, torch.nn.Module, tuple, ChannelGroups]:
     torch.manual_seed(0)
     model = STRUCTURES[request.param]().eval()

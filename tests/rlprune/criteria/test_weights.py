@@ -137,7 +137,7 @@ class TestMSVFP:
         )
 
     def test_a_problem_tells_how_much_is_gone(self):
-        problem = ProblemSpec(control_size=50, calibration_size=20).build()
+        problem = ProblemSpec(control_size=60, calibration_size=40).build()
         half = {group.name: range(group.size // 2) for group in problem.groups.prunable}
         after = problem.base().remove(PruningPlan(half), problem.groups)
         for network, spec, of in (

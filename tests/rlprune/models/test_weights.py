@@ -9,7 +9,8 @@ import torch
 from rlprune.cli import main
 from rlprune.data import load_data
 from rlprune.errors import UserError
-from rlprune.models import cache_folder, create_model, default_weights, load_weights, weights_normalisation
+from rlprune.files import cache_folder
+from rlprune.models import create_model, default_weights, load_weights, weights_normalisation
 from rlprune.scoring.evaluation import Evaluator
 from rlprune.tasks import get_task
 

@@ -1,0 +1,59 @@
+"""Whose code a file names: what a record says is run only if its reader knows of it."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from rlprune.errors import UserError
+from rlprune.models.resolving import code_of
+
+NAMING = ("--model", "--models", "--task")
+"""Options by which code is named by hand."""
+
+
+class Built(Protocol):
+    """What names the network and the task to build, as `ProblemSpec` does."""
+
+    model: str
+    task: str | None
+
+
+def check_code(file: Path, specs: Iterable[Built], *, trust: bool, argv: Sequence[str] = ()) -> None:
+    """Raise UserError if building what a file describes would run code that its reader does not know of.
+
+    Known is what the command line names, and what this user has run before, as it is now (`rlprune.importing`).
+
+    Args:
+        file: Says what is built.
+        specs: What it says.
+        trust: Run it all the same.
+        argv: The command line.
+    """
+    by_hand = set(_named(argv))
+    for spec in specs:
+        for text in (spec.model, spec.task or ""):
+            is_code = text == spec.model or ".py:" in text
+            code = code_of(text) if is_code and text not in by_hand else None
+            if code is None or trust:
+                continue
+            owner = ""
+            with contextlib.suppress(OSError, KeyError, NotImplementedError):  # a module, no such file, or nobody's
+                owner = f" (a file of {Path(code).owner()})"
+            raise UserError(
+                f"{file} names {code}{owner}, which would be run to build the network; look at it, then add --trust, "
+                "or name the network yourself with --model"
+            )
+
+
+def _named(argv: Sequence[str]) -> Iterable[str]:
+    """The values of the options that name code; of MODEL=WEIGHTS the parts."""
+    flag = ""
+    for word in argv:
+        if word.startswith("--"):
+            flag, _, word = word.partition("=")
+        if flag in NAMING:
+            yield from re.split("[,=]", word)
