@@ -29,6 +29,8 @@ _NO_WIDTH = re.compile(
     r"stride|kernel|padding|dilation|depth|stage|level|layers|classes|image|img|resolution|reduction"
 )
 _HEADS = re.compile(r"(^|_)n?_?heads?$")
+_HEAD_WIDTH = re.compile(r"head_?(dim|size|width|channels|features)|(dim|size|channels)_(per_)?head$|^d_[kqv]$")
+_INNER = re.compile(r"attn|attention|inner|hidden|mid|expan|all_head")
 _BUILT_IN = ("num_groups", "input_size", "groups", "unflattened_size")  # those of torch's own modules that may follow
 _OWN = ("in_channels", "out_channels", "in_features", "out_features", "num_features", "num_channels", "num_parameters")
 _MOST = 16  # numbers in a list
@@ -55,13 +57,22 @@ def watched_attributes(reads: Reads, head_counts: set[int]) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Choice:
-    """A number that may follow, and the ways in which it could, the likeliest first."""
+    """A number that may follow, and the ways in which it could, the likeliest first.
+
+    Numbers of one name in modules of one `kind` are likely to follow alike.
+    """
 
     module: str
     name: str
     place: int | None
     value: int
     options: tuple[Terms, ...]
+    kind: str = ""
+
+    @property
+    def first(self) -> int:
+        """The option to begin with: heads go, and their width stays."""
+        return len(self.options) if _HEAD_WIDTH.search(self.name) else 0
 
     def attribute(self, option: int) -> Attribute | None:
         """The attribute that follows in one of the ways; beyond the last one it stays as it is."""
@@ -109,7 +120,7 @@ def choices(model: nn.Module, groups: ChannelGroups, reads: set[tuple[str, str]]
                 for place, number in _numbers(value) if used or type(value) is int else ():
                     options = _nearest(scopes, path, name, number, used) if number > 1 and number not in own else ()
                     if options:
-                        found.append(Choice(path, name, place, number, options))
+                        found.append(Choice(path, name, place, number, options, type(module).__qualname__))
     return found
 
 
@@ -126,7 +137,7 @@ def _numbers(value: Any) -> list[tuple[int | None, int]]:
     if type(value) is int:
         return [(None, value)]
     if type(value) in (list, tuple) and len(value) <= _MOST and all(type(number) is int for number in value):
-        return list(enumerate(value))
+        return [] if sorted(value) == list(range(len(value))) else list(enumerate(value))  # an order of axes
     return []
 
 
@@ -175,8 +186,9 @@ def _options(widths: list[_Width], path: str, name: str, value: int, used: bool)
         if terms is None or (not used and (width.size != value or width.role not in ("in", "out"))):
             continue
         own = width.tensor.rpartition(".")[0] == path
+        inner = bool(_INNER.search(name)) and all(group.startswith(f"{path}.") for group in width.copies)
         late = -place if side == "out" else place
-        ranked.append(((side not in ("", width.role), width.size != value, not own, late), terms))
+        ranked.append(((side not in ("", width.role), not inner, width.size != value, not own, late), terms))
     if side and not used:
         ranked = [entry for entry in ranked if not entry[0][0]]
     found = list(dict.fromkeys(terms for _, terms in sorted(ranked)))

@@ -11,8 +11,9 @@ Approximate groups are held to running and training, and to outputs of the same 
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -20,16 +21,17 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rlprune.channels.attributes import Choice
-from rlprune.channels.copying import duplicate
+from rlprune.channels.copying import duplicate, shaken
 from rlprune.channels.forward import Forward, tensors_in, training_paths
 from rlprune.channels.groups import ChannelGroups
 from rlprune.channels.lockstep import DIFFERS, Follow, Mismatch, Record, close
 from rlprune.channels.plan import PruningPlan
 from rlprune.channels.surgery import masked_copy, removed_copy
 from rlprune.errors import UserError
-from rlprune.seeding import numpy_generator, torch_generator
+from rlprune.seeding import numpy_generator
 
 CHECKS = ("on", "strict", "off")
+_NUMBER = re.compile(r"\d+")
 TRIES = 24  # comparisons spent on finding out which plain numbers follow
 
 
@@ -63,11 +65,12 @@ def check_groups(
 
 @dataclass(frozen=True)
 class Difference:
-    """What went wrong in a comparison: the reason in words, and the layers at which it showed."""
+    """What went wrong in a comparison: the reason in words, the layers at which it showed, operators run until then."""
 
     reason: str
     layers: tuple[str, ...] = ()
     numeric: bool = False
+    steps: int = 0
 
 
 class Checker:
@@ -87,8 +90,9 @@ class Checker:
         self.passes = 0
         self.groups = groups
         self._places = {name: place for place, name in enumerate(groups.names)}
-        self._follow(dict.fromkeys(choices, 0))
+        self._follow({choice: choice.first for choice in choices})
         self._tries = TRIES
+        self._failing: dict[tuple[Any, str], str] = {}
         self._double: tuple[nn.Module, Forward] | None = None
         self._expected: tuple[PruningPlan, tuple[list[Any], list[Tensor]]] | None = None
 
@@ -138,28 +142,58 @@ class Checker:
                 difference = self.compare(self.plan(left, share))
                 if difference is None:
                     break
-                found = self._culprits(left, share, difference)
-                locked = {name: reason for name, reason in found.items() if not self._other_numbers(name, share)}
-                failed.update({name: self._named(name, reason) for name, reason in locked.items()})
-                left = [name for name in left if name not in locked]
+                found, alone = self._culprits(left, share, difference)
+                for name, what in found.items():
+                    if self._other_numbers([name] if alone else list(found), share, what.steps):
+                        break
+                    failed[name] = self._named(name, what.reason)
+                    if alone:
+                        failed.update(self._alike(name, what.reason, left, failed))
+                left = [name for name in left if name not in failed]
         return failed
 
-    def _other_numbers(self, name: str, share: float) -> bool:
-        """Whether a group that fails passes once other numbers follow; they then do."""
-        before = self.chosen
-        plan = self.plan([name], share)
-        for choice, option in before.items():
-            if name not in choice.groups:
-                continue
-            for other in range(len(choice.options) + 1):
-                if other == option or self._tries <= 0:
-                    continue
-                self._tries -= 1
-                self._follow({**before, choice: other})
-                if self.compare(plan) is None:
-                    return True
+    def _alike(self, name: str, reason: str, left: list[str], failed: dict[str, str]) -> dict[str, str]:
+        """Groups of the same make as two that fail for the same reason, as those of repeated blocks do."""
+        key = self._make(name), _NUMBER.sub("#", reason)
+        first = self._failing.setdefault(key, name)
+        if first == name:
+            return {}
+        alike = [other for other in left if other not in failed and self._make(other) == key[0]]
+        return {other: self._named(other, f"as in {first}, {reason}") for other in alike}
+
+    def _make(self, name: str) -> tuple[tuple[str, int, str], ...]:
+        """Where a group lives, whichever of several equal blocks it is in."""
+        return tuple(sorted({(_NUMBER.sub("#", s.tensor), s.dim, s.role) for s in self.groups[name].slots}))
+
+    def _other_numbers(self, names: list[str], share: float, reached: int) -> bool:
+        """Whether groups that fail pass once other numbers follow; they then do.
+
+        A change with which more operators run than before (`reached`) is kept while another is looked for.
+        """
+        before, plan = self.chosen, self.plan(names, share)
+        for changed in self._changes(names):
+            if self._tries <= 0:
+                break
+            self._tries -= 1
+            self._follow({**before, **changed})
+            result = self.compare(plan, values=False) or self.compare(plan)
+            if result is None or (result.steps > reached and self._other_numbers(names, share, result.steps)):
+                return True
         self._follow(before)
         return False
+
+    def _changes(self, names: list[str]) -> list[dict[Choice, int]]:
+        """Other ways for one of the numbers that may follow, in all modules of its kind or in its own."""
+        found = []
+        for choice, option in self.chosen.items():
+            if choice.groups.isdisjoint(names):
+                continue
+            alike = [other for other in self.chosen if (other.kind, other.name) == (choice.kind, choice.name)]
+            for other in range(len(choice.options) + 1):
+                if other != option:
+                    found.append({c: min(other, len(c.options)) for c in alike})
+                    found += [{choice: other}] if len(alike) > 1 else []
+        return found
 
     def _named(self, name: str, reason: str) -> str:
         """A reason with the plain numbers that stand in the way."""
@@ -169,22 +203,25 @@ class Checker:
         words = ", ".join(f"{'.'.join(filter(None, (c.module, c.name)))} = {c.value}" for c in found[:3])
         return f"{reason}; numbers that may stand for it: {words}"
 
-    def _culprits(self, names: list[str], share: float, difference: Difference) -> dict[str, str]:
-        """At least one group to lock, given that all of `names` together fail."""
+    def _culprits(
+        self, names: list[str], share: float, difference: Difference
+    ) -> tuple[dict[str, Difference], bool]:
+        """What is wrong with at least one group, given that all of `names` fail; and whether each fails alone."""
         if len(names) == 1:
-            return {names[0]: difference.reason}
+            return {names[0]: difference}, True
         suspects = [n for n in names if set(difference.layers) & {*self.groups[n].consumers, *self.groups[n].producers}]
         if suspects and len(suspects) <= 8 and len(suspects) < len(names):
-            alone = {n: self.compare(self.plan([n], share)) for n in suspects}
-            found = {n: result.reason for n, result in alone.items() if result is not None}
+            alone = {n: self.compare(self.plan([n], share), difference.numeric) for n in suspects}
+            found = {n: result for n, result in alone.items() if result is not None}
             if found:
-                return found
+                return found, True
         half = len(names) // 2
         for part in (names[:half], names[half:]):
-            result = self.compare(self.plan(part, share))
+            result = self.compare(self.plan(part, share), difference.numeric)
             if result is not None:
                 return self._culprits(part, share, result)
-        return dict.fromkeys(names, f"together with other groups: {difference.reason}")
+        together = replace(difference, reason=f"together with other groups: {difference.reason}")
+        return dict.fromkeys(names, together), False
 
     def plan(self, names: Sequence[str], share: float) -> PruningPlan:
         """A few units (share 0) or about a share of the units of each group, chosen by the group's name.
@@ -204,9 +241,12 @@ class Checker:
             removed[name] = chosen[: counts[turn % len(counts)]].tolist()
         return PruningPlan(removed)
 
-    def compare(self, plan: PruningPlan) -> Difference | None:
-        """None if masked equals removed, else what is wrong; numeric differences are confirmed in double precision."""
-        difference = self._compare(self.model, self.forward, plan)
+    def compare(self, plan: PruningPlan, values: bool = True) -> Difference | None:
+        """None if masked equals removed, else what is wrong; numeric differences are confirmed in double precision.
+
+        Without `values` the removed network has to run and to give the right shapes.
+        """
+        difference = self._compare(self.model, self.forward, plan, values)
         if difference is not None and difference.numeric:
             if self._double is None:
                 self._double = duplicate(self.model).double(), self.forward.in_precision(torch.float64)
@@ -235,42 +275,65 @@ class Checker:
                 raise
             return []  # what counts in evaluation mode is not there in training mode
 
-    def _compare(self, model: nn.Module, forward: Forward, plan: PruningPlan) -> Difference | None:
-        if self._expected is not None and model is self.model and self._expected[0] == plan:
-            products, expected = self._expected[1]
-        else:
-            products, expected = self._masked(model, forward, plan)
-        self._expected = None
-        exact = not any(self.groups[name].approximate for name in plan.removed)
+    def _full(
+        self, model: nn.Module, forward: Forward, plan: PruningPlan, exact: bool
+    ) -> tuple[list[Any], list[Tensor]]:
+        """Products and outputs of the masked network; if only the outputs' shapes count, those of another plan will do."""
+        own = model is self.model
+        if own and self._expected is not None and (not exact or self._expected[0] == plan):
+            return self._expected[1]
+        if own:
+            self._expected = None  # before there are others
+        result = self._masked(model, forward, plan)
+        if own:
+            self._expected = plan, result
+        return result
+
+    def _compare(
+        self, model: nn.Module, forward: Forward, plan: PruningPlan, values: bool = True
+    ) -> Difference | None:
+        exact = values and not any(self.groups[name].approximate for name in plan.removed)
+        products, expected = self._full(model, forward, plan, exact)
         self.passes += 1
         removed = removed_copy(model, self.groups, plan, share=True)
-        follow = Follow(removed, self.groups, plan, products if exact else None)
+        follow = Follow(removed, self.groups, plan, list(products) if exact else None)
+        difference = self._run(removed, forward, follow, expected)
+        if isinstance(difference, list):
+            difference = self._gradients(model, removed, difference, plan)
+        if difference is None:
+            return None
         mode = "in training mode, " if self.training else ""
+        return replace(difference, reason=mode + difference.reason, steps=follow.steps)
+
+    def _run(
+        self, removed: nn.Module, forward: Forward, follow: Follow, expected: list[Tensor]
+    ) -> Difference | list[Tensor]:
+        """What is wrong with the smaller network's forward pass, else its outputs."""
         try:
             with torch.set_grad_enabled(self.training):
                 outputs = self._outputs(removed, forward, follow)
         except Mismatch as mismatch:
-            return Difference(f"{mode}{mismatch}", follow.at)
+            return Difference(str(mismatch), follow.at)
         except Exception as error:
             text = " ".join(str(error).split())[:160]
-            reason = f"{mode}sizes are constants in the model's code: the smaller network does not run ({text})"
+            reason = f"sizes are constants in the model's code: the smaller network does not run ({text})"
             return Difference(reason, follow.at)
         if follow.wrong:
-            return Difference(f"{mode}{DIFFERS}: layer {follow.wrong[0]} sees other values", tuple(follow.wrong), True)
+            return Difference(f"{DIFFERS}: layer {follow.wrong[0]} sees other values", tuple(follow.wrong), True)
         if follow.left:
             left = tuple(product.layer for product in follow.left)
-            return Difference(f"{mode}the smaller network leaves out some layers", left)
-        return self._compare_outputs(expected, outputs, exact, mode) or self._gradients(model, removed, outputs, plan)
+            return Difference("the smaller network leaves out some layers", left)
+        return self._compare_outputs(expected, outputs, follow.left is not None) or outputs
 
     @staticmethod
-    def _compare_outputs(expected: list[Tensor], outputs: list[Tensor], exact: bool, mode: str) -> Difference | None:
+    def _compare_outputs(expected: list[Tensor], outputs: list[Tensor], exact: bool) -> Difference | None:
         if len(expected) != len(outputs):
-            return Difference(f"{mode}the smaller network gives another number of outputs")
+            return Difference("the smaller network gives another number of outputs")
         for a, b in zip(expected, outputs, strict=True):
             if a.shape != b.shape:
-                return Difference(f"{mode}an output has shape {tuple(b.shape)} instead of {tuple(a.shape)}")
+                return Difference(f"an output has shape {tuple(b.shape)} instead of {tuple(a.shape)}")
             if exact and not close(a, b.detach()):
-                return Difference(f"{mode}{DIFFERS}: the outputs differ", numeric=True)
+                return Difference(f"{DIFFERS}: the outputs differ", numeric=True)
         return None
 
     def _gradients(
@@ -285,7 +348,7 @@ class Checker:
             full = tensors_in(self.forward(masked)) if model is self.model else []
         if _backward(masked, full) is not None:
             return None
-        return Difference(f"in training mode, sizes are constants in the model's code: gradients fail ({error})")
+        return Difference(f"sizes are constants in the model's code: gradients fail ({error})")
 
 
 def _backward(model: nn.Module, outputs: list[Tensor]) -> str | None:
@@ -298,29 +361,3 @@ def _backward(model: nn.Module, outputs: list[Tensor]) -> str | None:
         except Exception as error:
             return " ".join(str(error).split())[:160]
     return None
-
-
-def shaken(model: nn.Module) -> nn.Module:
-    """A copy in evaluation mode with random normalisation statistics, so that fresh initial values hide nothing.
-
-    Weights are shared with the model; vectors and all-zero parameters are changed in the copy.
-    """
-    memo: dict[int, Any] = {id(p): p for p in model.parameters() if p.ndim > 1 and bool(p.any())}
-    copied = duplicate(model, memo).eval()
-    generator = torch_generator(0, "check", "statistics")
-    shared = {id(p) for p in model.parameters()}
-    with torch.no_grad():
-        for name, tensor in [*copied.named_parameters(), *copied.named_buffers()]:
-            leaf = name.rpartition(".")[2]
-            if id(tensor) in shared or not tensor.is_floating_point() or tensor.numel() == 0:
-                continue
-            if not isinstance(tensor, nn.Parameter) and leaf not in ("weight", "bias", "running_mean", "running_var"):
-                continue
-            noise = torch.rand(tensor.shape, generator=generator).to(tensor)
-            if leaf == "running_var":
-                tensor.mul_(0.5 + noise)
-            elif float(tensor.abs().max()) < 0.02:  # also what starts next to zero, as a layer's scale does
-                tensor.add_((noise - 0.5) * 0.2)
-            else:
-                tensor.mul_(0.75 + 0.5 * noise)
-    return copied

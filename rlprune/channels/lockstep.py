@@ -48,11 +48,13 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._weights = {p.untyped_storage()._cdata: n for n, p in model.named_parameters() if n in self._by_weight}
         self._parameters = dict(model.named_parameters())
         self._draws = 0
+        self.steps = 0
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        self.steps += 1
         name = func._schema.name.split("::")[-1]
         if torch.Tag.nondeterministic_seeded in func.tags:
             return self._drawn(name, args, kwargs, func(*args, **kwargs))
