@@ -19,20 +19,21 @@ from torch import nn
 from rlprune.channels.groups import ChannelGroups
 from rlprune.channels.units import Attribute
 
-Reads = set[tuple[int, str]]  # id of a module, name of an attribute of it that holds a number or several
+Reads = dict[tuple[int, str], None]  # (id of a module, name of an attribute that holds numbers), by their last read
 Terms = tuple[tuple[str, int], ...]
 
 _WIDTH = re.compile(
     r"(^|_)(ch|chs|chans?|channels?|in_?planes|planes|filters?|features|dims?|width|groups|c|c1|c2)_?(in|out)?$"
 )
 _NO_WIDTH = re.compile(
-    r"stride|kernel|padding|dilation|depth|stage|level|layers|classes|image|img|resolution|reduction"
+    r"stride|kernel|padding|dilation|depth|stage|level|layers|class|image|img|resolution|reduction"
+    r"|index|indices|steps|window|patch|^save$|^nc$|^[if]$"
 )
 _HEADS = re.compile(r"(^|_)n?_?heads?$")
 _HEAD_WIDTH = re.compile(r"head_?(dim|size|width|channels|features)|(dim|size|channels)_(per_)?head$|^d_[kqv]$")
 _INNER = re.compile(r"attn|attention|inner|hidden|mid|expan|all_head")
 _BUILT_IN = ("num_groups", "input_size", "groups", "unflattened_size")  # those of torch's own modules that may follow
-_OWN = ("in_channels", "out_channels", "in_features", "out_features", "num_features", "num_channels", "num_parameters")
+_OWN = ("groups", "in_channels", "out_channels", "in_features", "out_features", "num_features", "num_channels", "num_parameters")
 _MOST = 16  # numbers in a list
 
 
@@ -43,7 +44,8 @@ def watched_attributes(reads: Reads, head_counts: set[int]) -> Iterator[None]:
     def read(module: nn.Module, name: str) -> Any:
         value = object.__getattribute__(module, name)
         if type(value) in (int, tuple, list) and name != "training":
-            reads.add((id(module), name))
+            reads.pop((id(module), name), None)
+            reads[id(module), name] = None
             if type(value) is int and value > 1 and _HEADS.search(name):
                 head_counts.add(value)
         return value
@@ -111,6 +113,8 @@ def choices(model: nn.Module, groups: ChannelGroups, reads: set[tuple[str, str]]
     for path, module in model.named_modules():
         settings = _settings(module)
         tensors = () if path in cut else (*module._parameters.values(), *module._buffers.values())
+        if settings is None and any(tensor is not None for tensor in tensors):
+            continue  # a layer of torch's whose own width stays
         own = {size for tensor in tensors if tensor is not None for size in tensor.shape}  # of what stays
         for name, value in vars(module).items():
             used = (path, name) in reads
@@ -118,7 +122,7 @@ def choices(model: nn.Module, groups: ChannelGroups, reads: set[tuple[str, str]]
                 continue
             if (used and not _NO_WIDTH.search(name)) or _WIDTH.search(name):
                 for place, number in _numbers(value) if used or type(value) is int else ():
-                    options = _nearest(scopes, path, name, number, used) if number > 1 and number not in own else ()
+                    options = _nearest(scopes, module, path, name, number, used) if number > 1 and number not in own else ()
                     if options:
                         found.append(Choice(path, name, place, number, options, type(module).__qualname__))
     return found
@@ -161,12 +165,18 @@ def _scopes(groups: ChannelGroups) -> dict[str, list[_Width]]:
     return scopes
 
 
-def _nearest(scopes: Mapping[str, list[_Width]], path: str, name: str, value: int, used: bool) -> tuple[Terms, ...]:
-    """Ways in which a number could follow the widths below its module, else those below the module around it."""
+def _nearest(
+    scopes: Mapping[str, list[_Width]], module: nn.Module, path: str, name: str, value: int, used: bool
+) -> tuple[Terms, ...]:
+    """Ways in which a number could follow the widths below its module, else those below the module around it.
+
+    What is a size of the module's own that stays does not follow the others'.
+    """
     scope = path
     while True:
         options = _options(scopes.get(scope, []), path, name, value, used)
-        if options or not scope or not used:
+        stays = scope == path and any(value in t.shape for t in (*module.parameters(), *module.buffers()))
+        if options or not scope or not used or stays:
             return options
         scope = scope.rpartition(".")[0]
 
@@ -186,7 +196,7 @@ def _options(widths: list[_Width], path: str, name: str, value: int, used: bool)
         if terms is None or (not used and (width.size != value or width.role not in ("in", "out"))):
             continue
         own = width.tensor.rpartition(".")[0] == path
-        inner = bool(_INNER.search(name)) and all(group.startswith(f"{path}.") for group in width.copies)
+        inner = bool(_INNER.search(name) or _HEADS.search(name)) and all(group.startswith(f"{path}.") for group in width.copies)
         late = -place if side == "out" else place
         ranked.append(((side not in ("", width.role), not inner, width.size != value, not own, late), terms))
     if side and not used:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rlprune.channels.attributes import Choice
+from rlprune.channels.attributes import Choice, Reads, watched_attributes
 from rlprune.channels.copying import duplicate, shaken
 from rlprune.channels.forward import Forward, tensors_in, training_paths
 from rlprune.channels.groups import ChannelGroups
@@ -65,12 +66,16 @@ def check_groups(
 
 @dataclass(frozen=True)
 class Difference:
-    """What went wrong in a comparison: the reason in words, the layers at which it showed, operators run until then."""
+    """What went wrong in a comparison: the reason in words, the layers at which it showed.
+
+    If values were not compared, also how many operators ran until then, and which numbers (module, name) were read.
+    """
 
     reason: str
     layers: tuple[str, ...] = ()
     numeric: bool = False
     steps: int = 0
+    read: tuple[tuple[str, str], ...] = ()
 
 
 class Checker:
@@ -142,9 +147,13 @@ class Checker:
                 difference = self.compare(self.plan(left, share))
                 if difference is None:
                     break
+                if not difference.numeric and self._runs_further(left, share):
+                    continue
                 found, alone = self._culprits(left, share, difference)
                 for name, what in found.items():
-                    if self._other_numbers([name] if alone else list(found), share, what.steps):
+                    before = self.chosen
+                    if self._other_numbers([name] if alone else list(found), share):
+                        self._generalise(before, left, share)
                         break
                     failed[name] = self._named(name, what.reason)
                     if alone:
@@ -165,35 +174,64 @@ class Checker:
         """Where a group lives, whichever of several equal blocks it is in."""
         return tuple(sorted({(_NUMBER.sub("#", s.tensor), s.dim, s.role) for s in self.groups[name].slots}))
 
-    def _other_numbers(self, names: list[str], share: float, reached: int) -> bool:
+    def _other_numbers(self, names: list[str], share: float, what: Difference | None = None) -> bool:
         """Whether groups that fail pass once other numbers follow; they then do.
 
-        A change with which more operators run than before (`reached`) is kept while another is looked for.
+        The number that was read last before the smaller network failed (`what`) is tried first. A change with which
+        more operators run than before is kept while another is looked for.
         """
         before, plan = self.chosen, self.plan(names, share)
-        for changed in self._changes(names):
+        what = what or self.compare(plan, values=False)
+        for changed in self._changes(names, what):
             if self._tries <= 0:
                 break
             self._tries -= 1
             self._follow({**before, **changed})
             result = self.compare(plan, values=False) or self.compare(plan)
-            if result is None or (result.steps > reached and self._other_numbers(names, share, result.steps)):
+            if result is None:
+                return True
+            if what is not None and result.steps > what.steps and self._other_numbers(names, share, result):
                 return True
         self._follow(before)
         return False
 
-    def _changes(self, names: list[str]) -> list[dict[Choice, int]]:
-        """Other ways for one of the numbers that may follow, in all modules of its kind or in its own."""
+    def _changes(self, names: list[str], what: Difference | None) -> list[dict[Choice, int]]:
+        """Other ways for one of the numbers that may follow, those read last first."""
         found = []
-        for choice, option in self.chosen.items():
-            if choice.groups.isdisjoint(names):
-                continue
-            alike = [other for other in self.chosen if (other.kind, other.name) == (choice.kind, choice.name)]
-            for other in range(len(choice.options) + 1):
-                if other != option:
-                    found.append({c: min(other, len(c.options)) for c in alike})
-                    found += [{choice: other}] if len(alike) > 1 else []
+        chosen = {choice: option for choice, option in self.chosen.items() if not choice.groups.isdisjoint(names)}
+        if what is not None and what.read:
+            last = {key: place for place, key in enumerate(what.read)}
+            read = [choice for choice in chosen if (choice.module, choice.name) in last]
+            chosen = {c: chosen[c] for c in sorted(read, key=lambda c: -last[c.module, c.name])}
+        for choice, option in chosen.items():
+            found += [{choice: other} for other in range(len(choice.options) + 1) if other != option]
         return found
+
+    def _runs_further(self, names: list[str], share: float) -> bool:
+        """Whether the network runs further once the number that was read last follows in another way; it then does."""
+        before, plan = self.chosen, self.plan(names, share)
+        what = self.compare(plan, values=False)
+        for changed in self._changes(names, what)[:2] if what is not None and what.read and self._tries > 0 else ():
+            self._tries -= 1
+            self._follow({**before, **changed})
+            result = self.compare(plan, values=False)
+            if result is None or result.steps > what.steps:
+                self._generalise(before, names, share)
+                return True
+        self._follow(before)
+        return False
+
+    def _generalise(self, before: dict[Choice, int], names: list[str], share: float) -> None:
+        """Let numbers of modules of one kind follow alike, if the network then runs further than without."""
+        now, plan = self.chosen, self.plan(names, share)
+        changed = {(c.kind, c.name): option for c, option in now.items() if before[c] != option}
+        alike = {c: min(changed.get((c.kind, c.name), option), len(c.options)) for c, option in now.items()}
+        reached = self.compare(plan, values=False) if alike != now else None
+        if reached is not None:
+            self._follow(alike)
+            result = self.compare(plan, values=False)
+            if result is not None and result.steps <= reached.steps:
+                self._follow(now)
 
     def _named(self, name: str, reason: str) -> str:
         """A reason with the plain numbers that stand in the way."""
@@ -297,13 +335,17 @@ class Checker:
         self.passes += 1
         removed = removed_copy(model, self.groups, plan, share=True)
         follow = Follow(removed, self.groups, plan, list(products) if exact else None)
-        difference = self._run(removed, forward, follow, expected)
+        reads: Reads = {}
+        with nullcontext() if values else watched_attributes(reads, set()):
+            difference = self._run(removed, forward, follow, expected)
         if isinstance(difference, list):
             difference = self._gradients(model, removed, difference, plan)
         if difference is None:
             return None
         mode = "in training mode, " if self.training else ""
-        return replace(difference, reason=mode + difference.reason, steps=follow.steps)
+        paths = {id(module): path for path, module in removed.named_modules()} if reads else {}
+        read = tuple((paths[module], name) for module, name in reads if module in paths)
+        return replace(difference, reason=mode + difference.reason, steps=follow.steps, read=read)
 
     def _run(
         self, removed: nn.Module, forward: Forward, follow: Follow, expected: list[Tensor]

@@ -89,7 +89,7 @@ def _run_trace(model: nn.Module, forward: Forward, private: bool, approximate: b
     trace = Trace(named_tensors(worker), private, makers(worker), approximate)
     _keep_hidden_states(trace, worker)
     originals = {id(tensor): name for name, tensor in named_tensors(model).items()}
-    reads: Reads = set()
+    reads: Reads = {}
     paths = {id(module): path for path, module in worker.named_modules()}
 
     def prepare(inputs: list[Tensor]) -> None:
@@ -145,7 +145,7 @@ def _keep_hidden_states(trace: Trace, worker: nn.Module) -> None:
         if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
             text, inputs = "the hidden state of a recurrent layer keeps its size", _READS_INPUT
         elif isinstance(module, nn.MultiheadAttention):
-            text, inputs = "its heads are as wide as its queries say (multi_head_attention_forward)", _READS_KEYS
+            text, inputs = "operator multi_head_attention_forward makes its heads as wide as its queries say", _READS_KEYS
         else:
             continue
         reason = trace.book.reason(text)
