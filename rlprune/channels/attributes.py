@@ -70,11 +70,13 @@ class Choice:
     value: int
     options: tuple[Terms, ...]
     kind: str = ""
+    outer: bool = False
 
     @property
     def first(self) -> int:
-        """The option to begin with: heads go, and their width stays."""
-        return len(self.options) if _HEAD_WIDTH.search(self.name) else 0
+        """The option to begin with: heads go, their width stays, and so does what is one of several widths outside."""
+        by_chance = self.outer and len(self.options) > 1
+        return len(self.options) if by_chance or _HEAD_WIDTH.search(self.name) else 0
 
     def attribute(self, option: int) -> Attribute | None:
         """The attribute that follows in one of the ways; beyond the last one it stays as it is."""
@@ -122,9 +124,11 @@ def choices(model: nn.Module, groups: ChannelGroups, reads: set[tuple[str, str]]
                 continue
             if (used and not _NO_WIDTH.search(name)) or _WIDTH.search(name):
                 for place, number in _numbers(value) if used or type(value) is int else ():
-                    options = _nearest(scopes, module, path, name, number, used) if number > 1 and number not in own else ()
+                    if number < 2 or number in own:
+                        continue
+                    options, outer = _nearest(scopes, module, path, name, number, used)
                     if options:
-                        found.append(Choice(path, name, place, number, options, type(module).__qualname__))
+                        found.append(Choice(path, name, place, number, options, type(module).__qualname__, outer))
     return found
 
 
@@ -167,8 +171,8 @@ def _scopes(groups: ChannelGroups) -> dict[str, list[_Width]]:
 
 def _nearest(
     scopes: Mapping[str, list[_Width]], module: nn.Module, path: str, name: str, value: int, used: bool
-) -> tuple[Terms, ...]:
-    """Ways in which a number could follow the widths below its module, else those below the module around it.
+) -> tuple[tuple[Terms, ...], bool]:
+    """Ways in which a number could follow the widths below its module, else (True) those below the module around it.
 
     What is a size of the module's own that stays does not follow the others'.
     """
@@ -177,7 +181,7 @@ def _nearest(
         options = _options(scopes.get(scope, []), path, name, value, used)
         stays = scope == path and any(value in t.shape for t in (*module.parameters(), *module.buffers()))
         if options or not scope or not used or stays:
-            return options
+            return options, scope != path
         scope = scope.rpartition(".")[0]
 
 

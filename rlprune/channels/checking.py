@@ -204,7 +204,8 @@ class Checker:
             read = [choice for choice in chosen if (choice.module, choice.name) in last]
             chosen = {c: chosen[c] for c in sorted(read, key=lambda c: -last[c.module, c.name])}
         for choice, option in chosen.items():
-            found += [{choice: other} for other in range(len(choice.options) + 1) if other != option]
+            others = (len(choice.options), *range(len(choice.options)))  # to stay as it is comes first
+            found += [{choice: other} for other in others if other != option]
         return found
 
     def _runs_further(self, names: list[str], share: float) -> bool:
