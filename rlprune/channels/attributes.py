@@ -27,13 +27,22 @@ _WIDTH = re.compile(
 )
 _NO_WIDTH = re.compile(
     r"stride|kernel|padding|dilation|depth|stage|level|layers|class|image|img|resolution|reduction"
-    r"|index|indices|steps|window|patch|^save$|^nc$|^[if]$"
+    r"|(^|_)(index|idx)$|steps|window|patch|^save$|^nc$|^[if]$"
 )
 _HEADS = re.compile(r"(^|_)n?_?heads?$")
 _HEAD_WIDTH = re.compile(r"head_?(dim|size|width|channels|features)|(dim|size|channels)_(per_)?head$|^d_[kqv]$")
 _INNER = re.compile(r"attn|attention|inner|hidden|mid|expan|all_head")
 _BUILT_IN = ("num_groups", "input_size", "groups", "unflattened_size")  # those of torch's own modules that may follow
-_OWN = ("groups", "in_channels", "out_channels", "in_features", "out_features", "num_features", "num_channels", "num_parameters")
+_OWN = (
+    "groups",
+    "in_channels",
+    "out_channels",
+    "in_features",
+    "out_features",
+    "num_features",
+    "num_channels",
+    "num_parameters",
+)
 _MOST = 16  # numbers in a list
 
 
@@ -200,7 +209,9 @@ def _options(widths: list[_Width], path: str, name: str, value: int, used: bool)
         if terms is None or (not used and (width.size != value or width.role not in ("in", "out"))):
             continue
         own = width.tensor.rpartition(".")[0] == path
-        inner = bool(_INNER.search(name) or _HEADS.search(name)) and all(group.startswith(f"{path}.") for group in width.copies)
+        inner = bool(_INNER.search(name) or _HEADS.search(name)) and all(
+            group.startswith(f"{path}.") for group in width.copies
+        )
         late = -place if side == "out" else place
         ranked.append(((side not in ("", width.role), not inner, width.size != value, not own, late), terms))
     if side and not used:

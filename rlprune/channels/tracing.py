@@ -145,7 +145,10 @@ def _keep_hidden_states(trace: Trace, worker: nn.Module) -> None:
         if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
             text, inputs = "the hidden state of a recurrent layer keeps its size", _READS_INPUT
         elif isinstance(module, nn.MultiheadAttention):
-            text, inputs = "operator multi_head_attention_forward makes its heads as wide as its queries say", _READS_KEYS
+            text, inputs = (
+                "operator multi_head_attention_forward makes its heads as wide as its queries say",
+                _READS_KEYS,
+            )
         else:
             continue
         reason = trace.book.reason(text)
