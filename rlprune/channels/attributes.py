@@ -34,7 +34,6 @@ _HEAD_WIDTH = re.compile(r"head_?(dim|size|width|channels|features)|(dim|size|ch
 _INNER = re.compile(r"attn|attention|inner|hidden|mid|expan|all_head")
 _BUILT_IN = ("num_groups", "input_size", "groups", "unflattened_size")  # those of torch's own modules that may follow
 _OWN = (
-    "groups",
     "in_channels",
     "out_channels",
     "in_features",
@@ -129,7 +128,9 @@ def choices(model: nn.Module, groups: ChannelGroups, reads: set[tuple[str, str]]
         own = {size for tensor in tensors if tensor is not None for size in tensor.shape}  # of what stays
         for name, value in vars(module).items():
             used = (path, name) in reads
-            if ((settings is None or name in settings) and name not in _BUILT_IN) or (path in cut and name in _OWN):
+            if ((settings is None or name in settings) and name not in _BUILT_IN) or (
+                path in cut and (name in _OWN or (name == "groups" and settings is None))
+            ):
                 continue
             if (used and not _NO_WIDTH.search(name)) or _WIDTH.search(name):
                 for place, number in _numbers(value) if used or type(value) is int else ():

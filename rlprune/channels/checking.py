@@ -153,8 +153,8 @@ class Checker(Comparer):
         for changed in self._changes(names, what)[:2]:
             self._tries -= 1
             self.follow({**before, **changed})
-            result = self.compare(plan, values=False)
-            if result is None or result.steps > what.steps:
+            result = self.compare(plan, values=False) or self.compare(plan)
+            if result is None or (result.steps > what.steps and not result.numeric):
                 self._generalise(before, names, share)
                 return True
         self.follow(before)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -198,8 +199,27 @@ def pick(trace: Trace, op: Op) -> None:
     entry = trace.get(tensor)
     if isinstance(entry, Labels) and entry.axis == axis:
         mix(trace, op, f"single channels are picked by their number ({op.name})")
-    else:
-        move(trace, op, tensor, lambda labels: op.func(labels, *op.args[1:], **op.kwargs))
+        return
+    move(trace, op, tensor, lambda labels: op.func(labels, *op.args[1:], **op.kwargs))
+    if isinstance(entry, Bare):
+        rows = _rows_stay(trace, op, entry, axis)
+        for out in op.outputs:
+            parts = [
+                replace(part, where=tuple(None if (part.name, d) in rows else w for d, w in enumerate(part.where)))
+                for part in cast(Bare, trace.get(out)).parts
+            ]
+            trace.put(out, Bare(tuple(parts)))
+
+
+def _rows_stay(trace: Trace, op: Op, entry: Bare, axis: int) -> set[tuple[str, int]]:
+    """Lock the dimensions of parameters along an axis whose positions are picked by number; returns which."""
+    found = set()
+    for part in entry.parts:
+        for dim, where in enumerate(part.where):
+            if isinstance(where, Labels) and where.axis == axis:
+                trace.book.lock(trace.site(part.name, dim), trace.book.reason(f"rows are picked ({op.name})"))
+                found.add((part.name, dim))
+    return found
 
 
 @rule("index", "index_select", "_unsafe_index")
@@ -214,10 +234,7 @@ def indexing(trace: Trace, op: Op) -> None:
     for index in op.inputs[1:]:
         trace.lock(trace.get(index), f"its values decide which positions of another tensor are taken ({op.name})")
     if isinstance(entry, Bare) and all(index is None for index in indices[1:]) and op.out.numel():
-        for part in entry.parts:  # a table by number (of relative positions): its rows stay
-            for dim, where in enumerate(part.where):
-                if isinstance(where, Labels) and where.axis == 0:
-                    trace.book.lock(trace.site(part.name, dim), trace.book.reason(f"rows are picked ({op.name})"))
+        _rows_stay(trace, op, entry, 0)  # a table by number (of relative positions)
         picks = tuple(slice(None) if index is None else index for index in indices)
         move(trace, op, tensor, lambda labels: labels[picks])
         return

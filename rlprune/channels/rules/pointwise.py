@@ -141,10 +141,13 @@ def attach(trace: Trace, bare: Bare, axis: int, vector: IntArray, role: str, nam
 
 
 @rule("zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "bernoulli", "zero", "fill",
-      "uniform", "normal")  # fmt: skip
+      "uniform", "normal", "exponential")  # fmt: skip
 def like(trace: Trace, op: Op) -> None:
-    """A tensor that always has the shape of another one, or one overwritten in place by constants."""
-    entry = trace.get(op.inputs[0])
+    """A tensor that always has the shape of another one or several, or one overwritten in place by constants."""
+    if len(op.inputs) > 1:
+        elementwise(trace, op)
+        return
+    entry = trace.get(op.inputs[0]) if op.inputs else None
     for out in op.outputs:
         trace.put(out, None if isinstance(entry, Bare) and out is not op.inputs[0] else entry)
 

@@ -148,3 +148,50 @@ def test_torchs_attention_keeps_its_width_without_being_tried() -> None:
             return self.attention(y, y, y)[0].transpose(1, 2).unflatten(2, (16, 16))
 
     assert "as wide as its queries" in str(pruned(Attending(), "b")["a"].locked)
+
+
+def test_a_row_of_a_table_scales_channels() -> None:
+    class Row(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Parameter(torch.rand(3, 8) + 0.5)
+
+        def between(self, x: Tensor) -> Tensor:
+            return x * self.table[1].view(1, -1, 1, 1)
+
+    model = Row()
+    groups = pruned(model, "a", "b")
+    assert remove_channels(model, groups, random_plan(groups, 0.5)).table.shape == (3, 4)
+
+
+def test_the_number_of_norm_groups_in_an_attribute_follows() -> None:
+    class ByHand(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.groups, self.w, self.z = 4, nn.Parameter(torch.rand(8)), nn.Parameter(torch.rand(8))
+
+        def between(self, x: Tensor) -> Tensor:
+            return F.group_norm(x, self.groups, self.w, self.z)
+
+    model = ByHand()
+    groups = pruned(model, "a", "b")
+    assert groups["a"].size == 4
+    assert remove_channels(model, groups, random_plan(groups, 0.5)).groups == 2
+
+
+@pytest.mark.parametrize("draw", ["sizes", "tensors", "exponential"])
+def test_draws_of_the_channels_shape(draw: str) -> None:
+    class Drawing(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.std = nn.Conv2d(8, 8, 1)
+
+        def between(self, x: Tensor) -> Tensor:
+            if draw == "sizes":
+                return x + torch.normal(0.0, 1.0, x.shape)
+            if draw == "tensors":
+                return torch.normal(x, F.softplus(self.std(x)))
+            return x * torch.empty_like(x).exponential_()
+
+    groups = trace_channels(Drawing().eval(), X)
+    assert groups["a"].locked is None and groups["b"].locked is None
