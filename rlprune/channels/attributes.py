@@ -19,18 +19,29 @@ from torch import nn
 from rlprune.channels.groups import ChannelGroups
 from rlprune.channels.units import Attribute
 
-Reads = set[tuple[int, str]]  # id of a module, name of an attribute of it that holds a number or several
+Reads = dict[tuple[int, str], None]  # (id of a module, name of an attribute that holds numbers), by their last read
 Terms = tuple[tuple[str, int], ...]
 
 _WIDTH = re.compile(
     r"(^|_)(ch|chs|chans?|channels?|in_?planes|planes|filters?|features|dims?|width|groups|c|c1|c2)_?(in|out)?$"
 )
 _NO_WIDTH = re.compile(
-    r"stride|kernel|padding|dilation|depth|stage|level|layers|classes|image|img|resolution|reduction"
+    r"stride|kernel|padding|dilation|depth|stage|level|layers|class|image|img|resolution|reduction"
+    r"|(^|_)(index|idx)$|steps|window|patch|^save$|^nc$|^[if]$"
 )
 _HEADS = re.compile(r"(^|_)n?_?heads?$")
+_HEAD_WIDTH = re.compile(r"head_?(dim|size|width|channels|features)|(dim|size|channels)_(per_)?head$|^d_[kqv]$")
+_INNER = re.compile(r"attn|attention|inner|hidden|mid|expan|all_head")
 _BUILT_IN = ("num_groups", "input_size", "groups", "unflattened_size")  # those of torch's own modules that may follow
-_OWN = ("in_channels", "out_channels", "in_features", "out_features", "num_features", "num_channels", "num_parameters")
+_OWN = (
+    "in_channels",
+    "out_channels",
+    "in_features",
+    "out_features",
+    "num_features",
+    "num_channels",
+    "num_parameters",
+)
 _MOST = 16  # numbers in a list
 
 
@@ -41,7 +52,8 @@ def watched_attributes(reads: Reads, head_counts: set[int]) -> Iterator[None]:
     def read(module: nn.Module, name: str) -> Any:
         value = object.__getattribute__(module, name)
         if type(value) in (int, tuple, list) and name != "training":
-            reads.add((id(module), name))
+            reads.pop((id(module), name), None)
+            reads[id(module), name] = None
             if type(value) is int and value > 1 and _HEADS.search(name):
                 head_counts.add(value)
         return value
@@ -55,13 +67,24 @@ def watched_attributes(reads: Reads, head_counts: set[int]) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Choice:
-    """A number that may follow, and the ways in which it could, the likeliest first."""
+    """A number that may follow, and the ways in which it could, the likeliest first.
+
+    Numbers of one name in modules of one `kind` are likely to follow alike.
+    """
 
     module: str
     name: str
     place: int | None
     value: int
     options: tuple[Terms, ...]
+    kind: str = ""
+    outer: bool = False
+
+    @property
+    def first(self) -> int:
+        """The option to begin with: heads go, their width stays, and so does what is one of several widths outside."""
+        by_chance = self.outer and len(self.options) > 1
+        return len(self.options) if by_chance or _HEAD_WIDTH.search(self.name) else 0
 
     def attribute(self, option: int) -> Attribute | None:
         """The attribute that follows in one of the ways; beyond the last one it stays as it is."""
@@ -100,16 +123,22 @@ def choices(model: nn.Module, groups: ChannelGroups, reads: set[tuple[str, str]]
     for path, module in model.named_modules():
         settings = _settings(module)
         tensors = () if path in cut else (*module._parameters.values(), *module._buffers.values())
+        if settings is None and any(tensor is not None for tensor in tensors):
+            continue  # a layer of torch's whose own width stays
         own = {size for tensor in tensors if tensor is not None for size in tensor.shape}  # of what stays
         for name, value in vars(module).items():
             used = (path, name) in reads
-            if ((settings is None or name in settings) and name not in _BUILT_IN) or (path in cut and name in _OWN):
+            if ((settings is None or name in settings) and name not in _BUILT_IN) or (
+                path in cut and (name in _OWN or (name == "groups" and settings is None))
+            ):
                 continue
             if (used and not _NO_WIDTH.search(name)) or _WIDTH.search(name):
                 for place, number in _numbers(value) if used or type(value) is int else ():
-                    options = _nearest(scopes, path, name, number, used) if number > 1 and number not in own else ()
+                    if number < 2 or number in own:
+                        continue
+                    options, outer = _nearest(scopes, module, path, name, number, used)
                     if options:
-                        found.append(Choice(path, name, place, number, options))
+                        found.append(Choice(path, name, place, number, options, type(module).__qualname__, outer))
     return found
 
 
@@ -126,7 +155,7 @@ def _numbers(value: Any) -> list[tuple[int | None, int]]:
     if type(value) is int:
         return [(None, value)]
     if type(value) in (list, tuple) and len(value) <= _MOST and all(type(number) is int for number in value):
-        return list(enumerate(value))
+        return [] if sorted(value) == list(range(len(value))) else list(enumerate(value))  # an order of axes
     return []
 
 
@@ -150,13 +179,19 @@ def _scopes(groups: ChannelGroups) -> dict[str, list[_Width]]:
     return scopes
 
 
-def _nearest(scopes: Mapping[str, list[_Width]], path: str, name: str, value: int, used: bool) -> tuple[Terms, ...]:
-    """Ways in which a number could follow the widths below its module, else those below the module around it."""
+def _nearest(
+    scopes: Mapping[str, list[_Width]], module: nn.Module, path: str, name: str, value: int, used: bool
+) -> tuple[tuple[Terms, ...], bool]:
+    """Ways in which a number could follow the widths below its module, else (True) those below the module around it.
+
+    What is a size of the module's own that stays does not follow the others'.
+    """
     scope = path
     while True:
         options = _options(scopes.get(scope, []), path, name, value, used)
-        if options or not scope or not used:
-            return options
+        stays = scope == path and any(value in t.shape for t in (*module.parameters(), *module.buffers()))
+        if options or not scope or not used or stays:
+            return options, scope != path
         scope = scope.rpartition(".")[0]
 
 
@@ -175,8 +210,11 @@ def _options(widths: list[_Width], path: str, name: str, value: int, used: bool)
         if terms is None or (not used and (width.size != value or width.role not in ("in", "out"))):
             continue
         own = width.tensor.rpartition(".")[0] == path
+        inner = bool(_INNER.search(name) or _HEADS.search(name)) and all(
+            group.startswith(f"{path}.") for group in width.copies
+        )
         late = -place if side == "out" else place
-        ranked.append(((side not in ("", width.role), width.size != value, not own, late), terms))
+        ranked.append(((side not in ("", width.role), not inner, width.size != value, not own, late), terms))
     if side and not used:
         ranked = [entry for entry in ranked if not entry[0][0]]
     found = list(dict.fromkeys(terms for _, terms in sorted(ranked)))

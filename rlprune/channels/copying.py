@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 
 from rlprune.channels.computed import graph_tensors
 from rlprune.errors import UserError
+from rlprune.seeding import torch_generator
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -123,3 +124,29 @@ def _part_anew(value: Any, memo: dict[int, Any]) -> Any:
     if isinstance(value, types.MethodType) and id(value.__self__) in memo:
         return types.MethodType(value.__func__, memo[id(value.__self__)])
     return value
+
+
+def shaken(model: nn.Module) -> nn.Module:
+    """A copy in evaluation mode with random normalisation statistics, so that fresh initial values hide nothing.
+
+    Weights are shared with the model; vectors and all-zero parameters are changed in the copy.
+    """
+    memo: dict[int, Any] = {id(p): p for p in model.parameters() if p.ndim > 1 and bool(p.any())}
+    copied = duplicate(model, memo).eval()
+    generator = torch_generator(0, "check", "statistics")
+    shared = {id(p) for p in model.parameters()}
+    with torch.no_grad():
+        for name, tensor in [*copied.named_parameters(), *copied.named_buffers()]:
+            leaf = name.rpartition(".")[2]
+            if id(tensor) in shared or not tensor.is_floating_point() or tensor.numel() == 0:
+                continue
+            if not isinstance(tensor, nn.Parameter) and leaf not in ("weight", "bias", "running_mean", "running_var"):
+                continue
+            noise = torch.rand(tensor.shape, generator=generator).to(tensor)
+            if leaf == "running_var":
+                tensor.mul_(0.5 + noise)
+            elif float(tensor.abs().max()) < 0.02:  # also what starts next to zero, as a layer's scale does
+                tensor.add_((noise - 0.5) * 0.2)
+            else:
+                tensor.mul_(0.75 + 0.5 * noise)
+    return copied

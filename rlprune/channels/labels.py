@@ -37,16 +37,23 @@ class Fixed:
     reason: int
 
 
+@dataclass(frozen=True)
+class Lost:
+    """The index of a parameter's dimension that varies along several axes, so that it is no function of one."""
+
+    axes: frozenset[int]
+
+
 @dataclass(frozen=True, eq=False)
 class Part:
     """One parameter inside a `Bare` tensor: for each of its dimensions, where that dimension's index went.
 
     Each entry of `where` is a `Labels` whose vector holds indices into the dimension, or None when the dimension has
-    size one or is constant, or "lost" when its index is no function of one axis.
+    size one or is constant, or `Lost`.
     """
 
     name: str
-    where: tuple[Labels | str | None, ...]
+    where: tuple[Labels | Lost | None, ...]
 
 
 @dataclass(frozen=True, eq=False)

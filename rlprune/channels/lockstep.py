@@ -48,11 +48,13 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._weights = {p.untyped_storage()._cdata: n for n, p in model.named_parameters() if n in self._by_weight}
         self._parameters = dict(model.named_parameters())
         self._draws = 0
+        self.steps = 0
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        self.steps += 1
         name = func._schema.name.split("::")[-1]
         if torch.Tag.nondeterministic_seeded in func.tags:
             return self._drawn(name, args, kwargs, func(*args, **kwargs))
@@ -90,6 +92,9 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             low, high = (args[1:3] + (0.0, 1.0)[len(args[1:3]) :]) if name == "uniform_" else (0.0, 1.0)
             out.fill_(low + (high - low) * part)
         elif isinstance(out, Tensor) and out.is_floating_point() and name.rstrip("_") in _NORMAL:
+            if any(isinstance(value, Tensor) for value in args) and name == "normal":  # of means, deviations or both
+                std = args[1] if len(args) > 1 else 1.0
+                return args[0] + std * torch.full_like(out, 2.0 * part - 1.0)
             plain = name != "normal_"
             mean, std = (0.0, 1.0) if plain else (args[1:3] + (0.0, 1.0)[len(args[1:3]) :])
             out.fill_(mean + std * (2.0 * part - 1.0))

@@ -43,6 +43,7 @@ _BOUND = (
 
 
 _READS_INPUT = re.compile(r"(^|\.)weight_ih(_l0(_reverse)?)?$")  # of a recurrent layer
+_READS_KEYS = re.compile(r"(^|\.)[kv]_proj_weight$")  # of attention whose keys and values have widths of their own
 
 
 class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -88,7 +89,7 @@ def _run_trace(model: nn.Module, forward: Forward, private: bool, approximate: b
     trace = Trace(named_tensors(worker), private, makers(worker), approximate)
     _keep_hidden_states(trace, worker)
     originals = {id(tensor): name for name, tensor in named_tensors(model).items()}
-    reads: Reads = set()
+    reads: Reads = {}
     paths = {id(module): path for path, module in worker.named_modules()}
 
     def prepare(inputs: list[Tensor]) -> None:
@@ -135,14 +136,26 @@ def _enter_idle_layers(trace: Trace, worker: nn.Module) -> None:
 
 
 def _keep_hidden_states(trace: Trace, worker: nn.Module) -> None:
-    """Recurrent layers lose inputs only: both directions and all gates share one hidden size."""
+    """Recurrent layers and attention of torch.nn lose inputs only.
+
+    Both directions and all gates of a recurrent layer share one hidden size; `nn.MultiheadAttention` takes the width
+    of its heads from that of its queries.
+    """
     for path, module in worker.named_modules():
         if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
-            for name, parameter in module.named_parameters(path, recurse=False):
-                for dim in range(parameter.ndim):
-                    if dim == 0 or not _READS_INPUT.search(name):
-                        reason = trace.book.reason("the hidden state of a recurrent layer keeps its size")
-                        trace.book.lock(trace.site(name, dim, "in" if dim else "out"), reason)
+            text, inputs = "the hidden state of a recurrent layer keeps its size", _READS_INPUT
+        elif isinstance(module, nn.MultiheadAttention):
+            text, inputs = (
+                "operator multi_head_attention_forward makes its heads as wide as its queries say",
+                _READS_KEYS,
+            )
+        else:
+            continue
+        reason = trace.book.reason(text)
+        for name, parameter in module.named_parameters(path, recurse=False):
+            for dim in range(parameter.ndim):
+                if dim == 0 or not inputs.search(name):
+                    trace.book.lock(trace.site(name, dim, "in" if dim else "out"), reason)
 
 
 def _check_copy(model: nn.Module, forward: Forward, outputs: list[Tensor]) -> None:
@@ -232,6 +245,6 @@ def trace_channels(
                 model = working_copy(model, share=False)
             groups = check_groups(model, groups, forward, strict=check == "strict", choices=follow)
         else:
-            groups = groups.with_attributes(a for choice in follow if (a := choice.attribute(0)) is not None)
+            groups = groups.with_attributes(a for choice in follow if (a := choice.attribute(choice.first)) is not None)
     warn_uncounted(groups.uncounted)
     return groups

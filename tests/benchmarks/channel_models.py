@@ -1,10 +1,11 @@
-"""The models that the channel benchmarks measure: torchvision's families, untouched, with random weights."""
+"""The models that the channel benchmarks measure: torchvision's families, and those of `channel_zoo`."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+from channel_zoo import APPROXIMATE, OTHERS, TIMM, Builders, Subject
 from torch import nn
 
 CLASSIFIERS = [
@@ -18,12 +19,6 @@ DETECTORS = [
     "ssd300_vgg16", "ssdlite320_mobilenet_v3_large", "retinanet_resnet50_fpn", "fcos_resnet50_fpn",
     "fasterrcnn_resnet50_fpn", "maskrcnn_resnet50_fpn", "keypointrcnn_resnet50_fpn",
 ]  # fmt: skip
-FAMILIES = {
-    "classification": CLASSIFIERS,
-    "segmentation": SEGMENTERS,
-    "detection": DETECTORS,
-    "transformers": TRANSFORMERS,
-}
 
 
 def build(name: str, image: int | None = None) -> tuple[nn.Module, tuple[Any, ...]]:
@@ -55,3 +50,18 @@ def build(name: str, image: int | None = None) -> tuple[nn.Module, tuple[Any, ..
         return model, ([torch.rand(3, image or 320, image or 320)],)
     side = image or (299 if name == "inception_v3" else 224)
     return model, (torch.randn(1, 3, side, side),)
+
+
+def _builders(names: list[str]) -> Builders:
+    return {name: lambda name=name: Subject(*build(name)) for name in names}  # type: ignore[misc]
+
+
+FAMILIES: dict[str, Builders] = {
+    "classification": _builders(CLASSIFIERS),
+    "segmentation": _builders(SEGMENTERS),
+    "detection": _builders(DETECTORS),
+    "transformers": _builders(TRANSFORMERS),
+    "of timm": TIMM,
+    "of other libraries and kinds": OTHERS,
+    "approximate groups": APPROXIMATE,
+}

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from rlprune.channels import ChannelGroups
-from rlprune.channels.checking import close, shaken
+from rlprune.channels.copying import shaken
 from rlprune.channels.forward import Forward, tensors_in
+from rlprune.channels.lockstep import close
 from rlprune.cost import CostModel
 
 LIMIT_S = 60

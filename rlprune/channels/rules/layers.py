@@ -7,7 +7,7 @@ import math
 import numpy as np
 from torch import Tensor, nn
 
-from rlprune.channels.labels import Bare, Labels, Part
+from rlprune.channels.labels import Bare, Labels, Lost, Part
 from rlprune.channels.rules.base import Op, rule
 from rlprune.channels.rules.pointwise import along, attach
 from rlprune.channels.rules.weights import computed_layer, lock_all, positions, produce, spoilt, whole
@@ -60,7 +60,9 @@ def _constant_filter(
     if isinstance(kernel, Labels) or bias is not None or groups != x.shape[channels] or groups == 1:
         return False
     if isinstance(kernel, Bare):
-        alike = all(not (isinstance(w, Labels) and w.axis == 0) and w != "lost" for p in kernel.parts for w in p.where)
+        alike = not any(
+            w.axis == 0 if isinstance(w, Labels) else isinstance(w, Lost) for p in kernel.parts for w in p.where
+        )
     else:
         alike = kernel is None or weight.stride(0) == 0
     if not alike:

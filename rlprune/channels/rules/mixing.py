@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from rlprune.channels.labels import Bare, Fixed, Labels, Part
+from rlprune.channels.labels import Bare, Fixed, Labels, Lost, Part
 from rlprune.channels.rules.base import Op, mix, put_moved, rule, unknown
 from rlprune.channels.rules.pointwise import along, attach, elementwise
 from rlprune.channels.trace import Trace
@@ -33,7 +33,7 @@ def _reduced_parameter(trace: Trace, op: Op, entry: Bare, axes: set[int]) -> boo
         return False
     parts = []
     for part in entry.parts:
-        if "lost" in part.where or not isinstance(trace.tensors[part.name], nn.Parameter):
+        if any(isinstance(w, Lost) for w in part.where) or not isinstance(trace.tensors[part.name], nn.Parameter):
             return False
         where = tuple(None if isinstance(w, Labels) and w.axis in axes else w for w in part.where)
         parts.append(Part(part.name, where))

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from rlprune.channels.labels import Bare, Entry, Fixed, Labels, Part, spread, varying_axes
+from rlprune.channels.labels import Bare, Entry, Fixed, Labels, Lost, Part, spread, varying_axes
 from rlprune.channels.rules.base import Op, mix, put_moved, rule
 from rlprune.channels.trace import UNSET, Trace
 
@@ -61,21 +62,36 @@ def _bare_move(op: Op, tensor: Tensor, entry: Bare, run: Callable[[Tensor], Any]
     count = len(op.outputs)
     results: list[list[Part]] = []
     for part in entry.parts:
-        moved: list[list[Labels | str | None]] = []
+        moved: list[list[Labels | Lost | None]] = []
         for where in part.where:
             if isinstance(where, Labels):
                 moved.append([_index_entry(t) for t in _listed(run(spread(where, tuple(tensor.shape))))])
+            elif isinstance(where, Lost):
+                moved.append(_moved_axes(where, tuple(tensor.shape), run, count))
             else:
                 moved.append([where] * count)
         results.append([Part(part.name, tuple(dim[i] for dim in moved)) for i in range(count)])
     return [Bare(tuple(parts[i] for parts in results)) for i in range(count)]
 
 
-def _index_entry(labels: Tensor) -> Labels | str | None:
+def _index_entry(labels: Tensor) -> Labels | Lost:
     if labels.numel() == 0:
-        return "lost"
+        return Lost(frozenset(range(labels.ndim)))
     small, axes = varying_axes(labels)
-    return Labels(axes[0], small.reshape(-1).numpy().copy()) if len(axes) == 1 else "lost"
+    if len(axes) == 1:
+        return Labels(axes[0], small.reshape(-1).numpy().copy())
+    return Lost(frozenset(axes or range(labels.ndim)))
+
+
+def _moved_axes(
+    lost: Lost, shape: tuple[int, ...], run: Callable[[Tensor], Any], count: int
+) -> list[Labels | Lost | None]:
+    """Where the axes went along which an index varies."""
+    axes: list[set[int]] = [set() for _ in range(count)]
+    for axis in lost.axes:
+        for found, moved in zip(axes, _listed(run(spread(Labels(axis, np.arange(shape[axis])), shape))), strict=True):
+            found.update(varying_axes(moved)[1] if moved.numel() else range(moved.ndim))
+    return [Lost(frozenset(found)) for found in axes]
 
 
 @rule("clone", "contiguous", "detach", "alias", "_to_copy", "to", "lift_fresh", "lift", "_conj", "resolve_conj",
@@ -183,8 +199,27 @@ def pick(trace: Trace, op: Op) -> None:
     entry = trace.get(tensor)
     if isinstance(entry, Labels) and entry.axis == axis:
         mix(trace, op, f"single channels are picked by their number ({op.name})")
-    else:
-        move(trace, op, tensor, lambda labels: op.func(labels, *op.args[1:], **op.kwargs))
+        return
+    move(trace, op, tensor, lambda labels: op.func(labels, *op.args[1:], **op.kwargs))
+    if isinstance(entry, Bare):
+        rows = _rows_stay(trace, op, entry, axis)
+        for out in op.outputs:
+            parts = [
+                replace(part, where=tuple(None if (part.name, d) in rows else w for d, w in enumerate(part.where)))
+                for part in cast(Bare, trace.get(out)).parts
+            ]
+            trace.put(out, Bare(tuple(parts)))
+
+
+def _rows_stay(trace: Trace, op: Op, entry: Bare, axis: int) -> set[tuple[str, int]]:
+    """Lock the dimensions of parameters along an axis whose positions are picked by number; returns which."""
+    found = set()
+    for part in entry.parts:
+        for dim, where in enumerate(part.where):
+            if isinstance(where, Labels) and where.axis == axis:
+                trace.book.lock(trace.site(part.name, dim), trace.book.reason(f"rows are picked ({op.name})"))
+                found.add((part.name, dim))
+    return found
 
 
 @rule("index", "index_select", "_unsafe_index")
@@ -199,10 +234,7 @@ def indexing(trace: Trace, op: Op) -> None:
     for index in op.inputs[1:]:
         trace.lock(trace.get(index), f"its values decide which positions of another tensor are taken ({op.name})")
     if isinstance(entry, Bare) and all(index is None for index in indices[1:]) and op.out.numel():
-        for part in entry.parts:  # a table by number (of relative positions): its rows stay
-            for dim, where in enumerate(part.where):
-                if isinstance(where, Labels) and where.axis == 0:
-                    trace.book.lock(trace.site(part.name, dim), trace.book.reason(f"rows are picked ({op.name})"))
+        _rows_stay(trace, op, entry, 0)  # a table by number (of relative positions)
         picks = tuple(slice(None) if index is None else index for index in indices)
         move(trace, op, tensor, lambda labels: labels[picks])
         return
@@ -271,7 +303,7 @@ def embedding(trace: Trace, op: Op) -> None:
     if isinstance(entry, Bare) and len(entry.parts) == 1:
         part = entry.parts[0]
         where = part.where[1] if len(part.where) == 2 else None
-        if isinstance(where, Labels) and where.axis == 1 and "lost" not in part.where:
+        if isinstance(where, Labels) and where.axis == 1 and isinstance(part.where[0], Labels):
             trace.put(op.out, Labels(op.out.ndim - 1, trace.site(part.name, 1)[where.vector]))
             return
     mix(trace, op, f"rows are picked by their numbers ({op.name})")

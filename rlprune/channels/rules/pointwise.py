@@ -8,7 +8,7 @@ from typing import cast
 import numpy as np
 from torch import Tensor
 
-from rlprune.channels.labels import Bare, Entry, Fixed, Labels, Part
+from rlprune.channels.labels import Bare, Entry, Fixed, Labels, Lost, Part
 from rlprune.channels.rules.base import Op, rule
 from rlprune.channels.trace import Trace
 from rlprune.channels.units import IntArray
@@ -92,17 +92,20 @@ def _join_unlabelled(trace: Trace, pairs: Sequence[tuple[Tensor, Entry]], ndim: 
         for tensor, entry in bare:
             shift = ndim - tensor.ndim
             for part in entry.parts:
-                where = tuple(
-                    Labels(w.axis + shift, w.vector) if isinstance(w, Labels) and w.axis is not None else w
-                    for w in part.where
-                )
-                parts.append(Part(part.name, where))
+                parts.append(Part(part.name, tuple(_shifted(where, shift) for where in part.where)))
         return Bare(tuple(parts))
     for _, entry in bare:
         trace.lock(entry, f"it joins a tensor of fixed size ({name})")
     if fixed:
         return fixed[0]
     return next((entry for _, entry in pairs if entry is not None), None)
+
+
+def _shifted(where: Labels | Lost | None, shift: int) -> Labels | Lost | None:
+    """Where a parameter's dimension lies once axes were put before."""
+    if isinstance(where, Lost):
+        return Lost(frozenset(axis + shift for axis in where.axes))
+    return Labels(where.axis + shift, where.vector) if where is not None and where.axis is not None else where
 
 
 def _join_scalars(trace: Trace, pairs: Sequence[tuple[Tensor, Entry]], name: str) -> Entry:
@@ -125,7 +128,7 @@ def attach(trace: Trace, bare: Bare, axis: int, vector: IntArray, role: str, nam
     """Tie a bare parameter to labels along one of its axes; lock them if that cannot be done."""
     for part in bare.parts:
         here = [dim for dim, where in enumerate(part.where) if isinstance(where, Labels) and where.axis == axis]
-        lost = any(where == "lost" for where in part.where)
+        lost = any(isinstance(where, Lost) and axis in where.axes for where in part.where)
         if not here and not lost:
             continue  # constant along the axis
         if lost or len(here) > 1:
@@ -138,10 +141,13 @@ def attach(trace: Trace, bare: Bare, axis: int, vector: IntArray, role: str, nam
 
 
 @rule("zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like", "bernoulli", "zero", "fill",
-      "uniform", "normal")  # fmt: skip
+      "uniform", "normal", "exponential")  # fmt: skip
 def like(trace: Trace, op: Op) -> None:
-    """A tensor that always has the shape of another one, or one overwritten in place by constants."""
-    entry = trace.get(op.inputs[0])
+    """A tensor that always has the shape of another one or several, or one overwritten in place by constants."""
+    if len(op.inputs) > 1:
+        elementwise(trace, op)
+        return
+    entry = trace.get(op.inputs[0]) if op.inputs else None
     for out in op.outputs:
         trace.put(out, None if isinstance(entry, Bare) and out is not op.inputs[0] else entry)
 

@@ -1,0 +1,232 @@
+"""Masked and removed networks of one model, run and compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from rlprune.channels.attributes import Choice, Reads, watched_attributes
+from rlprune.channels.copying import duplicate, shaken
+from rlprune.channels.forward import Forward, tensors_in, training_paths
+from rlprune.channels.groups import ChannelGroups
+from rlprune.channels.lockstep import DIFFERS, Follow, Mismatch, Record, close
+from rlprune.channels.plan import PruningPlan
+from rlprune.channels.surgery import masked_copy, removed_copy
+from rlprune.seeding import numpy_generator
+
+
+@dataclass(frozen=True)
+class Difference:
+    """What went wrong in a comparison: the reason in words, the layers at which it showed.
+
+    If values were not compared, also how many operators ran until then, and which numbers (module, name) were read.
+    """
+
+    reason: str
+    layers: tuple[str, ...] = ()
+    numeric: bool = False
+    steps: int = 0
+    read: tuple[tuple[str, str], ...] = ()
+
+
+class Comparer:
+    """Compares masked with removed networks of one model, in evaluation or in training mode."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        groups: ChannelGroups,
+        forward: Forward,
+        choices: Sequence[Choice] = (),
+    ) -> None:
+        self.model = shaken(model)
+        self.training = False
+        self.forward = forward
+        self._sharpen()
+        self.passes = 0
+        self.groups = groups
+        self._places = {name: place for place, name in enumerate(groups.names)}
+        self.follow({choice: choice.first for choice in choices})
+        self._double: tuple[nn.Module, Forward] | None = None
+        self._expected: tuple[PruningPlan, tuple[list[Any], list[Tensor]]] | None = None
+
+    def _sharpen(self) -> None:
+        """Compare half precision models in single precision, where a difference shows."""
+        if any(p.dtype in (torch.float16, torch.bfloat16) for p in self.model.parameters()):
+            model, forward = duplicate(self.model).float(), self.forward.in_precision(torch.float32)
+            try:
+                with torch.no_grad():
+                    forward(model)
+            except Exception:  # code that insists on a precision
+                return
+            self.model, self.forward = model, forward
+
+    def follow(self, chosen: dict[Choice, int]) -> None:
+        """Let numbers follow in other ways than so far."""
+        self.chosen = chosen
+        attributes = [choice.attribute(option) for choice, option in chosen.items()]
+        self.groups = self.groups.with_attributes(a for a in attributes if a is not None)
+
+    def train(self, training: bool = True) -> None:
+        """Go on in training mode, or back in evaluation mode."""
+        self.training = training
+        self._double = self._expected = None
+        if training:
+            training_paths(self.model)
+        else:
+            self.model.eval()
+
+    def runs(self) -> bool:
+        """Whether the full network runs in this mode; many cannot train on bare example inputs."""
+        try:
+            plan = self.plan([group.name for group in self.groups.prunable if group.max_removable], 0.0)
+            self._expected = plan, self._masked(self.model, self.forward, plan)
+        except Exception:
+            return False
+        return True
+
+    def plan(self, names: Sequence[str], share: float) -> PruningPlan:
+        """A few units (share 0) or about a share of the units of each group, chosen by the group's name.
+
+        Neighbouring groups lose different numbers, and others in the second check than in the first, so that widths
+        which the code ties together do not fit by chance.
+        """
+        removed = {}
+        for name in names:
+            group, place = self.groups[name], self._places[name]
+            wanted = (share * group.size * part for part in (0.7, 1.0, 1.3, 1.6)) if share else range(1, 5)
+            counts = sorted({group.allowed(round(count)) for count in wanted} - {0})
+            if not counts:
+                counts = [next(c for c in (group.allowed(n) for n in range(1, group.size + 1)) if c)]
+            turn = place if share else place + place // len(counts)
+            chosen = numpy_generator(0, "check", name, str(share)).permutation(group.size)
+            removed[name] = chosen[: counts[turn % len(counts)]].tolist()
+        return PruningPlan(removed)
+
+    def compare(self, plan: PruningPlan, values: bool = True) -> Difference | None:
+        """None if masked equals removed, else what is wrong; numeric differences are confirmed in double precision.
+
+        Without `values` the removed network has to run and to give the right shapes.
+        """
+        difference = self._compare(self.model, self.forward, plan, values)
+        if difference is not None and difference.numeric:
+            if self._double is None:
+                self._double = duplicate(self.model).double(), self.forward.in_precision(torch.float64)
+            try:
+                return self._compare(*self._double, plan)
+            except (RuntimeError, TypeError):  # code that insists on a precision
+                return difference
+        return difference
+
+    def _full(
+        self, model: nn.Module, forward: Forward, plan: PruningPlan, exact: bool
+    ) -> tuple[list[Any], list[Tensor]]:
+        """Products and outputs of the masked network; without `exact`, outputs of another plan's shapes will do."""
+        own = model is self.model
+        if own and self._expected is not None and (not exact or self._expected[0] == plan):
+            return self._expected[1]
+        if own:
+            self._expected = None  # before there are others
+        result = self._masked(model, forward, plan)
+        if own:
+            self._expected = plan, result
+        return result
+
+    def _masked(self, model: nn.Module, forward: Forward, plan: PruningPlan) -> tuple[list[Any], list[Tensor]]:
+        self.passes += 1
+        masked = masked_copy(model, self.groups, plan, share=True)
+        record = Record(masked, self.groups)
+        with torch.no_grad():
+            outputs = self._outputs(masked, forward, record)
+        return record.products, outputs
+
+    def _outputs(self, model: nn.Module, forward: Forward, mode: TorchDispatchMode) -> list[Tensor]:
+        with torch.random.fork_rng(devices=[]), mode:
+            torch.manual_seed(0)
+            result = forward(model)
+        try:
+            return forward.picked(result)
+        except Exception:
+            if not self.training:
+                raise
+            return []  # what counts in evaluation mode is not there in training mode
+
+    def _compare(self, model: nn.Module, forward: Forward, plan: PruningPlan, values: bool = True) -> Difference | None:
+        exact = values and not any(self.groups[name].approximate for name in plan.removed)
+        products, expected = self._full(model, forward, plan, exact)
+        self.passes += 1
+        removed = removed_copy(model, self.groups, plan, share=True)
+        follow = Follow(removed, self.groups, plan, list(products) if exact else None)
+        reads: Reads = {}
+        with nullcontext() if values else watched_attributes(reads, set()):
+            found = self._run(removed, forward, follow, expected)
+        difference = self._gradients(model, removed, found, plan) if isinstance(found, list) else found
+        if difference is None:
+            return None
+        mode = "in training mode, " if self.training else ""
+        paths = {id(module): path for path, module in removed.named_modules()} if reads else {}
+        read = tuple((paths[module], name) for module, name in reads if module in paths)
+        return replace(difference, reason=mode + difference.reason, steps=follow.steps, read=read)
+
+    def _run(
+        self, removed: nn.Module, forward: Forward, follow: Follow, expected: list[Tensor]
+    ) -> Difference | list[Tensor]:
+        """What is wrong with the smaller network's forward pass, else its outputs."""
+        try:
+            with torch.set_grad_enabled(self.training):
+                outputs = self._outputs(removed, forward, follow)
+        except Mismatch as mismatch:
+            return Difference(str(mismatch), follow.at)
+        except Exception as error:
+            text = " ".join(str(error).split())[:160]
+            reason = f"sizes are constants in the model's code: the smaller network does not run ({text})"
+            return Difference(reason, follow.at)
+        if follow.wrong:
+            return Difference(f"{DIFFERS}: layer {follow.wrong[0]} sees other values", tuple(follow.wrong), True)
+        if follow.left:
+            left = tuple(product.layer for product in follow.left)
+            return Difference("the smaller network leaves out some layers", left)
+        return self._compare_outputs(expected, outputs, follow.left is not None) or outputs
+
+    @staticmethod
+    def _compare_outputs(expected: list[Tensor], outputs: list[Tensor], exact: bool) -> Difference | None:
+        if len(expected) != len(outputs):
+            return Difference("the smaller network gives another number of outputs")
+        for a, b in zip(expected, outputs, strict=True):
+            if a.shape != b.shape:
+                return Difference(f"an output has shape {tuple(b.shape)} instead of {tuple(a.shape)}")
+            if exact and not close(a, b.detach()):
+                return Difference(f"{DIFFERS}: the outputs differ", numeric=True)
+        return None
+
+    def _gradients(
+        self, model: nn.Module, removed: nn.Module, outputs: list[Tensor], plan: PruningPlan
+    ) -> Difference | None:
+        """Whether the smaller network gives gradients, if the masked one does."""
+        error = _backward(removed, outputs) if self.training else None
+        if error is None:
+            return None
+        masked = masked_copy(model, self.groups, plan, share=True)
+        with torch.enable_grad():
+            full = tensors_in(self.forward(masked)) if model is self.model else []
+        if _backward(masked, full) is not None:
+            return None
+        return Difference(f"sizes are constants in the model's code: gradients fail ({error})")
+
+
+def _backward(model: nn.Module, outputs: list[Tensor]) -> str | None:
+    """Why gradients of the outputs cannot be computed, if so."""
+    loss = [t.float().sum() for t in outputs if t.requires_grad and t.is_floating_point()]
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if loss and parameters:
+        try:
+            torch.autograd.grad(sum(loss), parameters, allow_unused=True)  # type: ignore[arg-type]
+        except Exception as error:
+            return " ".join(str(error).split())[:160]
+    return None

@@ -1,0 +1,197 @@
+"""Operators that are seldom met: what they leave apart is pruned, what they mix is locked, and the values are right."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from channel_helpers import difference, random_plan
+from torch import Tensor, nn
+
+from rlprune.channels import ChannelGroups, remove_channels, trace_channels
+
+X = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+class Net(nn.Module):
+    """Two convolutions with something between them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b, self.h = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1), nn.Linear(8, 5)
+
+    def between(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.h(F.relu(self.b(self.between(F.relu(self.a(x))))).mean((2, 3)))
+
+
+def pruned(model: nn.Module, *free: str) -> ChannelGroups:
+    """Groups whose removal equals their masking, of which some must not be locked."""
+    groups = trace_channels(model.eval(), X)
+    assert all(groups[name].locked is None for name in free), groups.report()
+    for seed, rate in enumerate((0.3, 0.6)):
+        assert difference(model, groups, random_plan(groups, rate, seed), X) < 1e-9
+    return groups
+
+
+class Spectral(Net):
+    """A filter over frequencies, one for each channel or one for all (global filter networks, FNet)."""
+
+    def __init__(self, own: bool) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.rand(8 if own else 1, 16, 9) + 0.5)
+
+    def between(self, x: Tensor) -> Tensor:
+        return torch.fft.irfft2(torch.fft.rfft2(x, norm="ortho") * self.scale, s=x.shape[2:], norm="ortho")
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_fourier_transforms_over_space_leave_channels_apart(own: bool) -> None:
+    model = Spectral(own)
+    groups = pruned(model, "a", "b")
+    small = remove_channels(model, groups, random_plan(groups, 0.5))
+    assert small.scale.shape[0] == (4 if own else 1)
+
+
+def test_a_fourier_transform_over_channels_locks() -> None:
+    class Mixing(Net):
+        def between(self, x: Tensor) -> Tensor:
+            return torch.fft.fft(x, dim=1).real
+
+    assert "mixes all channels" in str(pruned(Mixing(), "b")["a"].locked)
+
+
+@pytest.mark.parametrize("kind", ["scale", "scale and shift"])
+def test_per_channel_scales_from_an_embedding(kind: str) -> None:
+    class Conditional(Net):
+        """Conditional normalisation: a class says how each channel is scaled (conditional batch norm, FiLM)."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Embedding(4, 8 if kind == "scale" else 16)
+            self.norm = nn.BatchNorm2d(8, affine=False)
+
+        def between(self, x: Tensor) -> Tensor:
+            row = self.embed(torch.tensor([2]))
+            if kind == "scale":
+                return self.norm(x) * row[:, :, None, None]
+            scale, shift = row.chunk(2, 1)
+            return self.norm(x) * (1 + scale[:, :, None, None]) + shift[:, :, None, None]
+
+    model = Conditional()
+    groups = pruned(model, "a", "b")
+    small = remove_channels(model, groups, random_plan(groups, 0.5))
+    assert small.embed.weight.shape == (4, 4 if kind == "scale" else 8)
+    assert small.embed.embedding_dim == small.embed.weight.shape[1]
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_deformable_convolutions(parts: int) -> None:
+    ops = pytest.importorskip("torchvision.ops")
+
+    class Deformed(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.offset, self.mask = (nn.Conv2d(8, n * 9 * parts, 3, padding=1) for n in (2, 1))
+            self.c = ops.DeformConv2d(8, 12, 3, padding=1)
+            self.b = nn.Conv2d(12, 8, 3, padding=1)
+
+        def between(self, x: Tensor) -> Tensor:
+            return self.c(x, self.offset(x), torch.sigmoid(self.mask(x)))
+
+    groups = pruned(Deformed(), "a", "b", "c")
+    assert groups["a"].size == 8 // parts
+    assert "steer another tensor" in str(groups["offset"].locked) and groups["mask"].locked
+
+
+def test_rows_that_are_picked_from_a_table_stay_and_its_columns_go() -> None:
+    class Table(Net):
+        """Relative positions: a table of (position, channel), read by numbers and laid out over two axes."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Parameter(torch.randn(31, 8))
+            place = torch.arange(16)
+            self.register_buffer("place", place[:, None] - place[None] + 15)
+
+        def between(self, x: Tensor) -> Tensor:
+            return x + self.table[self.place.view(-1)].view(16, 16, -1).permute(2, 0, 1)
+
+    model = Table()
+    groups = pruned(model, "a", "b")
+    assert remove_channels(model, groups, random_plan(groups, 0.5)).table.shape == (31, 4)
+
+
+def test_scales_that_are_picked_by_number_lock() -> None:
+    class Picked(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.rand(4))
+
+        def between(self, x: Tensor) -> Tensor:
+            return x * self.scale[torch.arange(8) % 4][:, None, None]
+
+    assert pruned(Picked(), "b")["a"].locked
+
+
+def test_torchs_attention_keeps_its_width_without_being_tried() -> None:
+    class Attending(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+        def between(self, x: Tensor) -> Tensor:
+            y = x.flatten(2).transpose(1, 2)
+            return self.attention(y, y, y)[0].transpose(1, 2).unflatten(2, (16, 16))
+
+    assert "as wide as its queries" in str(pruned(Attending(), "b")["a"].locked)
+
+
+def test_a_row_of_a_table_scales_channels() -> None:
+    class Row(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Parameter(torch.rand(3, 8) + 0.5)
+
+        def between(self, x: Tensor) -> Tensor:
+            return x * self.table[1].view(1, -1, 1, 1)
+
+    model = Row()
+    groups = pruned(model, "a", "b")
+    assert remove_channels(model, groups, random_plan(groups, 0.5)).table.shape == (3, 4)
+
+
+def test_the_number_of_norm_groups_in_an_attribute_follows() -> None:
+    class ByHand(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.groups, self.w, self.z = 4, nn.Parameter(torch.rand(8)), nn.Parameter(torch.rand(8))
+
+        def between(self, x: Tensor) -> Tensor:
+            return F.group_norm(x, self.groups, self.w, self.z)
+
+    model = ByHand()
+    groups = pruned(model, "a", "b")
+    assert groups["a"].size == 4
+    assert remove_channels(model, groups, random_plan(groups, 0.5)).groups == 2
+
+
+@pytest.mark.parametrize("draw", ["sizes", "tensors", "exponential"])
+def test_draws_of_the_channels_shape(draw: str) -> None:
+    class Drawing(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.std = nn.Conv2d(8, 8, 1)
+
+        def between(self, x: Tensor) -> Tensor:
+            if draw == "sizes":
+                return x + torch.normal(0.0, 1.0, x.shape)
+            if draw == "tensors":
+                return torch.normal(x, F.softplus(self.std(x)))
+            return x * torch.empty_like(x).exponential_()
+
+    groups = trace_channels(Drawing().eval(), X)
+    assert groups["a"].locked is None and groups["b"].locked is None
