@@ -1,0 +1,65 @@
+"""Prune a YOLO to a tolerance of mAP50; ultralytics' own trainer trains it, `YOLO(...)` scores, loads and exports it.
+
+python runs/with_ultralytics.py DATA [OUT [SIZE [EPOCHS]]]; needs ultralytics. DATA holds COCO's train.json and val.json,
+and the images in folders called so. The base is OUT/base.pt; where there is none, it is trained for EPOCHS, too.
+"""
+
+import copy
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+from torchvision.io import read_image
+from torchvision.transforms.functional import resize
+from ultralytics import YOLO
+from ultralytics.data.converter import convert_coco
+from ultralytics.models.yolo.detect import DetectionTrainer
+from ultralytics.nn.tasks import DetectionModel
+
+import rlprune
+
+DATA, OUT, SIZE, EPOCHS = [*sys.argv[1:], *("", "runs/yolo", 160, 30)[len(sys.argv) - 1 :]]
+OUT, SIZE, CONFIG = Path(OUT).resolve(), int(SIZE), "yolov8n.yaml"
+COMMON = {"data": f"{OUT}/data.yaml", "imgsz": SIZE, "workers": 0, "plots": False, "device": "cpu", "project": str(OUT)}
+TRAIN = {"optimizer": "AdamW", "lr0": 0.002, "nbs": 16, "warmup_epochs": 1, "mosaic": 0.0, "val": False}
+
+
+def fit(model, epochs):
+    """Train a network in place. A trainer that has a network builds none from CONFIG."""
+    trainer = DetectionTrainer(overrides={**COMMON, **TRAIN, "epochs": epochs, "model": CONFIG})
+    trainer.model = model
+    trainer.train()
+    model.load_state_dict(trainer.ema.ema.state_dict())
+
+
+def yolo(model):
+    """A network with the face of ultralytics."""
+    found = YOLO(CONFIG)
+    found.model = copy.deepcopy(model)
+    return found
+
+
+def score(model):
+    """MAP50 of the validation images."""
+    return yolo(model).val(**COMMON).box.map50
+
+
+if __name__ == "__main__":
+    if not (OUT / "base.pt").exists():
+        convert_coco(DATA, OUT / "coco", cls91to80=False)
+        shutil.copytree(DATA, OUT / "coco/images", dirs_exist_ok=True)
+        names = [category["name"] for category in json.loads(Path(DATA, "train.json").read_text())["categories"]]
+        roles = "".join(f"{role}: coco/images/{role}\n" for role in ("train", "val"))
+        (OUT / "data.yaml").write_text(f"path: {OUT}\n{roles}names: {names}\n")
+        model = DetectionModel(CONFIG, nc=len(names), verbose=False)
+        fit(model, int(EPOCHS))
+        yolo(model).save(OUT / "base.pt")
+    files = sorted((OUT / "coco/images/train").iterdir())[:128]
+    images = torch.stack([resize(read_image(str(file)), [SIZE, SIZE]) / 255 for file in files])
+    base = YOLO(OUT / "base.pt").model
+    result = rlprune.prune(base, evaluate=score, fit=fit, calibration=[images], epochs=int(EPOCHS), tolerance=0.02)
+    yolo(result.model).save(OUT / "pruned.pt")
+    YOLO(OUT / "pruned.pt").export(format="torchscript", imgsz=SIZE)
+    print(f"{result.macs / result.record['baseline']['macs']:.3f} of the MACs at a drop of {result.drop:.4f}")
