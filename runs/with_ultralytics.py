@@ -1,7 +1,7 @@
 """Prune a YOLO to a tolerance of mAP50; ultralytics' own trainer trains it, `YOLO(...)` scores, loads and exports it.
 
-python runs/with_ultralytics.py DATA [OUT [SIZE [EPOCHS]]]; needs ultralytics. DATA holds COCO's train.json and val.json,
-and the images in folders called so. The base is OUT/base.pt; where there is none, it is trained for EPOCHS, too.
+python runs/with_ultralytics.py DATA [OUT [SIZE [EPOCHS]]]; needs ultralytics. DATA holds COCO's train.json
+and val.json, and the images in folders called so. The base is OUT/base.pt; where there is none, it is trained first.
 """
 
 import copy
@@ -21,7 +21,7 @@ from ultralytics.nn.tasks import DetectionModel
 import rlprune
 
 DATA, OUT, SIZE, EPOCHS = [*sys.argv[1:], *("", "runs/yolo", 160, 30)[len(sys.argv) - 1 :]]
-OUT, SIZE, CONFIG = Path(OUT).resolve(), int(SIZE), "yolov8n.yaml"
+OUT, SIZE, EPOCHS, CONFIG = Path(OUT).resolve(), int(SIZE), int(EPOCHS), "yolov8n.yaml"
 COMMON = {"data": f"{OUT}/data.yaml", "imgsz": SIZE, "workers": 0, "plots": False, "device": "cpu", "project": str(OUT)}
 TRAIN = {"optimizer": "AdamW", "lr0": 0.002, "nbs": 16, "warmup_epochs": 1, "mosaic": 0.0, "val": False}
 
@@ -41,25 +41,20 @@ def yolo(model):
     return found
 
 
-def score(model):
-    """MAP50 of the validation images."""
-    return yolo(model).val(**COMMON).box.map50
-
-
 if __name__ == "__main__":
-    if not (OUT / "base.pt").exists():
+    names = [one["name"] for one in json.loads(Path(DATA, "train.json").read_text())["categories"]]
+    if not (OUT / "data.yaml").exists():
         convert_coco(DATA, OUT / "coco", cls91to80=False)
         shutil.copytree(DATA, OUT / "coco/images", dirs_exist_ok=True)
-        names = [category["name"] for category in json.loads(Path(DATA, "train.json").read_text())["categories"]]
-        roles = "".join(f"{role}: coco/images/{role}\n" for role in ("train", "val"))
-        (OUT / "data.yaml").write_text(f"path: {OUT}\n{roles}names: {names}\n")
+        (OUT / "data.yaml").write_text(f"path: {OUT}/coco\ntrain: images/train\nval: images/val\nnames: {names}\n")
+    if not (OUT / "base.pt").exists():
         model = DetectionModel(CONFIG, nc=len(names), verbose=False)
-        fit(model, int(EPOCHS))
+        fit(model, EPOCHS)
         yolo(model).save(OUT / "base.pt")
-    files = sorted((OUT / "coco/images/train").iterdir())[:128]
-    images = torch.stack([resize(read_image(str(file)), [SIZE, SIZE]) / 255 for file in files])
-    base = YOLO(OUT / "base.pt").model
-    result = rlprune.prune(base, evaluate=score, fit=fit, calibration=[images], epochs=int(EPOCHS), tolerance=0.02)
+    images = [read_image(str(file)) for file in sorted((OUT / "coco/images/train").iterdir())[:128]]
+    calibration = [torch.stack([resize(image, [SIZE, SIZE]) / 255 for image in images])]
+    result = rlprune.prune(YOLO(OUT / "base.pt").model, evaluate=lambda model: yolo(model).val(**COMMON).box.map50,
+                           fit=fit, calibration=calibration, epochs=EPOCHS, tolerance=0.02)  # fmt: skip
     yolo(result.model).save(OUT / "pruned.pt")
     YOLO(OUT / "pruned.pt").export(format="torchscript", imgsz=SIZE)
     print(f"{result.macs / result.record['baseline']['macs']:.3f} of the MACs at a drop of {result.drop:.4f}")
