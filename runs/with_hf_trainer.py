@@ -1,6 +1,6 @@
 """Prune a classifier of transformers and train it by its Trainer.
 
-python runs/with_hf_trainer.py [OUT]; needs transformers (pip install 'rlprune[models]') and accelerate.
+python runs/with_hf_trainer.py [OUT]; needs transformers and accelerate (pip install 'rlprune[hf]').
 """
 
 import sys

@@ -1,6 +1,6 @@
 """Prune a YOLO to a tolerance of mAP50; ultralytics' own trainer trains it, `YOLO(...)` scores, loads and exports it.
 
-python runs/with_ultralytics.py DATA [OUT [SIZE [EPOCHS]]]; needs ultralytics. DATA holds COCO's train.json
+python runs/with_ultralytics.py DATA [OUT [SIZE [EPOCHS]]]; needs 'rlprune[ultralytics]'. DATA holds COCO's train.json
 and val.json, and the images in folders called so. The base is OUT/base.pt; where there is none, it is trained first.
 """
 

@@ -14,6 +14,7 @@ from rlprune.data.cutting import Cut
 from rlprune.data.digits import load_digits
 from rlprune.data.folders import is_class_folder, load_folder
 from rlprune.data.gtsdb import is_gtsdb, load_gtsdb
+from rlprune.data.hugging_face import is_hugging_face, load_hugging_face
 from rlprune.data.npz import load_npz
 from rlprune.data.segmentation import is_mask_folder, load_mask_folder
 from rlprune.data.signals import is_signal_folder, load_signal_folder
@@ -25,12 +26,13 @@ from rlprune.options import parse_options
 
 _FORMS = (
     "give 'digits', an .npz file, a .csv file of paths and labels, a folder (of a folder of images, .npy or .wav files "
-    "for every class; of images and masks; with COCO's train.json), or 'torchvision:NAME'"
+    "for every class; of images and masks; with COCO's train.json; of Hugging Face), or 'torchvision:NAME'"
 )
 
 
 # What a folder may be, the most telling layout first
 _LAYOUTS: tuple[tuple[Callable[[Path], bool], Callable[[Path, Cut], DataSplits]], ...] = (
+    (is_hugging_face, load_hugging_face),
     (is_mask_folder, load_mask_folder),
     (is_inria, load_inria),
     (is_airs, load_airs),
