@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 import torch
-from torchvision.io import read_image
-from torchvision.transforms.functional import resize
+from PIL import Image
+from torchvision.transforms.functional import to_tensor
 from ultralytics import YOLO
 from ultralytics.data.converter import convert_coco
 from ultralytics.models.yolo.detect import DetectionTrainer
@@ -51,8 +51,8 @@ if __name__ == "__main__":
         model = DetectionModel(CONFIG, nc=len(names), verbose=False)
         fit(model, EPOCHS)
         yolo(model).save(OUT / "base.pt")
-    images = [read_image(str(file)) for file in sorted((OUT / "coco/images/train").iterdir())[:128]]
-    calibration = [torch.stack([resize(image, [SIZE, SIZE]) / 255 for image in images])]
+    files = sorted((OUT / "coco/images/train").iterdir())[:128]
+    calibration = [torch.stack([to_tensor(Image.open(file).convert("RGB").resize((SIZE, SIZE))) for file in files])]
     result = rlprune.prune(YOLO(OUT / "base.pt").model, evaluate=lambda model: yolo(model).val(**COMMON).box.map50,
                            fit=fit, calibration=calibration, epochs=EPOCHS, tolerance=0.02)  # fmt: skip
     yolo(result.model).save(OUT / "pruned.pt")
