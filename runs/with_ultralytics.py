@@ -1,7 +1,7 @@
-"""Prune a YOLO to a tolerance of mAP50; ultralytics' own trainer trains it, `YOLO(...)` scores, loads and exports it.
+"""Prune a YOLO to a tolerance of mAP50 in ultralytics' own trainer; `YOLO(...)` scores, loads and exports it.
 
-python runs/with_ultralytics.py DATA [OUT [SIZE [EPOCHS]]]; needs 'rlprune[ultralytics]'. DATA holds COCO's train.json
-and val.json, and the images in folders called so. The base is OUT/base.pt; where there is none, it is trained first.
+python runs/with_ultralytics.py DATA [OUT [SIZE [EPOCHS]]]; needs 'rlprune[ultralytics]'. DATA holds train.json and
+val.json of COCO's form and the images in folders called so. OUT/base.pt is trained first where there is none.
 """
 
 import copy
@@ -48,13 +48,13 @@ if __name__ == "__main__":
         shutil.copytree(DATA, OUT / "coco/images", dirs_exist_ok=True)
         (OUT / "data.yaml").write_text(f"path: {OUT}/coco\ntrain: images/train\nval: images/val\nnames: {names}\n")
     if not (OUT / "base.pt").exists():
-        model = DetectionModel(CONFIG, nc=len(names), verbose=False)
-        fit(model, EPOCHS)
+        torch.manual_seed(0)
+        fit(model := DetectionModel(CONFIG, nc=len(names), verbose=False), EPOCHS)
         yolo(model).save(OUT / "base.pt")
     files = sorted((OUT / "coco/images/train").iterdir())[:128]
-    calibration = [torch.stack([to_tensor(Image.open(file).convert("RGB").resize((SIZE, SIZE))) for file in files])]
-    result = rlprune.prune(YOLO(OUT / "base.pt").model, evaluate=lambda model: yolo(model).val(**COMMON).box.map50,
-                           fit=fit, calibration=calibration, epochs=EPOCHS, tolerance=0.02)  # fmt: skip
+    images = torch.stack([to_tensor(Image.open(file).convert("RGB").resize((SIZE, SIZE))) for file in files])
+    model, score = YOLO(OUT / "base.pt").model, lambda model: yolo(model).val(**COMMON).box.map50
+    result = rlprune.prune(model, evaluate=score, fit=fit, calibration=[images], epochs=EPOCHS, tolerance=0.02)
     yolo(result.model).save(OUT / "pruned.pt")
     YOLO(OUT / "pruned.pt").export(format="torchscript", imgsz=SIZE)
     print(f"{result.macs / result.record['baseline']['macs']:.3f} of the MACs at a drop of {result.drop:.4f}")
