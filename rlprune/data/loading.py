@@ -20,7 +20,7 @@ from rlprune.data.segmentation import is_mask_folder, load_mask_folder
 from rlprune.data.signals import is_signal_folder, load_signal_folder
 from rlprune.data.splits import DataSplits
 from rlprune.data.tiles import is_airs, is_inria, load_airs, load_inria
-from rlprune.data.torchvision_sets import load_torchvision
+from rlprune.data.torchvision_sets import TORCHVISION_SETS, load_torchvision
 from rlprune.errors import UserError, reading, unknown_name
 from rlprune.options import parse_options
 
@@ -88,6 +88,8 @@ def load_data(
         return load_digits(cut)
     if spec.startswith("torchvision:"):
         return load_torchvision(spec.partition(":")[2], cut, None if root is None else Path(root))
+    if "://" in spec:
+        raise UserError(f"{spec} is an address; download it, and give the file or the folder")
     path, side = _path_and_size(spec, Path() if root is None else Path(root))
     cut = replace(cut, size=side or size)
     if path.suffix == ".npz":
@@ -96,7 +98,9 @@ def load_data(
     if path.suffix == ".csv" and path.is_file():
         return load_csv(path, _as_described(path.parent / DATASET, cut), task or "classification")
     if not path.exists():
-        raise UserError(f"no such data: {path}; {_FORMS}")
+        named = [name for name in TORCHVISION_SETS.names() if name.lower() == spec.lower()]
+        hint = f"did you mean 'torchvision:{named[0]}'? " if named else ""
+        raise UserError(f"no such data: {path}; {hint}{_FORMS}")
     if not path.is_dir():
         raise UserError(f"{path} is a file of an unknown kind; {_FORMS}")
     cut = _as_described(path / DATASET, cut)
