@@ -7,7 +7,7 @@
 set -euo pipefail
 OUT=${OUT:-runs/other-tasks} RLPRUNE=${RLPRUNE:-rlprune}
 networks=$(dirname "$0")/other_tasks.py
-python "$networks" "$OUT/data"
+${PYTHON:-python} "$networks" "$OUT/data"
 
 # row DATA NETWORK TASK TOLERANCE
 row() {

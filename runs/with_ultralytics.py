@@ -1,7 +1,6 @@
 """Prune a YOLO to a tolerance of mAP50 in ultralytics' own trainer; `YOLO(...)` scores, loads and exports it.
 
-python runs/with_ultralytics.py DATA [OUT [SIZE [EPOCHS]]]; needs 'rlprune[ultralytics]'. DATA holds train.json and
-val.json of COCO's form and the images in folders called so. OUT/base.pt is trained first where there is none.
+python runs/with_ultralytics.py DATA [OUT [SIZE [EPOCHS]]]; DATA: COCO's train.json, val.json, and folders called so.
 """
 
 import copy
@@ -16,7 +15,6 @@ from torchvision.transforms.functional import to_tensor
 from ultralytics import YOLO
 from ultralytics.data.converter import convert_coco
 from ultralytics.models.yolo.detect import DetectionTrainer
-from ultralytics.nn.tasks import DetectionModel
 
 import rlprune
 
@@ -27,11 +25,13 @@ TRAIN = {"optimizer": "AdamW", "lr0": 0.002, "nbs": 16, "warmup_epochs": 1, "mos
 
 
 def fit(model, epochs):
-    """Train a network in place. A trainer that has a network builds none from CONFIG."""
+    """Train a network in place, or a new one. A trainer that has a network builds none from CONFIG."""
     trainer = DetectionTrainer(overrides={**COMMON, **TRAIN, "epochs": epochs, "model": CONFIG})
-    trainer.model = model
+    trainer.model = model or CONFIG
     trainer.train()
-    model.load_state_dict(trainer.ema.ema.state_dict())
+    if model is not None:
+        model.load_state_dict(trainer.ema.ema.state_dict())
+    return trainer.ema.ema
 
 
 def yolo(model):
@@ -48,13 +48,13 @@ if __name__ == "__main__":
         shutil.copytree(DATA, OUT / "coco/images", dirs_exist_ok=True)
         (OUT / "data.yaml").write_text(f"path: {OUT}/coco\ntrain: images/train\nval: images/val\nnames: {names}\n")
     if not (OUT / "base.pt").exists():
-        torch.manual_seed(0)
-        fit(model := DetectionModel(CONFIG, nc=len(names), verbose=False), EPOCHS)
-        yolo(model).save(OUT / "base.pt")
+        yolo(fit(None, EPOCHS)).save(OUT / "base.pt")
     files = sorted((OUT / "coco/images/train").iterdir())[:128]
     images = torch.stack([to_tensor(Image.open(file).convert("RGB").resize((SIZE, SIZE))) for file in files])
     model, score = YOLO(OUT / "base.pt").model, lambda model: yolo(model).val(**COMMON).box.map50
     result = rlprune.prune(model, evaluate=score, fit=fit, calibration=[images], epochs=EPOCHS, tolerance=0.02)
+    for part in (part for part in result.model.modules() if hasattr(part, "forward_split")):
+        part.c = part.cv1.conv.out_channels // 2  # which the exporter splits by
     yolo(result.model).save(OUT / "pruned.pt")
     YOLO(OUT / "pruned.pt").export(format="torchscript", imgsz=SIZE)
     print(f"{result.macs / result.record['baseline']['macs']:.3f} of the MACs at a drop of {result.drop:.4f}")
