@@ -88,8 +88,6 @@ def load_data(
         return load_digits(cut)
     if spec.startswith("torchvision:"):
         return load_torchvision(spec.partition(":")[2], cut, None if root is None else Path(root))
-    if "://" in spec:
-        raise UserError(f"{spec} is an address; download it, and give the file or the folder")
     path, side = _path_and_size(spec, Path() if root is None else Path(root))
     cut = replace(cut, size=side or size)
     if path.suffix == ".npz":
@@ -98,9 +96,7 @@ def load_data(
     if path.suffix == ".csv" and path.is_file():
         return load_csv(path, _as_described(path.parent / DATASET, cut), task or "classification")
     if not path.exists():
-        named = [name for name in TORCHVISION_SETS.names() if name.lower() == spec.lower()]
-        hint = f"did you mean 'torchvision:{named[0]}'? " if named else ""
-        raise UserError(f"no such data: {path}; {hint}{_FORMS}")
+        raise _missing(spec, path)
     if not path.is_dir():
         raise UserError(f"{path} is a file of an unknown kind; {_FORMS}")
     cut = _as_described(path / DATASET, cut)
@@ -109,6 +105,15 @@ def load_data(
             if fits(path):
                 return load(path, cut)
     raise UserError(f"{path} holds no images in a layout known here; {_FORMS}")
+
+
+def _missing(spec: str, path: Path) -> UserError:
+    """The error for data that is not there."""
+    if "://" in spec:
+        return UserError(f"{spec} is an address; download it, and give the file or the folder")
+    named = [name for name in TORCHVISION_SETS.names() if name.lower() == spec.lower()]
+    hint = f"did you mean 'torchvision:{named[0]}'? " if named else ""
+    return UserError(f"no such data: {path}; {hint}{_FORMS}")
 
 
 def _path_and_size(spec: str, root: Path) -> tuple[Path, int | None]:
