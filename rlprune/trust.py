@@ -18,8 +18,10 @@ NAMING = ("--model", "--models", "--task")
 class Built(Protocol):
     """What names the network and the task to build, as `ProblemSpec` does."""
 
-    model: str
-    task: str | None
+    @property
+    def model(self) -> str: ...  # noqa: D102
+    @property
+    def task(self) -> str | None: ...  # noqa: D102
 
 
 def check_code(file: Path, specs: Iterable[Built], *, trust: bool, argv: Sequence[str] = ()) -> None:

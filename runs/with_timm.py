@@ -8,27 +8,17 @@ from pathlib import Path
 
 import timm
 import torch
+from gratings import CLASSES, gratings
 from timm.loss import LabelSmoothingCrossEntropy
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader
 
 import rlprune
 from rlprune.artifact import load_pruned
 
-MODEL, CLASSES = "resnet10t", 4
-
-
-def gratings(n, seed):
-    """Noisy stripes of four directions, (n, 3, 32, 32), and which direction."""
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.arange(n) % CLASSES
-    angle = labels[:, None, None] * torch.pi / CLASSES + 0.2 * torch.randn(n, 1, 1, generator=generator)
-    y, x = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
-    phase = 6.28 * torch.rand(n, 1, 1, generator=generator)
-    waves = torch.sin((x * angle.cos() + y * angle.sin()) * 0.8 + phase)[:, None]
-    return TensorDataset(waves + torch.randn(n, 3, 32, 32, generator=generator), labels)
+MODEL = "resnet10t"
 
 
 def fit(model, epochs):

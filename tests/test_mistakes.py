@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,6 +32,9 @@ FILES = {
     "text.npz": "hello",
     "t.csv": "file,label\na.png,1\n",
     "w.safetensors": "xx",
+    "pointer.pt": "version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 9\n",
+    "parts/model.safetensors.index.json": "{}",
+    "alone/images/0.png": "no picture",
     "zero.pt": "",
     "folder/a/notes.txt": "x",
     "pictures/a/0.png": "no picture",
@@ -124,6 +128,15 @@ MISTAKES = {
     "evaluate --weights numbers.pt": "a state dict holds tensors only",
     "evaluate --weights lacks.pt": "'conv2.weight' first",
     "evaluate --weights zero.pt": "cannot read zero.pt",
+    "evaluate --weights pointer.pt": "git lfs pull",
+    "evaluate --weights parts": "its weights are in parts",
+    "evaluate --weights program.pt": "a TorchScript program",
+    "evaluate --weights https://example.org/w.pt": "is an address; download it",
+    "evaluate --data https://example.org/d.zip": "is an address; download it",
+    "evaluate --data mnist": "did you mean 'torchvision:MNIST'",
+    "evaluate --data alone": "'images', and so one class",
+    "evaluate --model yolov8n.pt": "is a file of weights: give it by --weights",
+    "evaluate --model resnet50": "did you mean 'torchvision:resnet50'",
     "evaluate --weights folder": "folder is a folder",
     "evaluate --weights w.safetensors": "cannot read w.safetensors",
     "evaluate --model resnet21": "known: lenet5",
@@ -212,6 +225,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     torch.save({name: tensor for name, tensor in state.items() if name != "conv2.weight"}, root / "lacks.pt")
     torch.save(model, root / "whole.pt")
     torch.save([1, 2], root / "list.pt")
+    with zipfile.ZipFile(root / "program.pt", "w") as archive:
+        archive.writestr("program/constants.pkl", b"")
     torch.save({"a": 1}, root / "numbers.pt")
     torch.save(nn.Sequential(nn.Flatten(), nn.Linear(1024, 10)).state_dict(), root / "flat.pt")
     before = files_in(root)

@@ -179,7 +179,7 @@ def _own_fit(problem: PruningProblem, model: nn.Module, cycle: Cycle, harm: floa
     state = {name: value.detach().clone() for name, value in model.state_dict().items()}
     epochs = max(1, round(cycle.settings.epochs))
     modes = [(module, module.training) for module in model.modules()]
-    problem.fit(model, epochs)
+    problem.fit(model.train(), epochs)
     model.to(problem.device)
     for module, training in modes:
         module.training = training

@@ -195,6 +195,8 @@ def _size(what: str, asked: int | None, default: int, most: int, where: str) -> 
     if asked is None:
         asked = max(1, default)
     if not 1 <= asked <= most:
+        if most < 1:
+            raise UserError(f"the {where} images are too few for every role to have one; there must be more of them")
         option = what.replace("_", " ")
         raise UserError(
             f"{option} is {asked}; it must lie in [1, {most}] so that the {where} images suffice for every role"

@@ -192,6 +192,10 @@ def ordered_classes(folder: Path, cut: Cut) -> tuple[str, ...]:
     found = tuple(entry.name for entry in class_folders(folder))
     if not found:
         raise UserError(f"{folder} holds no folder; expected one folder of images for every class")
+    if len(found) == 1 and cut.classes is None:
+        raise UserError(
+            f"{folder} holds one folder, {found[0]!r}, and so one class; give the folder that has one for every class"
+        )
     if cut.classes is not None and not set(found) <= set(cut.classes):
         other = next(name for name in found if name not in cut.classes)
         raise UserError(f"{folder / other} is a class that dataset.yml does not list: {', '.join(cut.classes[:10])}")

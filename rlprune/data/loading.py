@@ -14,23 +14,25 @@ from rlprune.data.cutting import Cut
 from rlprune.data.digits import load_digits
 from rlprune.data.folders import is_class_folder, load_folder
 from rlprune.data.gtsdb import is_gtsdb, load_gtsdb
+from rlprune.data.hugging_face import is_hugging_face, load_hugging_face
 from rlprune.data.npz import load_npz
 from rlprune.data.segmentation import is_mask_folder, load_mask_folder
 from rlprune.data.signals import is_signal_folder, load_signal_folder
 from rlprune.data.splits import DataSplits
 from rlprune.data.tiles import is_airs, is_inria, load_airs, load_inria
-from rlprune.data.torchvision_sets import load_torchvision
+from rlprune.data.torchvision_sets import TORCHVISION_SETS, load_torchvision
 from rlprune.errors import UserError, reading, unknown_name
 from rlprune.options import parse_options
 
 _FORMS = (
     "give 'digits', an .npz file, a .csv file of paths and labels, a folder (of a folder of images, .npy or .wav files "
-    "for every class; of images and masks; with COCO's train.json), or 'torchvision:NAME'"
+    "for every class; of images and masks; with COCO's train.json; of Hugging Face), or 'torchvision:NAME'"
 )
 
 
 # What a folder may be, the most telling layout first
 _LAYOUTS: tuple[tuple[Callable[[Path], bool], Callable[[Path, Cut], DataSplits]], ...] = (
+    (is_hugging_face, load_hugging_face),
     (is_mask_folder, load_mask_folder),
     (is_inria, load_inria),
     (is_airs, load_airs),
@@ -94,7 +96,7 @@ def load_data(
     if path.suffix == ".csv" and path.is_file():
         return load_csv(path, _as_described(path.parent / DATASET, cut), task or "classification")
     if not path.exists():
-        raise UserError(f"no such data: {path}; {_FORMS}")
+        raise _missing(spec, path)
     if not path.is_dir():
         raise UserError(f"{path} is a file of an unknown kind; {_FORMS}")
     cut = _as_described(path / DATASET, cut)
@@ -103,6 +105,15 @@ def load_data(
             if fits(path):
                 return load(path, cut)
     raise UserError(f"{path} holds no images in a layout known here; {_FORMS}")
+
+
+def _missing(spec: str, path: Path) -> UserError:
+    """The error for data that is not there."""
+    if "://" in spec:
+        return UserError(f"{spec} is an address; download it, and give the file or the folder")
+    named = [name for name in TORCHVISION_SETS.names() if name.lower() == spec.lower()]
+    hint = f"did you mean 'torchvision:{named[0]}'? " if named else ""
+    return UserError(f"no such data: {path}; {hint}{_FORMS}")
 
 
 def _path_and_size(spec: str, root: Path) -> tuple[Path, int | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ _OTHERS = {
     ".tflite": "a TensorFlow Lite file", ".onnx": "an ONNX graph",
     ".pt2": "a torch.export program", ".npz": "NumPy arrays",
 }  # fmt: skip
+_POINTER = b"version https://git-lfs"
 _SAVE = 'save model.state_dict(), as in torch.save(model.state_dict(), "weights.pt")'
 
 
@@ -43,10 +45,15 @@ def read_weights(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     Raises:
         UserError: The file is missing, damaged or of another kind; says which, and how to save the right one.
     """
+    if "://" in str(path):
+        raise UserError(f"{path} is an address; download it, and give the file")
     path = Path(path)
     if path.is_dir():
         raise UserError(f"{path} is a folder; {_inside(path)}")
     check_archive(path)
+    with path.open("rb") as file:
+        if file.read(len(_POINTER)) == _POINTER:
+            raise UserError(f"{path} is a pointer of Git LFS, not the file itself: fetch it by `git lfs pull`")
     if path.suffix.lower() in _OTHERS:
         raise UserError(f"{path} is {_OTHERS[path.suffix.lower()]}, not weights of a torch model; {_SAVE}")
     if path.suffix.lower() == ".safetensors":
@@ -57,7 +64,7 @@ def read_weights(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     if not isinstance(content, Mapping):
         raise UserError(f"{path} holds a {type(content).__name__}; expected a dict of tensors: {_SAVE}")
     meta = content.get("meta", {})
-    for key in _WRAPPERS:
+    for key in (*_WRAPPERS, *_own_wrapper(content)):
         if isinstance(content.get(key), _Inert):
             raise UserError(f"{path} holds a pickled whole model under {key!r}; {_SAVE}")
         if isinstance(content.get(key), Mapping) and content[key]:
@@ -73,8 +80,19 @@ def read_weights(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return state, dict(meta) if isinstance(meta, Mapping) else {}
 
 
+def _own_wrapper(content: Mapping[Any, Any]) -> list[str]:
+    """The one name such as `ema_state_dict` under which a checkpoint keeps its weights, where there is just one."""
+    training = ("optim", "sched", "scaler")
+    found = [str(key) for key in content if str(key).endswith("state_dict") and not str(key).startswith(training)]
+    return found if len(found) == 1 else []
+
+
 def _torch_file(path: Path) -> Any:
     """The content of a file of torch.save; what is neither tensor nor plain value is inert."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+                raise UserError(f"{path} is a TorchScript program, not weights of a model; {_SAVE}")
     try:
         unknown = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except Exception:  # damaged, or of torch's first format, whose names nobody can list: torch.load will say
@@ -106,8 +124,10 @@ def _inside(folder: Path) -> str:
     """Which file of a folder to give."""
     found = sorted(file for file in folder.iterdir() if file.suffix.lower() in _TENSORS)
     preferred = [file for file in found if file.suffix == ".safetensors"] or found
-    if preferred:
+    if preferred and not list(folder.glob("*.index.json")):
         return f"give {preferred[0]}"
+    if list(folder.glob("*.index.json")):
+        return "its weights are in parts: model.save_pretrained(folder, max_shard_size='100GB') writes one file"
     return f"it holds no weights: {_SAVE}"
 
 

@@ -16,6 +16,7 @@ from rlprune.importing import is_known, said_aside, user_module
 from rlprune.models.catalogue import MODELS
 from rlprune.options import parse_options
 
+WEIGHTS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".h5", ".onnx")
 _FORMS = "a model of the zoo, torchvision:NAME, timm:NAME, hf:FOLDER, package.module:name or file.py:name"
 
 
@@ -37,6 +38,8 @@ def resolve_model(spec: str, *, num_classes: int, in_channels: int) -> nn.Module
     if spec.endswith(".py"):
         raise UserError(f"{spec} is a file; say what of it is the model: {_listing(spec, user_module(spec))}")
     if not colon:
+        if spec not in MODELS.names():
+            raise _unknown(spec)
         return _call(MODELS.get(spec), spec, num_classes=num_classes, in_channels=in_channels)
     if head in MODELS.names():
         return _zoo_with_options(head, tail, num_classes, in_channels)
@@ -52,6 +55,19 @@ def resolve_model(spec: str, *, num_classes: int, in_channels: int) -> nn.Module
     if not callable(found):
         raise unknown_name(f"function in {head}", tail, _models_in(module) or ["(none)"])
     return _call(found, spec, num_classes=num_classes, in_channels=in_channels)
+
+
+def _unknown(spec: str) -> UserError:
+    """The error for a name that is none of the zoo's: it may be a file, or a model of torchvision's."""
+    if Path(spec).suffix.lower() in WEIGHTS:
+        return UserError(f"model {spec!r} is a file of weights: give it by --weights, and by --model {_FORMS}")
+    from torchvision import models
+
+    if spec in models.list_models():
+        return UserError(
+            f"unknown model {spec!r}; did you mean 'torchvision:{spec}'? known: {', '.join(MODELS.names())}"
+        )
+    return unknown_name("model", spec, MODELS.names())
 
 
 def brings_weights(spec: str) -> bool:

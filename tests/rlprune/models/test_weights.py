@@ -25,11 +25,13 @@ def saved(content: object, path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("wrap", ["plain", "state_dict", "module.", "no counters"])
+@pytest.mark.parametrize("wrap", ["plain", "state_dict", "ema_state_dict", "module.", "no counters"])
 def test_state_dicts_load_in_their_usual_wrappings(wrap: str, state: dict[str, torch.Tensor], tmp_path: Path) -> None:
     content: object = state
     if wrap == "state_dict":
         content = {"state_dict": state, "meta": {"trained_on": "somewhere"}}
+    elif wrap == "ema_state_dict":
+        content = {"ema_state_dict": state, "optimizer_state_dict": {"state": {}}, "epoch": 3}
     elif wrap == "module.":
         content = {f"module.{name}": value for name, value in state.items()}
     elif wrap == "no counters":
