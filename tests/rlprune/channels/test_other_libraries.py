@@ -88,7 +88,7 @@ def test_whole_heads_go_with_their_position_tables_and_numbers(kind: str) -> Non
     assert [group.size for group in heads] == ([3, 3, 6, 6] if "swin" in kind else [4, 4])
     assert difference(model, groups, random_plan(groups, 0.4), x) < 1e-9
     approximate = trace_channels(model, x, approximate=True)
-    assert share(groups) < share(approximate) > 0.97
+    assert share(groups) < share(approximate) > 0.95
     small = remove_channels(model, approximate, random_plan(approximate, 0.4)).train()
     small(x).sum().backward()
 

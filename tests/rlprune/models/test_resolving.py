@@ -90,7 +90,7 @@ def test_torchvision_models_by_name() -> None:
 
 
 def test_unknown_zoo_name_and_options() -> None:
-    with pytest.raises(UserError, match="did you mean 'vgg16'"):
+    with pytest.raises(UserError, match="did you mean 'torchvision:vgg19'"):
         resolve_model("vgg19", num_classes=7, in_channels=1)
     with pytest.raises(UserError, match="option of vgg16 'depth'"):
         resolve_model("vgg16:depth=3", num_classes=7, in_channels=1)
