@@ -82,9 +82,11 @@ class Choice:
 
     @property
     def first(self) -> int:
-        """The option to begin with: heads go, their width stays, and so does what equals a width outside by chance."""
-        named = _WIDTH.search(self.name) or _HEADS.search(self.name)
-        by_chance = self.outer and (len(self.options) > 1 or not named)
+        """The option to begin with: heads go, their width stays, and so does what equals a width outside by chance.
+
+        That is what is one of several, or called a size, such as the `min_size` of an image.
+        """
+        by_chance = self.outer and (len(self.options) > 1 or "size" in self.name)
         return len(self.options) if by_chance or _HEAD_WIDTH.search(self.name) else 0
 
     def attribute(self, option: int) -> Attribute | None:
