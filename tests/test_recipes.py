@@ -24,7 +24,7 @@ def commands(script: str, folder: Path) -> list[list[str]]:
     fake = folder / "rlprune"
     fake.write_text(f'#!{sys.executable}\nimport shlex, sys\nprint(shlex.join(sys.argv[1:]), file=open("log", "a"))\n')
     fake.chmod(0o755)
-    environment = {**os.environ, "RLPRUNE": str(fake), "OUT": "out", "WEIGHTS": "weights.pt", "SEEDS": "0 1 2"}
+    environment = {**os.environ, "RLPRUNE": str(fake), "OUT": "out", "WEIGHTS": "weights.pt", "SEEDS": "0 1 2", "PYTHON": sys.executable}
     subprocess.run(["bash", str(RUNS / script)], cwd=folder, env=environment, check=True)
     return [shlex.split(line) for line in (folder / "log").read_text().splitlines()]
 
