@@ -66,7 +66,9 @@ def test_a_surer_run_drops_less(tmp_path) -> None:
     from rlprune.agents.runs.prune import prune_problem
 
     problem = ProblemSpec(calibration_size=128).build()
-    sure = prune_problem(problem, get_recipe("uniform").change(tolerance=0.01, confidence=0.9, epochs=12.0), timed=False)
+    sure = prune_problem(
+        problem, get_recipe("uniform").change(tolerance=0.01, confidence=0.9, epochs=12.0), timed=False
+    )
     plain = prune_problem(problem, get_recipe("uniform").change(tolerance=0.01, epochs=12.0), timed=False)
     assert sure.record["pruned"]["certainty"] >= 0.9 and sure.macs > plain.macs
     with pytest.raises(UserError, match="cache"):
