@@ -33,15 +33,7 @@ _HEADS = re.compile(r"(^|_)n?_?heads?$")
 _HEAD_WIDTH = re.compile(r"head_?(dim|size|width|channels|features)|(dim|size|channels)_(per_)?head$|^d_[kqv]$")
 _INNER = re.compile(r"attn|attention|inner|hidden|mid|expan|all_head")
 _BUILT_IN = ("num_groups", "input_size", "groups", "unflattened_size")  # those of torch's own modules that may follow
-_OWN = (
-    "in_channels",
-    "out_channels",
-    "in_features",
-    "out_features",
-    "num_features",
-    "num_channels",
-    "num_parameters",
-)
+_OWN = ("in_channels", "out_channels", "in_features", "out_features", "num_features", "num_channels", "num_parameters")
 _MOST = 16  # numbers in a list
 
 

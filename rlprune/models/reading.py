@@ -124,10 +124,10 @@ def _inside(folder: Path) -> str:
     """Which file of a folder to give."""
     found = sorted(file for file in folder.iterdir() if file.suffix.lower() in _TENSORS)
     preferred = [file for file in found if file.suffix == ".safetensors"] or found
-    if preferred and not list(folder.glob("*.index.json")):
-        return f"give {preferred[0]}"
-    if list(folder.glob("*.index.json")):
+    if any(folder.glob("*.index.json")):
         return "its weights are in parts: model.save_pretrained(folder, max_shard_size='100GB') writes one file"
+    if preferred:
+        return f"give {preferred[0]}"
     return f"it holds no weights: {_SAVE}"
 
 
