@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from numbers import Real
 from typing import Any
 
 from rlprune.errors import UserError, check_rate, check_seed, unknown_name
 from rlprune.kinds import check_kinds
+from rlprune.typed import check_fields
 
 ON_VIOLATION = ("stop", "retry", "back")
 
@@ -54,6 +56,7 @@ class Rules:
     shown_tolerance: float | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_tolerance("tolerance", self.tolerance)
         if self.shown_tolerance is not None:
             check_tolerance("shown_tolerance", self.shown_tolerance)
@@ -99,5 +102,5 @@ def check_confidence(value: float) -> None:
 
 def check_tolerance(name: str, value: float) -> None:
     """Raise UserError unless `value` can be an allowed drop, in whatever units the score has."""
-    if not 0.0 <= value < math.inf:  # also false for NaN
-        raise UserError(f"{name} is {value}; it must be a finite number >= 0, in the units of the score")
+    if not isinstance(value, Real) or not 0.0 <= value < math.inf:  # also false for NaN
+        raise UserError(f"{name} is {value!r}; it must be a finite number >= 0, in the units of the score")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, field, replace
 
 from torch import nn
 
 from rlprune.channels import ChannelGroups, PruningPlan, remove_channels
+from rlprune.channels.copying import duplicate
 
 
 @dataclass(eq=False)
@@ -34,4 +34,4 @@ class Network:
 
     def copy(self) -> Network:
         """An independent copy: training it leaves this one alone."""
-        return replace(self, model=copy.deepcopy(self.model))
+        return replace(self, model=duplicate(self.model))

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from rlprune.channels import ChannelGroups, PruningPlan, trace_channels
+from rlprune.channels.copying import duplicate, unwrapped
 from rlprune.cost import CostModel
 from rlprune.criteria import CriterionContext, get_criterion
 from rlprune.data import DataSplits
@@ -21,9 +23,10 @@ from rlprune.devices import checked_device
 from rlprune.errors import Notice, UserError
 from rlprune.measuring.store import Measured
 from rlprune.network import Network
-from rlprune.scoring.evaluation import Evaluator, Ledger, OwnEvaluator, batch_within, check_fits, evaluating
+from rlprune.scoring.evaluation import Evaluator, Ledger, OwnEvaluator, batch_within, check_fits, check_runs, evaluating
 from rlprune.tasks import Batch, Score, Task, as_task, overlooked
 
+SHOWN = 3  # reasons in a line
 CALIBRATION_PIXELS = 2**20  # in a batch
 
 Evaluate = Callable[[nn.Module], float]
@@ -82,6 +85,8 @@ class PruningProblem:
     ) -> None:
         if not isinstance(model, nn.Module):
             raise UserError(f"model is a {type(model).__name__}; it must be a torch.nn.Module")
+        model = unwrapped(model)
+        check_finite(model)
         first = next(model.parameters(), torch.empty(0))
         self.device = checked_device(str(device or first.device))
         self.seed, self.source, self.fit = seed, dict(source) if source is not None else None, fit
@@ -92,16 +97,22 @@ class PruningProblem:
         else:
             self.data = data
         self.task = as_task(task or self.data.task)
-        self.model = copy.deepcopy(model).eval().to(self.device)
+        self.model = duplicate(model).eval().to(self.device)
         self.ledger, self.measured = Ledger(), Measured()
         self._evaluate, self._example = evaluate, _placed(self.model, example_inputs, self.device)
         self.evaluator = self._evaluator()
-        check_finite(self.model)
         if isinstance(self.data, DataSplits):
             check_fits(self.model, self.data, self.task, self.device)
+        elif evaluate is None:
+            for split in filter(None, (self.data.control, self.data.train, self.data.calibration)):
+                check_runs(self.model, split, self.task, self.device)
         self.groups = self._trace(keep, min_channels, round_to)
         if not self.groups.prunable:
-            raise UserError("no channel group of this network can be pruned; `rlprune inspect` shows every reason")
+            reasons = "; ".join(f"{group.name}: {group.locked}" for group in list(self.groups)[:SHOWN])
+            raise UserError(
+                f"no channel group of this network can be pruned ({reasons or 'it has none'}); `rlprune inspect` and "
+                "print(rlprune.trace_channels(model, example)) show every reason"
+            )
         self.cost = CostModel(self.groups)
         if evaluate is None:
             self._introduce()
@@ -178,7 +189,7 @@ class PruningProblem:
 
     def base(self) -> Network:
         """A fresh copy of the unpruned network."""
-        return Network(copy.deepcopy(self.model), self.groups)
+        return Network(duplicate(self.model), self.groups)
 
     def forget(self, network: Network | None = None) -> None:
         """Free what was measured on a network (None: on any); it is measured anew where it is asked for again."""
@@ -250,8 +261,10 @@ def removed_counts(plan: PruningPlan) -> dict[str, int]:
 
 
 def check_finite(model: nn.Module) -> None:
-    """Raise UserError if a parameter or buffer holds NaN or infinity."""
+    """Raise UserError if a parameter or buffer holds NaN or infinity, or nothing yet."""
     tensors: Sequence[tuple[str, torch.Tensor]] = [*model.named_parameters(), *model.named_buffers()]
     for name, tensor in tensors:
+        if is_lazy(tensor):
+            raise UserError(f"weight {name!r} of a lazy layer has no shape yet; call the model on an example first")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise UserError(f"weight {name!r} holds NaN or infinity; every weight must be finite: give other weights")

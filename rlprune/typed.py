@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
 from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -17,6 +18,11 @@ LARGEST = 2**63
 
 def kinds_of(cls: Any) -> dict[str, Any]:
     """Types of a dataclass's fields by name; of the fields alone, since other names may need imports."""
+    return _kinds(cls)
+
+
+@cache
+def _kinds(cls: Any) -> dict[str, Any]:
     rows = {item.name: item.type for item in fields(cls)}
     return get_type_hints(type("Kinds", (), {"__annotations__": rows, "__module__": cls.__module__}))
 
@@ -44,6 +50,13 @@ def check_table(cls: Any, content: Mapping[str, Any], what: str) -> None:
     for name, value in content.items():
         if name in kinds:
             checked(kinds[name], value, f"{what}: {name}")
+
+
+def check_fields(row: Any) -> None:
+    """Raise UserError if a field of a dataclass's instance is not of the type that is declared."""
+    kinds = kinds_of(type(row))
+    for item in fields(row):
+        checked(kinds[item.name], getattr(row, item.name), item.name)
 
 
 def checked(kind: Any, value: Any, place: str) -> Any:

@@ -17,11 +17,9 @@ from rlprune.agents.runs.recipe import AGENT, PHASES, Recipe
 from rlprune.agents.runs.recipes import RECIPES, get_recipe
 from rlprune.envs.rules import check_tolerance
 from rlprune.errors import UserError
+from rlprune.report.units import ANY_DROP
 from rlprune.spec import ProblemSpec
 from rlprune.typed import from_table
-
-ANY_DROP = 1.0
-"""The tolerance at a budget: no score of the zoo's tasks can drop by more."""
 
 OWN = frozenset({"tolerance", "budget", "epochs", "minutes", "controller", "method", "summary", "options"})
 """Fields of a recipe that the grid or the method decides."""

@@ -6,7 +6,6 @@ of y_j = a_j · (F_j ∗ x), the warm-up, and the threshold as a quantile are re
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +19,7 @@ from rlprune.agents.controllers.base import RoundRule
 from rlprune.agents.controllers.images import FixedImages
 from rlprune.agents.controllers.rounds import Scores, aimed, counts_of, first_to_meet, global_order
 from rlprune.channels import ChannelGroups
+from rlprune.channels.copying import duplicate
 from rlprune.criteria import CriterionContext, plan_from_counts
 from rlprune.criteria.combining import as_scores, combine_layers, weight_slots
 from rlprune.criteria.gates import ImportanceWeights, fold_gates
@@ -36,7 +36,7 @@ def gate_gradient(problem: PruningProblem, network: Network, gates: Gates, image
 
     By the chain rule it is the inner product of the loss's gradient at the gated filter with the filter (and bias).
     """
-    gated = copy.deepcopy(network.model)
+    gated = duplicate(network.model)
     fold_gates(gated, network.groups, gates)
     layers = [layer for layer in network.groups.layers.values() if layer.weight in gates]
     names = [layer.weight for layer in layers]

@@ -21,6 +21,7 @@ from rlprune.envs.rules import Rules
 from rlprune.errors import UserError
 from rlprune.problem import PruningProblem
 from rlprune.recovery import Recovery, make_recovery
+from rlprune.report.units import ANY_DROP
 
 FEW, MANY = 12.0, 120.0  # epochs by default, of a large job and of a small one
 STEPS = 300.0  # of an epoch, where only the user's own training knows
@@ -114,7 +115,7 @@ def make_game(
     rules = Rules(
         criterion=recipe.criterion,
         reward="accuracy" if recipe.published and recipe.once else "tolerance",
-        tolerance=max(1.0, recipe.tolerance) if late else recipe.tolerance,
+        tolerance=ANY_DROP if late else recipe.tolerance,
         budget=budget if recipe.published else None,
         max_rate=recipe.max_rate,
         confidence=recipe.confidence,

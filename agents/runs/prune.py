@@ -25,6 +25,7 @@ from rlprune.network import Network
 from rlprune.problem import Evaluate, Fit, PruningProblem
 from rlprune.record import RunFolder
 from rlprune.report.live import LiveRun
+from rlprune.report.units import ANY_DROP
 from rlprune.tasks import Task
 
 
@@ -36,7 +37,7 @@ def prune(  # noqa: D417 (most arguments are those of `PruningProblem`)
     calibration: Any = None,
     test: Any = None,
     task: str | Task = "classification",
-    tolerance: float = 0.01,
+    tolerance: float | None = 0.01,
     budget: float | None = None,
     recipe: str | Recipe = "prc",
     epochs: float | None = None,
@@ -58,7 +59,7 @@ def prune(  # noqa: D417 (most arguments are those of `PruningProblem`)
     Args:
         model: Any module, on any device; it is copied, never touched. It and the arguments not named here are those of
             `PruningProblem`: loaders as they come, roles that share no example, one's own `evaluate` and `fit`.
-        tolerance: Largest drop of the control score, in its own units.
+        tolerance: Largest drop of the control score, in its own units; None with a budget: whatever it drops to.
         budget: Fraction of the MACs to end at; None goes as far as the tolerance allows.
         recipe: A name of `rlprune.agents.list_recipes()`, a YAML file, or a `Recipe`.
         epochs: Training budget of the whole run; None chooses by the size of the job.
@@ -69,9 +70,11 @@ def prune(  # noqa: D417 (most arguments are those of `PruningProblem`)
     Raises:
         UserError: For anything that can be mended; says which argument does it.
     """
+    if tolerance is None and budget is None:
+        raise UserError("tolerance is None and so is the budget; one of them must say how far to go")
     given: dict[str, Any] = {"budget": budget, "epochs": epochs}
     given = {name: value for name, value in given.items() if value is not None}
-    chosen = get_recipe(recipe).change(**{"tolerance": tolerance, **given, **changes})
+    chosen = get_recipe(recipe).change(tolerance=ANY_DROP if tolerance is None else tolerance, **given, **changes)
     loaders: dict[str, Any] = {"control": control, "train": train, "calibration": calibration, "test": test}
     own: dict[str, Any] = {"task": task, "evaluate": evaluate, "fit": fit, "batch": batch, "device": device}
     widths: dict[str, Any] = {"keep": keep, "round_to": round_to, "min_channels": min_channels, "seed": seed}

@@ -15,7 +15,7 @@ from rlprune.envs.rules import ON_VIOLATION, check_confidence, check_tolerance
 from rlprune.errors import UserError, check_rate, reading, unknown_name
 from rlprune.kinds import check_kinds
 from rlprune.training.settings import TrainSettings
-from rlprune.typed import check_table, checked
+from rlprune.typed import check_fields, check_table, checked
 
 AGENT = "agent:"
 CHECKS = ("round", "end")
@@ -85,6 +85,7 @@ class Recipe:
     summary: str = ""
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_tolerance("tolerance", self.tolerance)
         check_confidence(self.confidence)
         check_rate("max_rate", self.max_rate)

@@ -65,11 +65,13 @@ class EpisodeState:
         self._damage: tuple[Ranking | None, Round | None, Damage | None] = (None, None, None)
         if not self.scope.ground(rules.max_rate, nothing).visited:
             others = f" that is not {' or '.join(rules.skip)}" if rules.skip else ""
-            multiple = max(group.round_to for group in transitions.problem.groups.prunable)
+            prunable = transitions.problem.groups.prunable
+            multiple, least = (max(getattr(group, name) for group in prunable) for name in ("round_to", "min_channels"))
             whole = f" and leaves a multiple of {multiple} (round_to)" if multiple > 1 else ""
-            remedy = ", lower round_to," if multiple > 1 else ""
+            kept = f" and leaves {least} of them (min_channels)" if least > 2 else ""
+            remedy = "".join(f", lower {name}" for name, said in (("round_to", whole), ("min_channels", kept)) if said)
             raise UserError(
-                f"max_rate {rules.max_rate} removes no filter from any group{others}{whole}; "
+                f"max_rate {rules.max_rate} removes no filter from any group{others}{whole}{kept}; "
                 f"the widest has {max(self.scope.sizes, default=0)} filters: raise max_rate{remedy} or skip less"
             )
         self.restart(rules)

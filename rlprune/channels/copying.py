@@ -24,7 +24,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
     """The network inside wrappers for data parallel training and compilation.
 
     Raises:
-        UserError: the model is scripted.
+        UserError: the model is scripted or quantized.
     """
     while True:
         if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
@@ -38,6 +38,11 @@ def unwrapped(model: nn.Module) -> nn.Module:
             what = f"its part {path!r} is" if path else "it is"
             raise UserError(
                 f"scripted models cannot be pruned, and {what} one; give the plain module, before torch.jit"
+            )
+        if ".quantized" in type(module).__module__:
+            raise UserError(
+                f"part {path!r} is a quantized {type(module).__name__}, whose weights are packed; prune the network "
+                "first, and quantize what is left"
             )
     return model
 

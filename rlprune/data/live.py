@@ -8,15 +8,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from rlprune.errors import UserError
 from rlprune.seeding import derive, numpy_generator
 from rlprune.tasks.base import Batch
 
 ToBatch = Callable[[Any], Any]
+BATCH = 64  # of examples that come one by one
 CALIBRATION = 512  # examples of the training data that recovery looks at where nothing else is given
 
 
@@ -28,7 +31,8 @@ class LiveSplit:
     comes from a stream of its own, so that equal seeds give equal batches and nobody else's draws change.
 
     Args:
-        loader: A `DataLoader`, a list of batches, or a pair of tensors (inputs, targets) of equal length.
+        loader: A `DataLoader`, a list of batches, a data set of single examples (which a `DataLoader` then batches), a
+            pair of tensors or arrays (inputs, targets) of equal length, or inputs alone where nothing asks for targets.
         role: What it may be used for.
         convert: Turns whatever the loader yields into `(inputs, targets)`.
         seed: Of the order of a split that is not for training.
@@ -38,14 +42,9 @@ class LiveSplit:
     """
 
     def __init__(self, loader: Any, role: str, convert: ToBatch, seed: int = 0) -> None:
-        self.loader, self.role, self.convert, self.seed = loader, role, convert, seed
+        self.loader, self.role, self.convert, self.seed = _batched(loader, role), role, convert, seed
         self._sizes: list[int] | None = None
         self._digest: str | None = None
-        if not isinstance(loader, Iterable) or isinstance(loader, Iterator):
-            raise UserError(
-                f"{role}= is a {type(loader).__name__}, which cannot be gone through twice; give a DataLoader, a list "
-                "of batches, or a pair of tensors (inputs, targets)"
-            )
 
     @property
     def whole(self) -> bool:
@@ -123,6 +122,26 @@ class LiveSplit:
         return self._sizes
 
 
+def _batched(loader: Any, role: str) -> Any:
+    """What was given as batches, or as a pair of whole tensors; raises UserError if it is neither."""
+    if isinstance(loader, tuple) and len(loader) == 2:
+        loader = tuple(map(_tensor, loader))
+    if isinstance(loader, (Tensor, np.ndarray)):
+        return [(part, None) for part in _tensor(loader).split(BATCH)]
+    if isinstance(loader, Dataset) and not isinstance(loader, IterableDataset):
+        return DataLoader(loader, batch_size=BATCH, shuffle=role == "train")
+    if not isinstance(loader, Iterable) or isinstance(loader, Iterator):
+        raise UserError(
+            f"{role}= is a {type(loader).__name__}, which cannot be gone through twice; give a DataLoader, a list "
+            "of batches, or a pair of tensors (inputs, targets)"
+        )
+    return loader
+
+
+def _tensor(part: Any) -> Any:
+    return torch.from_numpy(part) if isinstance(part, np.ndarray) and part.dtype.kind in "biuf" else part
+
+
 def examples(batch: Batch) -> int:
     """How many examples a batch has: the length of its first tensor or list of targets, else of inputs."""
     for part in (batch[1], batch[0]):
@@ -190,7 +209,7 @@ def reader(model: nn.Module, batch: ToBatch | None) -> ToBatch:
             raise UserError(
                 f"the data gives {what} for a batch; give batch=function that turns it into (inputs, targets)"
             )
-        inputs, targets = found
+        inputs, targets = tree_map(_tensor, tuple(found))
         return positional(model, inputs), targets
 
     return convert
@@ -247,7 +266,8 @@ class LiveData:
         """The loader of a role; raises UserError naming the argument that gives it."""
         found: LiveSplit | None = getattr(self, role)
         if found is None:
-            raise UserError(f"this needs {role} data and none was given; give {role}=loader")
+            otherwise = ", or recovery='none', which looks at none" if role == "calibration" else ""
+            raise UserError(f"this needs {role} data and none was given; give {role}=loader{otherwise}")
         return found
 
     def to_json(self) -> dict[str, Any]:

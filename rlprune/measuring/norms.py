@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from rlprune.channels.copying import duplicate
 from rlprune.scoring.evaluation import evaluating
 
 Statistics = dict[str, tuple[Tensor, Tensor]]  # mean and variance by module name
@@ -68,6 +68,6 @@ def measure_bn(model: nn.Module, calls: Iterable[tuple[Any, ...]]) -> Statistics
         model: Any network.
         calls: Its positional arguments, a tuple a batch.
     """
-    probe = copy.deepcopy(model)
+    probe = duplicate(model)
     recalibrate_bn(probe, calls)
     return running_statistics(probe)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from rlprune.data.splits import DataSplits, Split
 from rlprune.errors import UserError
@@ -179,6 +180,23 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+def check_runs(model: nn.Module, split: Any, task: Task, device: str | torch.device = "cpu") -> None:
+    """Run one example of a user's loader through a model; raises UserError naming the argument if that fails."""
+    batch = next(iter(split.first(1).batches(1, device=device)))
+    try:
+        with evaluating(model), torch.no_grad():
+            model(*task.inputs(batch))
+    except Exception as error:  # whatever a user's forward raises on a user's data
+        given = ", ".join(
+            f"{part.dtype} {tuple(part.shape)}" for part in tree_leaves(batch[0]) if hasattr(part, "shape")
+        )
+        reason = (str(error).strip().splitlines() or [""])[0][:160]
+        raise UserError(
+            f"the model cannot take what {split.role}= gives ({given}: {type(error).__name__}: {reason}); "
+            "give batch=function that makes it into what the model takes"
+        ) from error
 
 
 def check_fits(model: nn.Module, data: DataSplits, task: Task, device: str | torch.device = "cpu") -> None:

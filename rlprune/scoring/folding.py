@@ -6,7 +6,6 @@ trained on it.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from rlprune.channels.copying import duplicate
 from rlprune.measuring.following import following_norms
 from rlprune.scoring.evaluation import evaluating
 
@@ -55,7 +55,7 @@ def folded(model: nn.Module, pairs: Mapping[str, str]) -> nn.Module:
         pairs: From `foldable`.
     """
     memo: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    copied = copy.deepcopy(model, memo).eval()
+    copied = duplicate(model, memo).eval()
     fold(copied, pairs)
     return copied
 

@@ -269,9 +269,11 @@ def single_output(output: Any) -> torch.Tensor:
         found = getattr(output, "logits", None)
     if isinstance(found, torch.Tensor):
         return found
+    heads = [str(key) for key, value in output.items() if torch.is_tensor(value)] if isinstance(output, dict) else []
+    named = f", or the task 'heads:{';'.join(f'{name}=TASK' for name in heads)}'" if heads else ""
     raise UserError(
         f"the model returned a {type(output).__name__}; expected a tensor of logits, a dict with 'out' or 'logits', "
-        "or a tuple that starts with them"
+        f"or a tuple that starts with them{named}"
     )
 
 

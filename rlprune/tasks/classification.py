@@ -51,11 +51,11 @@ class Classification(OutputTask):
 
     def loss_of(self, output: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Mean cross-entropy."""
-        return F.cross_entropy(output, targets)
+        return F.cross_entropy(output, labels_of(targets))
 
     def examples(self, output: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Whether each image's label is right."""
-        return output.argmax(1) == targets
+        return output.argmax(1) == labels_of(targets)
 
     def score(self, model: nn.Module, batches: Iterable[Batch]) -> Score:
         """Accuracy and mean cross-entropy."""
@@ -64,11 +64,12 @@ class Classification(OutputTask):
         for batch in batches:
             logits = self.outputs(model, batch)
             check_finite_outputs(logits)
-            labels: torch.Tensor = batch[1]
-            if int(labels.max()) >= logits.shape[1]:
+            labels = labels_of(batch[1])
+            least, most = int(labels.min()), int(labels.max())
+            if least < 0 or most >= logits.shape[1]:
                 raise UserError(
-                    f"label {int(labels.max())} does not fit a model with {logits.shape[1]} outputs; "
-                    "give the model as many outputs as the data has classes"
+                    f"label {least if least < 0 else most} does not fit a model with {logits.shape[1]} outputs, whose "
+                    f"labels are 0 to {logits.shape[1] - 1}; give the model as many outputs as the data has classes"
                 )
             right.append((logits.argmax(1) == labels).cpu().numpy())
             loss += float(F.cross_entropy(logits.float(), labels, reduction="sum"))
@@ -81,6 +82,22 @@ class Classification(OutputTask):
             return Score(likelihood(loss / n), n, self.metric, loss / n, details)
         resample = partial(_share, table)
         return Score(details["accuracy"], n, self.metric, loss / n, details, resample=resample, draws=0)
+
+
+def labels_of(targets: Any) -> torch.Tensor:
+    """Labels, int64 (N,), of whole numbers of any width; raises UserError for targets that are none."""
+    if not isinstance(targets, torch.Tensor):
+        what = f"the targets are a {type(targets).__name__}"
+    elif targets.ndim != 1:
+        what = f"the targets have the shape {tuple(targets.shape)}"
+    elif targets.is_floating_point() or targets.is_complex():
+        what = f"the targets are {str(targets.dtype).removeprefix('torch.')}"
+    else:
+        return targets.long()
+    raise UserError(
+        f"{what}; classification needs labels, whole numbers of shape (images,): give batch=function that makes them "
+        "(of one-hot targets the argmax), or another task"
+    )
 
 
 def _share(table: np.ndarray, index: np.ndarray) -> float:

@@ -49,7 +49,7 @@ class Segmentation(OutputTask):
 
     def output(self, returned: Any, targets: Any) -> torch.Tensor:
         """Logits, (N, classes, H, W), brought to the size of the masks."""
-        return _fit(single_output(returned), targets)
+        return _fit(single_output(returned), masks_of(targets))
 
     def outputs(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Logits, (N, classes, H, W), brought to the size of the masks."""
@@ -57,11 +57,11 @@ class Segmentation(OutputTask):
 
     def loss_of(self, output: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Mean loss over the pixels that count."""
-        return self._loss(output, targets)
+        return self._loss(output, masks_of(targets))
 
     def examples(self, output: torch.Tensor, targets: torch.Tensor) -> np.ndarray:
         """Per image and class the pixels of intersection, prediction and truth."""
-        return image_counts(output.argmax(1), targets, output.shape[1])
+        return image_counts(output.argmax(1), masks_of(targets), output.shape[1])
 
     def measure(self, table: np.ndarray) -> float:
         """Mean intersection over union, or pixel accuracy."""
@@ -69,11 +69,12 @@ class Segmentation(OutputTask):
 
     def rows(self, output: Any, batch: Batch) -> torch.Tensor:
         """Logits of the pixels that count, (pixels, classes), of what a model returned."""
-        return _fit(single_output(output), batch[1]).movedim(1, -1)[batch[1] != IGNORE]
+        masks = masks_of(batch[1])
+        return _fit(single_output(output), masks).movedim(1, -1)[masks != IGNORE]
 
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Mean loss over the pixels that count; torchvision's auxiliary head adds half of its own."""
-        output, masks = model(*self.inputs(batch)), batch[1]
+        output, masks = model(*self.inputs(batch)), masks_of(batch[1])
         loss = self._loss(_fit(single_output(output), masks), masks)
         if isinstance(output, dict) and isinstance(output.get("aux"), torch.Tensor):
             loss = loss + _AUXILIARY * self._loss(_fit(output["aux"], masks), masks)
@@ -84,7 +85,7 @@ class Segmentation(OutputTask):
         counts: list[np.ndarray] = []
         loss, pixels, n = 0.0, 0, 0
         for batch in batches:
-            logits, masks = self.outputs(model, batch), batch[1]
+            logits, masks = self.outputs(model, batch), masks_of(batch[1])
             check_finite_outputs(logits)
             _check_masks(masks, logits.shape[1])
             counts.append(image_counts(logits.argmax(1), masks, logits.shape[1]))
@@ -173,6 +174,24 @@ def _dice(logits: torch.Tensor, one_hot: torch.Tensor, weight: torch.Tensor) -> 
     axes = (0, 2, 3)
     both = (probability * truth).sum(axes)
     return (1 - (2 * both + 1) / (probability.sum(axes) + truth.sum(axes) + 1)).mean()
+
+
+def masks_of(targets: Any) -> torch.Tensor:
+    """Masks, int64 (N, H, W), of whole numbers of any width; raises UserError for targets that are none."""
+    if not isinstance(targets, torch.Tensor):
+        what = f"the targets are a {type(targets).__name__}"
+    elif targets.ndim == 4 and targets.shape[1] == 1:
+        return masks_of(targets[:, 0])
+    elif targets.ndim != 3:
+        what = f"the targets have the shape {tuple(targets.shape)}"
+    elif targets.is_floating_point():
+        what = f"the targets are {str(targets.dtype).removeprefix('torch.')}"
+    else:
+        return targets.long()
+    raise UserError(
+        f"{what}; segmentation needs masks, the class of every pixel as a whole number, (images, height, width): "
+        "give batch=function that makes them"
+    )
 
 
 def _check_masks(masks: torch.Tensor, classes: int) -> None:

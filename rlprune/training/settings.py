@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from rlprune.errors import UserError, check_rate, unknown_name
 from rlprune.registry import Registry
+from rlprune.typed import check_fields
 
 OPTIMIZERS = ("sgd", "adamw")
 LAYOUTS = ("auto", "contiguous", "channels_last")
@@ -68,6 +69,7 @@ class TrainSettings:
     patience: int = 0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         for name in ("epochs", "weight_decay", "warmup_epochs", "orthogonality", "clip_norm", "gamma", "patience"):
             _check(name, getattr(self, name), 0.0, "a finite number >= 0")
         for name in ("lr", "temperature"):

@@ -35,6 +35,13 @@ class Net(nn.Module):
         return self.fc(x) if scale is None else self.fc(x) * scale.view(-1, 1)
 
 
+class ToDict(nn.Module):
+    """Two outputs by name."""
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"first": x.mean((2, 3)), "second": x.amax((2, 3))}
+
+
 def drawn(n: int, seed: int) -> Data:
     """Images (n, 1, 8, 8) of noise with a bright quarter, which is the class (n,)."""
     generator = torch.Generator().manual_seed(seed)
@@ -90,6 +97,10 @@ def test_any_kind_of_loader_gives_the_same(net: nn.Module) -> None:
         "list": batches(CONTROL),
         "DataLoader": DataLoader(TensorDataset(*CONTROL), batch_size=32),
         "dict": [{"x": images, "y": labels, "id": 7} for images, labels in batches(CONTROL)],
+        "arrays": (CONTROL[0].numpy(), CONTROL[1].numpy()),
+        "batches of arrays": [(images.numpy(), labels.numpy()) for images, labels in batches(CONTROL)],
+        "data set": TensorDataset(*CONTROL),
+        "labels of 32 bits": (CONTROL[0], CONTROL[1].int()),
     }
     found = {}
     for name, loader in loaders.items():
@@ -154,12 +165,48 @@ def test_without_training_data_nothing_is_trained(net: nn.Module) -> None:
         ({"control": CONTROL, "recipe": "prcc"}, "did you mean 'prc'"),
         ({"control": CONTROL, "alpa": 0.1}, "did you mean 'alpha'"),
         ({"control": CONTROL, "tolerance": -0.1}, "tolerance is -0.1"),
+        ({"control": CONTROL, "tolerance": "1%"}, "tolerance is '1%'; it must be a number"),
+        ({"control": CONTROL, "tolerance": None}, "so is the budget"),
+        ({"control": CONTROL, "epochs": "3"}, "epochs is '3'"),
+        ({"control": CONTROL, "lr": "0.1"}, "lr is '0.1'"),
+        ({"control": []}, "control= gives no batch"),
+        ({"control": (CONTROL[0], nn.functional.one_hot(CONTROL[1]))}, "of one-hot targets the argmax"),
+        ({"control": (CONTROL[0], CONTROL[1].float())}, "the targets are float32"),
+        ({"control": (CONTROL[0], CONTROL[1] - 1)}, "label -1 does not fit"),
+        ({"control": ((CONTROL[0] * 100).byte(), CONTROL[1])}, "control= gives .torch.uint8 .1, 1, 8, 8."),
+        ({"control": CONTROL, "train": (TRAIN[0].expand(-1, 3, -1, -1), TRAIN[1])}, "train= gives"),
+        ({"control": CONTROL, "calibration": TRAIN[0], "min_channels": 64}, "lower min_channels"),
     ],
 )
 def test_what_is_missing_is_said_with_its_argument(arguments: dict[str, Any], says: str, net: nn.Module) -> None:
     with pytest.raises(UserError, match=says) as caught:
         rlprune.prune(net, **{**QUICK, **arguments})
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        (nn.Sequential(nn.LazyConv2d(8, 3), nn.Flatten(), nn.LazyLinear(4)), "call the model on an example first"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(64, 4)), r"1: it is an output of the model"),
+        (nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3), ToDict()), "heads:first=TASK;second=TASK"),
+    ],
+)
+def test_networks_that_cannot_be_pruned_are_told_why(model: nn.Module, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        rlprune.prune(model, control=CONTROL, calibration=TRAIN[0], **QUICK)
+
+
+def test_wrappers_are_looked_through_and_inputs_alone_calibrate(net: nn.Module) -> None:
+    plain, wrapped = (
+        rlprune.prune(model, control=CONTROL, calibration=TRAIN[0], **QUICK) for model in (net, nn.DataParallel(net))
+    )
+    assert plain.plan.to_json() == wrapped.plan.to_json() and isinstance(wrapped.model, Net)
+
+
+def test_a_budget_alone_is_the_goal_whatever_the_drop(net: nn.Module) -> None:
+    result = rlprune.prune(net, control=CONTROL, calibration=TRAIN, **{**QUICK, "tolerance": None}, budget=0.3)
+    assert result.macs <= 0.3 * result.record["baseline"]["macs"]
 
 
 def test_the_model_is_left_alone_and_no_file_is_written(net: nn.Module, tmp_path: Path, monkeypatch: Any) -> None:
