@@ -226,7 +226,10 @@ class FilterPruningEnv(EpisodeView, gymnasium.Env[Observation, NDArray[np.float3
         """Visit one group. `action` is (1,) in [-1, 1]."""
         if self._episode.stopped is not None:
             raise UserError("this episode is over; call reset() first")
-        value = float(np.asarray(action, dtype=np.float64).reshape(-1)[0])
+        values = np.asarray(action, dtype=np.float64).reshape(-1)
+        if len(values) != 1:
+            raise UserError(f"the action has {len(values)} numbers; it is one, the rate of one group, in [-1, 1]")
+        value = float(values[0])
         if not np.isfinite(value):
             raise UserError(f"the action is {value}; it must be a number in [-1, 1]")
         episode, current = self._episode, self._episode.current

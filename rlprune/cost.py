@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from rlprune.channels.copying import unwrapped
-from rlprune.channels.forward import Forward, plainly, warn_uncounted, working_copy
+from rlprune.channels.forward import Forward, plainly, running, warn_uncounted, working_copy
 from rlprune.channels.groups import ChannelGroups
 from rlprune.channels.rules.table import known
 from rlprune.errors import UserError
@@ -78,7 +78,7 @@ def count_macs(model: nn.Module, *example_inputs: Any, kwargs: Mapping[str, Any]
     >>> count_macs(nn.Conv2d(3, 8, 3, padding=1), torch.zeros(1, 3, 10, 10))
     21600
     """
-    with plainly(), torch.no_grad():
+    with plainly(), torch.no_grad(), running("run"):
         worker = working_copy(unwrapped(model)).eval()
         counter = _MacCounter(worker)
         with counter:

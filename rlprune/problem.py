@@ -143,22 +143,16 @@ class PruningProblem:
         other.__dict__["baseline"] = self.baseline  # the unpruned network's score is nobody's cost
         return other
 
+    def __repr__(self) -> str:
+        prunable, total = len(self.groups.prunable), len(list(self.groups))
+        return f"PruningProblem({self.task.name}, {prunable} of {total} groups prunable, {self.cost.macs():,} MACs)"
+
     def __deepcopy__(self, memo: dict[int, Any]) -> PruningProblem:
         """Itself: nothing ever changes it, and `gymnasium.make` copies the arguments it is given."""
         return self
 
     def _trace(self, keep: Sequence[str], min_channels: int, round_to: int) -> ChannelGroups:
-        try:
-            return trace_channels(
-                self.model, *self.example_inputs, keep=keep, min_channels=min_channels, round_to=round_to
-            )
-        except UserError:
-            raise
-        except Exception as error:  # whatever a user's forward raises while it is traced
-            reason = (str(error).strip().splitlines() or [""])[0]
-            raise UserError(
-                f"the network cannot be traced ({type(error).__name__}: {reason}); its forward must run on one example"
-            ) from error
+        return trace_channels(self.model, *self.example_inputs, keep=keep, min_channels=min_channels, round_to=round_to)
 
     @cached_property
     def example_inputs(self) -> tuple[Any, ...]:

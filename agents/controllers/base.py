@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from rlprune.envs.env import FilterPruningEnv
     from rlprune.network import Network
+    from rlprune.problem import PruningProblem
 
 Array = npt.NDArray[Any]
 State = tuple[Array, ...] | None
@@ -139,14 +141,23 @@ class Episode:
 
 
 def run_episode(
-    env: gymnasium.Env[Any, Any],
+    env: gymnasium.Env[Any, Any] | PruningProblem,
     controller: Controller,
     *,
     seed: int | None = None,
     deterministic: bool = True,
     options: dict[str, Any] | None = None,
+    **rules: Any,
 ) -> Episode:
     """Run one episode.
+
+    Args:
+        env: An environment; or a live problem, which is then played as `make_env("layerwise", problem, **rules)`.
+        controller: A rule or a trained agent.
+        seed: Of the environment's reset.
+        deterministic: Whether an agent takes its likeliest action.
+        options: Of the environment's reset: `budget` or `tolerance` of this episode.
+        rules: Of the environment that is made for a live problem.
 
     Example:
         >>> import gymnasium, rlprune
@@ -155,6 +166,20 @@ def run_episode(
         >>> run_episode(env, make_controller("uniform"), seed=0).info["final_macs_share"] <= 0.9
         True
     """
+    import gymnasium  # not where names of rules are read alone
+
+    if not hasattr(controller, "predict"):
+        raise UserError(
+            f"controller is a {type(controller).__name__}; make one by rlprune.agents.make_controller(NAME) or "
+            "load_agent(FILE), and call run_episode(environment, controller)"
+        )
+    if not isinstance(env, gymnasium.Env):
+        from rlprune.envs.making import make_env
+
+        with contextlib.closing(make_env("layerwise", env, **rules)) as made:
+            return run_episode(made, controller, seed=seed, deterministic=deterministic, options=options)
+    if rules:
+        raise UserError(f"{', '.join(rules)}: an environment brings its rules; give them where it is made")
     if isinstance(controller, Rule):
         controller.bind(env)
     observation, _ = env.reset(seed=seed, options=options)

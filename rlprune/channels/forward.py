@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import _disable_current_modes
 
 from rlprune.channels.copying import duplicate
+from rlprune.errors import UserError
 
 _RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 
@@ -33,6 +34,20 @@ class _PlainRecurrence(TorchFunctionMode):
                 stack.enter_context(torch.backends.cudnn.flags(enabled=False))
                 return func(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def running(what: str) -> Iterator[None]:
+    """Around what runs a user's network: whatever its forward raises is one UserError, `what` cannot be done to it."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip().splitlines() or [""])[0][:200]
+        raise UserError(
+            f"the network cannot be {what} ({type(error).__name__}: {reason}); its forward must run on its example"
+        ) from error
 
 
 @contextmanager

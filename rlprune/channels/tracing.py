@@ -25,6 +25,7 @@ from rlprune.channels.forward import (
     Forward,
     named_tensors,
     plainly,
+    running,
     tensors_in,
     training_paths,
     warn_uncounted,
@@ -236,7 +237,7 @@ def trace_channels(
         raise UserError(f"check is {check!r}; it must be one of {', '.join(CHECKS)}")
     model = unwrapped(model)
     forward = Forward(example_inputs, dict(kwargs or {}), outputs)
-    with plainly():
+    with plainly(), running("traced"):
         trace = run_trace(model, forward, approximate)
         groups = assemble(trace, model).with_minimum(min_channels, round_to).lock(keep)
         follow = choices(model, groups, trace.reads)

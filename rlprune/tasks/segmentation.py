@@ -49,7 +49,7 @@ class Segmentation(OutputTask):
 
     def output(self, returned: Any, targets: Any) -> torch.Tensor:
         """Logits, (N, classes, H, W), brought to the size of the masks."""
-        return _fit(single_output(returned), masks_of(targets))
+        return _fit(single_output(returned), targets)
 
     def outputs(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Logits, (N, classes, H, W), brought to the size of the masks."""
@@ -160,8 +160,9 @@ def _fit(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
             f"the model gave an output of shape {tuple(logits.shape)}; "
             "segmentation needs logits of shape (images, classes, height, width)"
         )
-    if logits.shape[2:] != masks.shape[1:]:
-        logits = F.interpolate(logits, masks.shape[1:], mode="bilinear", align_corners=False)
+    size = masks_of(masks).shape[1:]
+    if logits.shape[2:] != size:
+        logits = F.interpolate(logits, size, mode="bilinear", align_corners=False)
     if logits.shape[1] == 1:  # softmax of (0, x) is the sigmoid of x
         logits = torch.cat((torch.zeros_like(logits), logits), dim=1)
     return logits

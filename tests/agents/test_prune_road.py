@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import rlprune
-from rlprune.agents import get_recipe, list_recipes
+from rlprune.agents import get_recipe, list_recipes, make_controller, run_episode
 from rlprune.errors import UserError
 
 Data = tuple[Tensor, Tensor]
@@ -184,6 +184,7 @@ def test_what_is_missing_is_said_with_its_argument(arguments: dict[str, Any], sa
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.filterwarnings("ignore:the model returns 2 outputs")
 @pytest.mark.parametrize(
     ("model", "says"),
     [
@@ -275,6 +276,13 @@ def test_environments_of_a_live_problem(net: nn.Module) -> None:
                 plans.append(info["plan"])
                 break
     assert plans[0] == plans[1]
+    played = run_episode(problem, make_controller("uniform"), budget=0.5, recovery="bn")
+    assert played.info["final_macs_share"] <= 0.5 and "groups prunable" in repr(problem)
+    with pytest.raises(UserError, match="make_controller"):
+        run_episode(problem, "uniform", budget=0.5)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="2 numbers"):
+        one.reset()
+        one.step(torch.zeros(2).numpy())
     with pytest.raises(UserError, match="did you mean 'layerwise'"):
         rlprune.make_env("layerwiese", problem)
 
