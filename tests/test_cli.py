@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -144,3 +145,23 @@ def test_options_by_their_former_names(former: str, now: str) -> None:
     with pytest.warns(Warning, match=f"{former} is called {now} now"):
         assert parse("prune", sections, [former, "0.5", "--repair-to", "0.3"]) == today
     assert today["repair_to"] == 0.3
+
+
+@pytest.mark.parametrize("given", [["--budgets", "30%", "50%"], ["--budgets=30%", "--budgets", "30%", "50%"]])
+def test_a_percentage_is_a_fraction(given: list[str]) -> None:
+    from rlprune.agents.commands.options import Section, parse
+
+    @dataclass(frozen=True)
+    class Asked:
+        """Options.
+
+        Attributes:
+            budgets: Fractions.
+            size: A number.
+        """
+
+        budgets: tuple[float, ...] = ()
+        size: float = 1.0
+
+    found = parse("prune", [Section(Asked, default=Asked())], [*given, "--size=7%"])
+    assert found == {"budgets": (0.3, 0.5), "size": 0.07}

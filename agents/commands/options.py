@@ -24,10 +24,11 @@ import docstring_parser
 import tyro
 
 from rlprune.errors import HelpShown, Notice, UserError
-from rlprune.typed import kinds_of
+from rlprune.typed import kinds_of, words
 
 ALIASES = {"budget": ("--target-macs",), "methods": ("--controllers",), "algorithm": ("--algo",)}
 APPENDED = {"keep", "set"}
+PERCENT = re.compile(r"[\d.]*\d%")
 NUMBERS = re.compile(r"[\d.+-][\d.e+-]*(,[\d.+-][\d.e+-]*)+")
 
 
@@ -148,11 +149,12 @@ def parse(
     whole = "--help-all" in argv
     if whole or "-h" in argv or "--help" in argv:
         shown = None if whole else common
-        _call(command, _table(sections, positional or {}, shown), ["--help"], about)
+        _call(command, _table(sections, positional or {}, shown), ["--help"], about, {})
         more = "" if shown is None else f"\nAll options: rlprune {command} --help-all"
         print(f"examples:\n{_wrapped(examples)}{more}")
         raise HelpShown(0)
-    found = _call(command, _table(sections, positional or {}, None), _words(sections, argv), about)
+    kinds = _kinds(sections)
+    found = _call(command, _table(sections, positional or {}, None), _words(kinds, argv), about, kinds)
     values: dict[str, Any] = {}
     for item in dataclasses.fields(found):
         value = getattr(found, item.name)
@@ -209,7 +211,7 @@ def _first(text: str) -> str:
     return re.split(r"[;:.,(]\s|\.$", text)[0]
 
 
-def _call(command: str, table: Any, argv: Sequence[str], about: str) -> Any:
+def _call(command: str, table: Any, argv: Sequence[str], about: str, kinds: Mapping[str, Any]) -> Any:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
@@ -222,10 +224,10 @@ def _call(command: str, table: Any, argv: Sequence[str], about: str) -> Any:
     except SystemExit as end:
         if end.code in (0, None):
             return None
-        raise UserError(_in_a_line(said.getvalue(), command)) from None
+        raise UserError(f"{_in_a_line(said.getvalue(), argv, kinds)} (see rlprune {command} --help)") from None
 
 
-def _in_a_line(text: str, command: str) -> str:
+def _in_a_line(text: str, argv: Sequence[str], kinds: Mapping[str, Any]) -> str:
     """What tyro says in a box, without the box; its first part is the message, the others help."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
     rows = [re.sub(r"^[│|]\s*|\s*[│|]$", "", row.strip()) for row in plain.splitlines()]
@@ -233,28 +235,45 @@ def _in_a_line(text: str, command: str) -> str:
     parts = "\n".join("" if set(row) <= set("─-") else row for row in inside).split("\n\n")
     parts = parts if "╭" in plain else parts[1:]  # without such letters the title is a part of its own
     message = re.sub(r"^Unrecognized options?: ", "unknown option ", " ".join("".join(parts[:1]).split())).rstrip(".")
+    wrong = re.match(r"Error parsing (--[\w.-]+)", message)
+    if wrong and wrong[1] in kinds:
+        flag, after = wrong[1], " ".join(argv).partition(wrong[1])[2]
+        return f"{flag} is {after.split(' --')[0].strip(' =')!r}; it must be {_asked(kinds[flag])}"
     close = [row.split()[0].rstrip(",") for part in parts[1:] for row in part.splitlines() if row.startswith("--")]
     hint = f"; did you mean {close[0]}?" if close and message.startswith("unknown") else ""
-    return f"{message or 'the options are not understood'}{hint} (see rlprune {command} --help)"
+    return f"{message or 'the options are not understood'}{hint}"
 
 
-def _words(sections: Sequence[Section], argv: Sequence[str]) -> list[str]:
-    """What was given, as tyro takes it.
+def _asked(kind: Any) -> str:
+    """What values of a type are called on the command line."""
+    if get_origin(kind) in (tuple, list):
+        return f"{words(get_args(kind)[0]).removeprefix('a ')}s, with spaces or commas between them"
+    return words(kind).replace("null", "none")
 
-    `--amp` alone is on, of options that may be on, off, or something else; `none` is None where that can be; and
-    `0.1,0.2` are two numbers.
-    """
-    kinds = {
-        f"--{section.name}.{name}" if section.name else flag: get_args(kind)
+
+def _kinds(sections: Sequence[Section]) -> dict[str, Any]:
+    """The type of every option by its flag, aliases included."""
+    return {
+        (f"--{section.name}.{name}" if section.name else flag).replace("_", "-"): kind
         for section in sections
         for name, kind, _, _ in section.fields()
         for flag in (f"--{name}", *ALIASES.get(name, ()))
     }
-    kinds = {flag.replace("_", "-"): parts for flag, parts in kinds.items()}
-    found, before = list[str](), ""
+
+
+def _words(types: Mapping[str, Any], argv: Sequence[str]) -> list[str]:
+    """What was given, as tyro takes it.
+
+    `--amp` alone is on, of options that may be on, off, or something else; `none` is None where that can be;
+    `0.1,0.2` are two numbers, and `50%` is one.
+    """
+    kinds = {flag: get_args(kind) for flag, kind in types.items()}
+    shares = {flag for flag, kind in types.items() if float in (kind, *get_args(kind))}
+    found, before, last = list[str](), "", ""
     argv = [_renamed(text, kinds) for text in argv]
     for text, after in zip(argv, [*argv, "--"][1:], strict=True):
         flag, equals, value = text.partition("=")
+        last = flag if flag.startswith("--") else last
         off = text.replace("--no-", "--", 1)
         if len(kinds.get(text, ())) > 1 and bool in kinds[text] and after.startswith("--"):
             found += [text, "True"]
@@ -262,6 +281,10 @@ def _words(sections: Sequence[Section], argv: Sequence[str]) -> list[str]:
             found += [off, "False"]
         elif text == "none" and type(None) in kinds.get(before, ()):
             found.append("None")
+        elif last in shares and PERCENT.fullmatch(text):
+            found.append(f"{float(text[:-1]) / 100:.12g}")
+        elif flag in shares and PERCENT.fullmatch(value):
+            found.append(f"{flag}={float(value[:-1]) / 100:.12g}")
         elif equals and value == "none" and type(None) in kinds.get(flag, ()):
             found.append(f"{flag}=None")
         else:
