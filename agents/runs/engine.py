@@ -72,9 +72,10 @@ def play(
 
     Raises:
         NothingInside: If no network inside the tolerance is found, saying what was tried and what would help.
-        KeyboardInterrupt: If it was interrupted; with a sink, the run can go on.
+        KeyboardInterrupt: If it was interrupted; with a sink, the run can go on. Without one, what was found so far is
+            handed back instead, unless that is nothing.
     """
-    with Patience(recipe.minutes, watcher or Silent()) as patience:
+    with Patience(recipe.minutes, watcher or Silent(), kept=sink is not None) as patience:
         return _Play(problem, recipe, watcher or Silent(), sink or Nowhere(), patience).go()
 
 
@@ -151,7 +152,7 @@ class _Play:
                     unit = {"metric": problem.baseline.metric, "percent": problem.baseline.percent}
                     self.watcher.round({**unit, **self.rounds[-1]}, problem.cost.macs(), self.env.rounds_left)
         except KeyboardInterrupt:
-            if self.patience.asked < 2 or not self.env.accepted.plan:
+            if self.patience.asked < self.patience.enough or not self.env.accepted.plan:
                 raise
             return "interrupted"
         return stopped

@@ -97,13 +97,16 @@ class Patience:
     """How long a run may still take: until its time is up, or somebody presses Ctrl-C.
 
     Once asks it to end with the round, so that `--resume` loses nothing; twice hands back the best network there is.
+    Where nothing is kept, once hands it back too, since all would be lost.
 
     Args:
         minutes: From now on; None for no limit.
         watcher: Told of the first Ctrl-C.
+        kept: Whether the run can go on later.
     """
 
-    def __init__(self, minutes: float | None, watcher: Watcher) -> None:
+    def __init__(self, minutes: float | None, watcher: Watcher, *, kept: bool) -> None:
+        self.enough = 2 if kept else 1
         self.deadline = None if minutes is None else time.monotonic() + 60.0 * minutes
         self.watcher, self.asked = watcher, 0
         self._before: Any = None
@@ -121,7 +124,10 @@ class Patience:
         self.asked += 1
         if self.asked > 1:
             raise KeyboardInterrupt
-        self.watcher.work("ending with this round; Ctrl-C again hands back the best network now")
+        now = "Ctrl-C again hands back the best network now"
+        self.watcher.work(
+            f"ending with this round; {now}" if self.enough > 1 else "ending with the best network so far"
+        )
 
     @property
     def late(self) -> bool:

@@ -68,7 +68,8 @@ class EpisodeState:
             prunable = transitions.problem.groups.prunable
             multiple, least = (max(getattr(group, name) for group in prunable) for name in ("round_to", "min_channels"))
             whole = f" and leaves a multiple of {multiple} (round_to)" if multiple > 1 else ""
-            kept = f" and leaves {least} of them (min_channels)" if least > 2 else ""
+            small = least > 2 or max(self.scope.sizes, default=0) <= least
+            kept = f" and leaves {least} of them (min_channels)" if small else ""
             remedy = "".join(f", lower {name}" for name, said in (("round_to", whole), ("min_channels", kept)) if said)
             raise UserError(
                 f"max_rate {rules.max_rate} removes no filter from any group{others}{whole}{kept}; "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -203,6 +204,22 @@ def test_wrappers_are_looked_through_and_inputs_alone_calibrate(net: nn.Module) 
         rlprune.prune(model, control=CONTROL, calibration=TRAIN[0], **QUICK) for model in (net, nn.DataParallel(net))
     )
     assert plain.plan.to_json() == wrapped.plan.to_json() and isinstance(wrapped.model, Net)
+
+
+def test_one_interrupt_hands_back_what_was_found_where_nothing_is_kept(net: nn.Module) -> None:
+    rounds: list[float] = []
+
+    def evaluate(model: nn.Module) -> float:
+        found = accuracy(model)
+        rounds.append(found)
+        if len(rounds) == 12:
+            signal.raise_signal(signal.SIGINT)
+        return found
+
+    how = {**QUICK, "epochs": 0, "tolerance": 0.3, "recipe": "random", "episodes": 3}
+    result = rlprune.prune(net, evaluate=evaluate, calibration=TRAIN, **how)
+    assert result.record["stopped"] == "interrupted" and result.drop <= 0.3 and result.plan
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_budget_alone_is_the_goal_whatever_the_drop(net: nn.Module) -> None:
