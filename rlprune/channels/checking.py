@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -51,6 +51,10 @@ def check_groups(
     checker = Checker(model, groups, forward, choices)
     failed = checker.failures(0.3)
     checker.groups = checker.groups.with_locks(failed)
+    tied = {name for attribute in checker.groups.attributes for name, _ in attribute.terms[1::2]}
+    if tied:  # numbers that follow several groups must do so where some of these stay whole, too
+        failed.update(checker.failures(0.3, whole=tied))
+        checker.groups = checker.groups.with_locks(failed)
     checker.train()
     if not checker.runs():
         checker.train(False)
@@ -71,9 +75,12 @@ class Checker(Comparer):
         self._tries = TRIES
         self._failing: dict[tuple[Any, str], str] = {}
 
-    def failures(self, *shares: float) -> dict[str, str]:
-        """Group name -> reason, for every group that must be locked; `shares` of the units are removed in turn."""
-        able = [group for group in self.groups.prunable if group.max_removable]
+    def failures(self, *shares: float, whole: Collection[str] = ()) -> dict[str, str]:
+        """Group name -> reason, for every group that must be locked; `shares` of the units are removed in turn.
+
+        Groups that are to stay `whole` are left out.
+        """
+        able = [group for group in self.groups.prunable if group.max_removable and group.name not in whole]
         failed: dict[str, str] = {}
         exact = [group.name for group in able if not group.approximate]
         rounds = [exact, [group.name for group in able]] if len(exact) < len(able) else [exact]

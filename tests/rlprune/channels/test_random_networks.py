@@ -86,3 +86,23 @@ def test_every_operation_alone_and_in_pairs(name: str) -> None:
     number, plain = names.index(name), names.index("conv_bn_relu")
     for detail in range(0, 12, 3):
         examine([(plain, 0, 0, 4), (number, 0, 0, detail), (number, 0, 1, detail + 1), (plain, 0, 0, 1)])
+
+
+@pytest.mark.parametrize("between", ["conv", "grouped"])
+def test_a_number_that_two_groups_might_change_is_not_taken_for_their_width(between: str) -> None:
+    """`readers[0]` is 9 = 2 * 3 + 3, and the tensor 6 is the mean of the tensor 9: found among a thousand networks."""
+    names = list(OPERATIONS)
+    steps = [
+        ("in_training_only", 0, 0, 0),
+        ("through_linear", 0, 0, 56),
+        ("norm_groups", 0, 0, 4),
+        ("norm_groups", 0, 0, 4),
+    ]
+    steps += [
+        ("c2f", 0, 0, 0),
+        ("conv", 0, 0, 0),
+        (between, 0, 0, 0),
+        ("conv", 0, 0, 0),
+        ("concatenate_in_space", 2, 2, 0),
+    ]
+    examine([(names.index(name), a, b, c) for name, a, b, c in steps])
