@@ -154,7 +154,7 @@ class _Sum:
         self.layer, self.positions = layer, positions
         self.unfolding = Unfolding.of(layer)
         self.matrix = self.unfolding.matrix(layer.weight.detach())
-        groups, _, columns = self.matrix.shape
+        columns = self.matrix.shape[2]
         self.dtype = torch.float64 if columns <= WIDE else torch.float32
         self.rows = 0
         self.wanted = max(2048.0, rows_per_column * columns)
