@@ -10,6 +10,7 @@ evaluation.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -61,7 +62,7 @@ def error_curves(
                 factor = _factor(covariance, columns[order.to(columns.device)])
                 curves.append(_curve(factor, weight, columns.shape))
                 if len(covariance) > WIDE:
-                    gram.factors[block] = factor
+                    gram.factors[block] = replace(factor, lower=grams.room.keep(factor.lower))
         if curves:
             found[name] = np.mean(curves, axis=0)
     return found

@@ -7,6 +7,7 @@ of its inputs cost one small factorisation and no further look at the data.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from rlprune.channels import ChannelGroups
 from rlprune.errors import UserError
 from rlprune.measuring.following import watching_norms
 from rlprune.measuring.pairs import PairSum, pairs_read
+from rlprune.measuring.room import Room
 from rlprune.measuring.solving import WIDE
 from rlprune.measuring.unfolding import UNFOLDABLE, Unfoldable, Unfolding, reading_table, sampled_rows
 from rlprune.scoring.evaluation import evaluating
@@ -84,10 +86,14 @@ class GramStore(Mapping[str, LayerGram]):
     """The Gram matrix of every consumer layer of one network, by layer name.
 
     They describe the network they were collected on: after a removal or a training step, collect again.
+
+    Attributes:
+        room: Where they lie.
     """
 
-    def __init__(self, layers: dict[str, LayerGram]) -> None:
+    def __init__(self, layers: dict[str, LayerGram], room: Room | None = None) -> None:
         self._layers = layers
+        self.room = room or Room()
 
     def __getitem__(self, name: str) -> LayerGram:
         return self._layers[name]
@@ -100,8 +106,8 @@ class GramStore(Mapping[str, LayerGram]):
 
     @property
     def bytes(self) -> int:
-        """Memory held."""
-        return sum(gram.bytes for gram in self.values())
+        """Memory held, files not counted."""
+        return sum(gram.bytes for gram in self.values()) - self.room.filed
 
     @classmethod
     def collect(
@@ -113,6 +119,7 @@ class GramStore(Mapping[str, LayerGram]):
         positions_per_image: int = 16,
         rows_per_column: float = 8.0,
         seed: int = 0,
+        memory: float = math.inf,
     ) -> GramStore:
         """Run `model` on calibration inputs and sample what its consumer layers read.
 
@@ -125,15 +132,16 @@ class GramStore(Mapping[str, LayerGram]):
             rows_per_column: A layer is done once it has this many rows for every column of its Gram matrix (at
                 least 2,048 rows); the run stops as soon as all layers are.
             seed: Which positions.
+            memory: Bytes that they may take; those beyond lie in files.
 
         Raises:
-            UserError: if `calls` is empty or the inputs make a layer see NaN.
+            UserError: if `calls` is empty, the files do not fit on the disk, or the inputs make a layer see NaN.
         """
         modules = dict(model.named_modules())
         names = dict.fromkeys(name for group in groups.prunable for name in group.consumers)
         layers = {name: m for name in names if isinstance(m := modules.get(name), UNFOLDABLE)}
-        sums = {name: _Sum(layer, positions_per_image, rows_per_column) for name, layer in layers.items()}
-        batch = 0
+        room, batch = Room(memory), 0
+        sums = {name: _Sum(layer, positions_per_image, rows_per_column, room) for name, layer in layers.items()}
 
         def sample(name: str, inputs: Tensor) -> None:
             if not sums[name].full:
@@ -144,14 +152,14 @@ class GramStore(Mapping[str, LayerGram]):
                 model(*arguments)
                 if all(s.full for s in sums.values()):
                     break
-        return cls({name: sums.pop(name).finish(name, norms.get(name)) for name in list(sums)})
+        return cls({name: sums.pop(name).finish(name, norms.get(name)) for name in list(sums)}, room)
 
 
 class _Sum:
     """Running sums of one layer."""
 
-    def __init__(self, layer: Unfoldable, positions: int, rows_per_column: float) -> None:
-        self.layer, self.positions = layer, positions
+    def __init__(self, layer: Unfoldable, positions: int, rows_per_column: float, room: Room) -> None:
+        self.layer, self.positions, self.room = layer, positions, room
         self.unfolding = Unfolding.of(layer)
         self.matrix = self.unfolding.matrix(layer.weight.detach())
         columns = self.matrix.shape[2]
@@ -177,7 +185,7 @@ class _Sum:
         rows = sampled_rows(self.layer, inputs, self.positions, generator).float()
         groups, count, columns = rows.shape
         if not len(self.gram):
-            self.gram = torch.zeros(groups, columns, columns, dtype=self.dtype, device=rows.device)
+            self.gram = self.room.zeros((groups, columns, columns), self.dtype, rows.device)
             self.total = torch.zeros(groups, columns, dtype=torch.float64, device=rows.device)
         for start in range(0, columns, PANEL):  # the matrix is symmetric: its upper half will do
             panel = rows[:, :, start : start + PANEL].transpose(1, 2)
@@ -203,7 +211,7 @@ class _Sum:
         if self.pairs is None:
             return gram, total
         found, summed = (part[None] for part in self.pairs.finish())
-        return (found + gram, summed + total) if len(gram) else (found, summed)
+        return (gram.add_(found), summed + total) if len(gram) else (self.room.keep(found), summed)
 
     def finish(self, name: str, norm: str | None) -> LayerGram:
         if self.rows == 0:

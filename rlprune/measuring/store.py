@@ -86,7 +86,7 @@ class Measured:
 
     Args:
         memory: Bytes to keep, of a dozen measurements at most; the least recently used goes first, the last one asked
-            for always stays.
+            for always stays. The Gram matrices of one network that take more lie in files.
     """
 
     def __init__(self, memory: int = MEMORY) -> None:
@@ -108,7 +108,8 @@ class Measured:
         """The Gram matrices of what the layers of `network` read."""
 
         def collect() -> GramStore:
-            return GramStore.collect(network.model, network.groups, calibration_calls(problem), seed=problem.seed)
+            calls = calibration_calls(problem)
+            return GramStore.collect(network.model, network.groups, calls, seed=problem.seed, memory=self.memory)
 
         kind = f"gram/{len(network.groups.prunable)}"
         return self._get(kind, network, problem, collect, lambda found: found.bytes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import os
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from rlprune.criteria import errors
 from rlprune.errors import UserError
 from rlprune.measuring import grams as grams_module
 from rlprune.measuring import pairs
+from rlprune.measuring.room import Room
 from rlprune.measuring.solving import cholesky, ridge_factor, solve_lower
 from rlprune.measuring.unfolding import sampled_rows
 from rlprune.recovery import GramStore, least_squares
@@ -251,7 +253,7 @@ def test_gram_matrices_by_panels():
     torch.manual_seed(10)
     layer = nn.Linear(700, 3)
     rows = torch.randn(40, 700)
-    total = grams_module._Sum(layer, 16, 8.0)
+    total = grams_module._Sum(layer, 16, 8.0, Room())
     total.add(rows[:25], torch.Generator())
     total.add(rows[25:], torch.Generator())
     torch.testing.assert_close(total.finish("", None).gram[0], (rows.T @ rows / 40).double(), atol=1e-6, rtol=1e-5)
@@ -274,7 +276,7 @@ def test_pairs_of_positions_give_the_gram_matrix_of_unfolded_rows(case, monkeypa
     monkeypatch.setattr(pairs, "FOLDED", 40)
     batches = [torch.randn(n, *shape) + 0.5 for n in (30, 30, 7)]
     larger = torch.randn(5, shape[0], *(2 * size for size in shape[1:]))  # of another size: by rows
-    total = grams_module._Sum(layer, 16, 8.0)
+    total = grams_module._Sum(layer, 16, 8.0, Room())
     wanted, mean, count = 0.0, 0.0, 0
     for number, batch in enumerate([*batches, larger]):
         total.add(batch, torch.Generator().manual_seed(number))
@@ -294,3 +296,29 @@ def test_triangular_systems_by_strips(transposed):
     lower, right = whole[:1200, :1200], torch.randn(7, 1200, dtype=torch.float64)
     x = solve_lower(lower, right, transposed=transposed)
     torch.testing.assert_close(x @ (lower.T if transposed else lower), right)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("side", [3, 12])  # by pairs of positions, and by rows
+def test_what_exceeds_the_memory_lies_in_files(side, monkeypatch):
+    torch.manual_seed(13)
+    monkeypatch.setattr(errors, "WIDE", 0)
+    model = chain([nn.Conv2d(8, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 5, 3, padding=1)]).eval()
+    inputs, scores = torch.randn(64, 3, side, side), {"0": np.arange(8.0), "2": np.arange(6.0)}
+    found = []
+    for memory in (float("inf"), 72 * 72 * 8):
+        groups, grams = collect(model, inputs, memory=memory, positions_per_image=16)
+        errors.error_curves(model, groups, list(scores), scores, grams)
+        found.append((refitted(model, groups, grams, {"0": [0, 1], "2": [0]})(inputs), grams))
+    assert torch.equal(found[0][0], found[1][0])
+    assert found[0][1].room.filed == 0 and found[1][1].room.filed == 8 * (72 * 72 + 2 * 54 * 54)
+    assert found[1][1].bytes == found[0][1].bytes - found[1][1].room.filed
+
+
+def test_files_that_do_not_fit_are_said(monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(UserError, match="set TMPDIR to a folder with more room"):
+        Room(0).zeros((4, 4), torch.float32, torch.device("cpu"))
