@@ -193,8 +193,8 @@ def engine() -> None:
     ours(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 6, 3)), torch.randn(1, 3, 9, 9))  # imports
     line(f"{'network':20} {'trace+check':>11} {'rank':>5} {'remove':>6} {'whole':>6} {'/ forward':>9} {'/ T-P (1)':>9}")
     for name, last in ENGINE.items():
-        model, inputs = torchvision.models.get_model(name, weights=None, weights_backbone=None).eval(), None
-        inputs = torch.randn(1, 3, 224, 224)
+        random = {"weights": None, **({"weights_backbone": None} if "_resnet" in name else {})}
+        model, inputs = torchvision.models.get_model(name, **random).eval(), torch.randn(1, 3, 224, 224)
         with torch.no_grad():
             model(inputs)
             begin = CLOCK()
