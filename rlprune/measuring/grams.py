@@ -222,7 +222,7 @@ class _Sum:
                 f"layer {name!r} reads NaN, infinity or numbers whose squares are beyond all bounds on the "
                 "calibration images; check the weights"
             )
-        matrix = self.matrix.to(self.dtype, copy=True)
+        matrix = self.room.keep(self.matrix.to(self.dtype, copy=True))
         return LayerGram(self.unfolding, gram.div_(self.rows), total / self.rows, matrix, self.rows, norm)
 
 

@@ -86,7 +86,8 @@ class Measured:
 
     Args:
         memory: Bytes to keep, of a dozen measurements at most; the least recently used goes first, the last one asked
-            for always stays. The Gram matrices of one network that take more lie in files.
+            for always stays. Of the Gram matrices of one network, what takes more than half of it lies in files: so
+            they are not collected anew in every episode for the lack of room.
     """
 
     def __init__(self, memory: int = MEMORY) -> None:
@@ -108,8 +109,8 @@ class Measured:
         """The Gram matrices of what the layers of `network` read."""
 
         def collect() -> GramStore:
-            calls = calibration_calls(problem)
-            return GramStore.collect(network.model, network.groups, calls, seed=problem.seed, memory=self.memory)
+            calls, half = calibration_calls(problem), self.memory / 2
+            return GramStore.collect(network.model, network.groups, calls, seed=problem.seed, memory=half)
 
         kind = f"gram/{len(network.groups.prunable)}"
         return self._get(kind, network, problem, collect, lambda found: found.bytes)

@@ -19,6 +19,7 @@ from rlprune.measuring import pairs
 from rlprune.measuring.room import Room
 from rlprune.measuring.solving import cholesky, ridge_factor, solve_lower
 from rlprune.measuring.unfolding import sampled_rows
+from rlprune.problem import PruningProblem
 from rlprune.recovery import GramStore, least_squares
 
 solving = importlib.import_module("rlprune.recovery.least_squares")
@@ -311,7 +312,7 @@ def test_what_exceeds_the_memory_lies_in_files(side, monkeypatch):
         errors.error_curves(model, groups, list(scores), scores, grams)
         found.append((refitted(model, groups, grams, {"0": [0, 1], "2": [0]})(inputs), grams))
     assert torch.equal(found[0][0], found[1][0])
-    assert found[0][1].room.filed == 0 and found[1][1].room.filed == 8 * (72 * 72 + 2 * 54 * 54)
+    assert found[0][1].room.filed == 0 and found[1][1].room.filed == 8 * (6 * 72 + 5 * 54 + 72 * 72 + 2 * 54 * 54)
     assert found[1][1].bytes == found[0][1].bytes - found[1][1].room.filed
 
 
@@ -322,3 +323,14 @@ def test_files_that_do_not_fit_are_said(monkeypatch):
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(UserError, match="set TMPDIR to a folder with more room"):
         Room(0).zeros((4, 4), torch.float32, torch.device("cpu"))
+
+
+def test_gram_matrices_are_collected_once_however_little_memory_there_is():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 6, 3), nn.Flatten()).eval()
+    batches = [(torch.randn(8, 3, 9, 9), torch.zeros(8, dtype=torch.long))]
+    problem = PruningProblem(model, control=batches, calibration=batches)
+    problem.measured.memory = 8 * 72 * 72
+    network = problem.base()
+    first = problem.measured.grams(network, problem)
+    problem.measured.norms(network, problem)
+    assert first.room.filed and problem.measured.grams(network, problem) is first
