@@ -17,12 +17,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from rlprune.channels.copying import unwrapped
-from rlprune.channels.forward import Forward, plainly, running, warn_uncounted, working_copy
+from rlprune.channels.forward import Forward, OperatorMode, plainly, running, warn_uncounted, working_copy
 from rlprune.channels.groups import ChannelGroups
 from rlprune.channels.rules.table import known
 from rlprune.errors import UserError
@@ -31,7 +30,7 @@ Counts = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 
 
-class _MacCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _MacCounter(OperatorMode):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.macs = 0

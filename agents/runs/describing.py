@@ -17,14 +17,20 @@ from rlprune.network import Network
 from rlprune.problem import PruningProblem
 from rlprune.record import versions
 from rlprune.scoring.paired import certainty
+from rlprune.tasks import Score
 
 LATENCY_S = 0.2  # to measure each network for
 
 
-def describe(problem: PruningProblem, network: Network, tolerance: float | None = None) -> dict[str, Any]:
-    """Scores with 95 % intervals on control and, where there is one, on test; cost; how sure a tolerance is kept."""
-    whole = network.model is problem.model  # whose control score is known
-    control = problem.baseline if whole else problem.evaluator.score(network.model, "control")
+def describe(
+    problem: PruningProblem, network: Network, tolerance: float | None = None, control: Score | None = None
+) -> dict[str, Any]:
+    """Scores with 95 % intervals on control and, where there is one, on test; cost; how sure a tolerance is kept.
+
+    The score on `control` is not computed again where it is known, as the unpruned network's always is.
+    """
+    known = problem.baseline if network.model is problem.model else control
+    control = known or problem.evaluator.score(network.model, "control")
     found = control.figures("control")
     if tolerance is not None and (sure := certainty(problem.baseline, control, tolerance)) is not None:
         found["certainty"] = sure
@@ -82,7 +88,7 @@ def closing(
     network = outcome.network
     cost = problem.ledger.state_dict()
     baseline = dict(baseline or describe(problem, Network(problem.model, problem.groups)))
-    pruned = describe(problem, network, tolerance)
+    pruned = describe(problem, network, tolerance, outcome.control)
     prunable = [group.name for group in problem.groups.prunable]
     return {
         "status": "finished",

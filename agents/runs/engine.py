@@ -13,7 +13,7 @@ from typing import Any
 
 from rlprune.agents.controllers.base import Rule, State
 from rlprune.agents.controllers.law import Aim, Standing
-from rlprune.agents.runs.healing import Cycle, Heal, Healed, drop_of, fit_cycle, images, record_of
+from rlprune.agents.runs.healing import Cycle, Heal, Healed, fit_cycle, images, record_of
 from rlprune.agents.runs.playing import (
     cheap_repairs,
     controller_of,
@@ -25,11 +25,13 @@ from rlprune.agents.runs.playing import (
 )
 from rlprune.agents.runs.recipe import Recipe
 from rlprune.agents.runs.watching import Nowhere, Patience, Silent, Sink, Watcher
+from rlprune.drops import score_drop
 from rlprune.envs.episode.saving import pack_network, unpack_network
 from rlprune.errors import NothingInside
 from rlprune.network import Network
 from rlprune.problem import PruningProblem
 from rlprune.seeding import derive
+from rlprune.tasks import Score
 
 
 @dataclass
@@ -44,6 +46,7 @@ class Outcome:
         tried: Of `samples`, every episode.
         epochs: Training that was spent.
         seconds: Time that it took, over all processes that worked on it.
+        control: The network's score on control, where it was scored as it is now.
     """
 
     network: Network
@@ -53,6 +56,7 @@ class Outcome:
     tried: list[dict[str, Any]] = field(default_factory=list)
     epochs: float = 0.0
     seconds: float = 0.0
+    control: Score | None = None
 
 
 def play(
@@ -90,6 +94,7 @@ class _Play:
         self.attempt, self.past = 0, list[dict[str, Any]]()
         self.budget, self.trained_before = recipe.budget, 0
         self.inside: Network | None = None  # the last inside the tolerance, where the end is what is checked
+        self.scored: tuple[Network, Score] | None = None  # what was scored last, at the end
         self.finishes: list[dict[str, Any]] = []
         self.pace: dict[str, Any] = {}  # of training, as the first cycle chose it: the same for all, resumed or not
         self.before, self.started = 0.0, time.monotonic()
@@ -111,7 +116,9 @@ class _Play:
                 stopped = "tolerance" if network is self.inside and network is not last else stopped
                 tried = getattr(self.controller, "tried", [])
                 seconds = self.before + time.monotonic() - self.started
-                return Outcome(network, self.rounds, stopped, self.finishes, tried, self._epochs_spent(), seconds)
+                control = self.scored[1] if self.scored is not None and self.scored[0] is network else None
+                spent = self._epochs_spent()
+                return Outcome(network, self.rounds, stopped, self.finishes, tried, spent, seconds, control)
             if not (self.recipe.published and self.recipe.once) or self.attempt + 1 >= self.recipe.attempts:
                 self._fail()
             share = self.problem.macs(self.env.network) / self.problem.cost.macs()
@@ -244,11 +251,15 @@ class _Play:
         """The network to hand back: with the controller's last touch and the finish, if those keep it inside."""
         if not network.plan:
             return None
-        drop = drop_of(self.problem, network.model)
+        score = self.problem.evaluator.score(network.model, "control")
         if isinstance(self.controller, Rule):
             touched = self.controller.finish(network)
-            if touched is not network and (after := drop_of(self.problem, touched.model)) <= drop:
-                network, drop = touched, after
+            if touched is not network:
+                after = self.problem.evaluator.score(touched.model, "control")
+                if after.value >= score.value:
+                    network, score = touched, after
+        self.scored = network, score
+        drop = score_drop(self.problem.baseline.value, score.value)
         epochs = self._finish_epochs()
         if epochs > 0 and self.problem.trains and not self.patience.late:
             network, drop = self._finish(network, drop, epochs)

@@ -102,7 +102,9 @@ class Heal:
     @property
     def key(self) -> str:
         """What it does now, as text."""
-        plan = None if self.cycle is None else {**asdict(self.cycle), "file": None, "left": None}
+        if self.cycle is None or self.cycle.settings.epochs <= 0:
+            return self.cheap.key  # so that what was tried with the cheap repairs alone is known already
+        plan = {**asdict(self.cycle), "file": None, "left": None}
         return f"{self.cheap.key} then {plan}"
 
     def apply(self, before: Network, after: Network, plan: PruningPlan, problem: PruningProblem, seed: int) -> None:

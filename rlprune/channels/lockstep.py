@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from rlprune.channels.forward import OperatorMode
 from rlprune.channels.groups import ChannelGroups
 from rlprune.channels.plan import PruningPlan
 from rlprune.channels.units import IntArray, Layer
@@ -39,7 +39,7 @@ class Product:
     output: Tensor
 
 
-class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Watch(OperatorMode):
     """Sees every product with a weight of the model, and makes draws of random numbers independent of shapes."""
 
     def __init__(self, model: nn.Module, groups: ChannelGroups) -> None:

@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from rlprune.channels.assembling import assemble
 from rlprune.channels.attributes import Reads, choices, watched_attributes
@@ -23,6 +22,7 @@ from rlprune.channels.computed import NEVER, Locked, makers
 from rlprune.channels.copying import unwrapped
 from rlprune.channels.forward import (
     Forward,
+    OperatorMode,
     named_tensors,
     plainly,
     running,
@@ -47,7 +47,7 @@ _READS_INPUT = re.compile(r"(^|\.)weight_ih(_l0(_reverse)?)?$")  # of a recurren
 _READS_KEYS = re.compile(r"(^|\.)[kv]_proj_weight$")  # of attention whose keys and values have widths of their own
 
 
-class _Tracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Tracer(OperatorMode):
     def __init__(self, trace: Trace, originals: Mapping[int, str]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.trace = trace

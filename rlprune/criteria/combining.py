@@ -12,6 +12,8 @@ from rlprune.channels import ChannelGroup, ChannelGroups, Layer, Slot
 from rlprune.criteria.base import Scores
 from rlprune.registry import Registry
 
+AT_A_TIME = 2**20  # numbers
+
 COMBINE: Registry[Callable[[Sequence[Scores]], Scores]] = Registry("way to combine layers")
 """How the per-layer scores of a group, each (size,), become the group's score."""
 
@@ -71,9 +73,22 @@ def weight_slots(groups: ChannelGroups, group: ChannelGroup, role: str) -> list[
 
 def unit_rows(model: nn.Module, slot: Slot) -> Tensor:
     """What a slot holds of every unit, (size, elements), float64, copies side by side."""
-    tensor = model.get_parameter(slot.tensor).detach().double()
+    return _rows(model, slot).double()
+
+
+def unit_norms(model: nn.Module, slot: Slot, norm: Callable[[Tensor], Tensor]) -> Scores:
+    """A norm (size,) of each row of `unit_rows`, without so large a copy of the weights."""
+    rows = _rows(model, slot)
+    parts = torch.split(rows, max(1, AT_A_TIME // max(1, rows.shape[1])))
+    return as_scores(torch.cat([norm(part.double()) for part in parts]))
+
+
+def _rows(model: nn.Module, slot: Slot) -> Tensor:
+    tensor = model.get_parameter(slot.tensor).detach()
     flat = tensor.movedim(slot.dim, 0).reshape(tensor.shape[slot.dim], -1)
-    return flat[torch.from_numpy(slot.index).to(flat.device)].reshape(len(slot.index), -1)
+    if not np.array_equal(slot.index.ravel(), np.arange(len(flat))):
+        flat = flat[torch.from_numpy(slot.index).to(flat.device)]
+    return flat.reshape(len(slot.index), -1)
 
 
 def as_scores(values: Tensor) -> Scores:

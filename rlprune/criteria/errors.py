@@ -10,6 +10,7 @@ evaluation.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from rlprune.channels import ChannelGroups
 from rlprune.criteria.combining import weight_slots
 from rlprune.criteria.reconstruction import norm_scale, readings
 from rlprune.measuring.grams import Factor, GramStore
-from rlprune.measuring.solving import WIDE, ridge_factor
+from rlprune.measuring.solving import STRIP, WIDE, ridge_factor
 
 RIDGE = 1e-6  # added to the covariance, as a fraction of its mean diagonal; ten times as much until it can be factored
 WIDE_RIDGE = 1e-3
@@ -61,7 +62,7 @@ def error_curves(
                 factor = _factor(covariance, columns[order.to(columns.device)])
                 curves.append(_curve(factor, weight, columns.shape))
                 if len(covariance) > WIDE:
-                    gram.factors[block] = factor
+                    gram.factors[block] = replace(factor, lower=grams.room.keep(factor.lower))
         if curves:
             found[name] = np.mean(curves, axis=0)
     return found
@@ -69,7 +70,11 @@ def error_curves(
 
 def _curve(factor: Factor, weight: Tensor, shape: Sequence[int]) -> NDArray[np.float64]:
     """The error (units + 1,) of one reader whose units have so many columns, `shape` (units, columns a unit)."""
-    parts = (factor.lower.T @ weight[factor.order]).square().sum(1, dtype=torch.float64)
+    lower, ordered = factor.lower, weight[factor.order]
+    parts = torch.empty(len(lower), dtype=torch.float64, device=lower.device)
+    for start in range(0, len(lower), STRIP):  # its upper half is zero
+        strip = lower[start:, start : start + STRIP]
+        parts[start : start + STRIP] = (strip.T @ ordered[start:]).square().sum(1, dtype=torch.float64)
     whole = float(parts.sum())
     lost = parts[len(parts) - shape[0] * shape[1] :].reshape(*shape).sum(1).flip(0).cumsum(0)
     curve = np.zeros(shape[0] + 1)

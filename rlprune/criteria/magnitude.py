@@ -8,7 +8,7 @@ from torch import Tensor
 
 from rlprune.channels import ChannelGroup
 from rlprune.criteria.base import CRITERIA, CriterionContext, Scores
-from rlprune.criteria.combining import as_scores, combine_layers, unit_rows, weight_slots
+from rlprune.criteria.combining import combine_layers, unit_norms, weight_slots
 from rlprune.criteria.groupwise import NOTHING, Groupwise
 from rlprune.seeding import numpy_generator
 
@@ -28,7 +28,7 @@ class _Norm(Groupwise):
 
     def _group(self, context: CriterionContext, group: ChannelGroup) -> Scores:
         slots = weight_slots(context.groups, group, "out")
-        layers = [as_scores(self._norm(unit_rows(context.model, slot))) for _, slot in slots]
+        layers = [unit_norms(context.model, slot, self._norm) for _, slot in slots]
         return combine_layers(self.combine, layers, group.size)
 
 

@@ -6,6 +6,7 @@ import hashlib
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -239,7 +240,6 @@ class LiveData:
         train, calibration, control, test: The loaders; None where none was given.
         name, task: For the record.
         classes: Nothing is known of them.
-        input_shape: Of one input where it is an image, else a stand-in; batches are the loader's own anyway.
     """
 
     train: LiveSplit | None
@@ -249,7 +249,14 @@ class LiveData:
     task: str
     name: str = "live"
     classes: tuple[str, ...] = ()
-    input_shape: tuple[int, int, int] = (1, 1, 1)
+
+    @cached_property
+    def input_shape(self) -> tuple[int, ...]:
+        """Of the first input that is an image, the channels first, by the first batch; (1, 1, 1) if none is."""
+        split = next((split for split in (self.calibration, self.control, self.train) if split is not None), None)
+        inputs = () if split is None else next(split.batches(1), ((), None))[0]
+        leaves = [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)]
+        return next((tuple(leaf.shape[1:]) for leaf in leaves if leaf.ndim == 4), (1, 1, 1))
 
     @property
     def whole_test(self) -> LiveSplit | None:

@@ -7,6 +7,7 @@ of its inputs cost one small factorisation and no further look at the data.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,8 +19,10 @@ from torch import Tensor, nn
 from rlprune.channels import ChannelGroups
 from rlprune.errors import UserError
 from rlprune.measuring.following import watching_norms
+from rlprune.measuring.pairs import PairSum, pairs_read
+from rlprune.measuring.room import Room
 from rlprune.measuring.solving import WIDE
-from rlprune.measuring.unfolding import UNFOLDABLE, Unfoldable, Unfolding, sampled_rows
+from rlprune.measuring.unfolding import UNFOLDABLE, Unfoldable, Unfolding, reading_table, sampled_rows
 from rlprune.scoring.evaluation import evaluating
 from rlprune.seeding import torch_generator
 
@@ -83,10 +86,14 @@ class GramStore(Mapping[str, LayerGram]):
     """The Gram matrix of every consumer layer of one network, by layer name.
 
     They describe the network they were collected on: after a removal or a training step, collect again.
+
+    Attributes:
+        room: Where they lie.
     """
 
-    def __init__(self, layers: dict[str, LayerGram]) -> None:
+    def __init__(self, layers: dict[str, LayerGram], room: Room | None = None) -> None:
         self._layers = layers
+        self.room = room or Room()
 
     def __getitem__(self, name: str) -> LayerGram:
         return self._layers[name]
@@ -99,8 +106,8 @@ class GramStore(Mapping[str, LayerGram]):
 
     @property
     def bytes(self) -> int:
-        """Memory held."""
-        return sum(gram.bytes for gram in self.values())
+        """Memory held, files not counted."""
+        return sum(gram.bytes for gram in self.values()) - self.room.filed
 
     @classmethod
     def collect(
@@ -112,6 +119,7 @@ class GramStore(Mapping[str, LayerGram]):
         positions_per_image: int = 16,
         rows_per_column: float = 8.0,
         seed: int = 0,
+        memory: float = math.inf,
     ) -> GramStore:
         """Run `model` on calibration inputs and sample what its consumer layers read.
 
@@ -124,70 +132,98 @@ class GramStore(Mapping[str, LayerGram]):
             rows_per_column: A layer is done once it has this many rows for every column of its Gram matrix (at
                 least 2,048 rows); the run stops as soon as all layers are.
             seed: Which positions.
+            memory: Bytes that they may take; those beyond lie in files.
 
         Raises:
-            UserError: if `calls` is empty or the inputs make a layer see NaN.
+            UserError: if `calls` is empty, the files do not fit on the disk, or the inputs make a layer see NaN.
         """
         modules = dict(model.named_modules())
         names = dict.fromkeys(name for group in groups.prunable for name in group.consumers)
         layers = {name: m for name in names if isinstance(m := modules.get(name), UNFOLDABLE)}
-        sums = {name: _Sum(layer, rows_per_column) for name, layer in layers.items()}
-        batch = 0
+        room, batch = Room(memory), 0
+        sums = {name: _Sum(layer, positions_per_image, rows_per_column, room) for name, layer in layers.items()}
 
         def sample(name: str, inputs: Tensor) -> None:
             if not sums[name].full:
-                generator = torch_generator(seed, "gram", name, batch)
-                sums[name].add(sampled_rows(layers[name], inputs, positions_per_image, generator))
+                sums[name].add(inputs, torch_generator(seed, "gram", name, batch))
 
         with watching_norms(model, layers) as norms, sampling(model, layers, sample):
             for batch, arguments in enumerate(calls):  # noqa: B007 (read by `sample`)
                 model(*arguments)
                 if all(s.full for s in sums.values()):
                     break
-        for name, s in sums.items():
-            if s.rows == 0:
-                raise UserError(f"layer {name!r} saw no calibration data; give at least one calibration image")
-            if not bool(torch.isfinite(s.total).all() and torch.isfinite(s.gram).all()):
-                raise UserError(
-                    f"layer {name!r} reads NaN, infinity or numbers whose squares are beyond all bounds on the "
-                    "calibration images; check the weights"
-                )
-        return cls({name: s.finish(layers[name], norms.get(name)) for name, s in sums.items()})
+        return cls({name: sums.pop(name).finish(name, norms.get(name)) for name in list(sums)}, room)
 
 
 class _Sum:
     """Running sums of one layer."""
 
-    def __init__(self, layer: Unfoldable, rows_per_column: float) -> None:
+    def __init__(self, layer: Unfoldable, positions: int, rows_per_column: float, room: Room) -> None:
+        self.layer, self.positions, self.room = layer, positions, room
         self.unfolding = Unfolding.of(layer)
-        groups, _, columns = self.unfolding.matrix(layer.weight).shape
-        device = layer.weight.device
+        self.matrix = self.unfolding.matrix(layer.weight.detach())
+        columns = self.matrix.shape[2]
         self.dtype = torch.float64 if columns <= WIDE else torch.float32
-        self.gram = torch.zeros(groups, columns, columns, dtype=self.dtype, device=device)
-        self.total = torch.zeros(groups, columns, dtype=torch.float64, device=device)
         self.rows = 0
         self.wanted = max(2048.0, rows_per_column * columns)
+        self.pairs: PairSum | None = None
+        self.space: tuple[int, ...] = ()
+        self.gram, self.total = torch.empty(0), torch.empty(0)
 
     @property
     def full(self) -> bool:
         return self.rows >= self.wanted
 
-    def add(self, rows: Tensor) -> None:
-        rows = rows.float()
-        columns = rows.shape[2]
+    def add(self, inputs: Tensor, generator: torch.Generator) -> None:
+        if self.rows == 0:
+            self.pairs, self.space = self._by_pairs(inputs), inputs.shape[2:]
+        if self.pairs is not None and inputs.shape[2:] == self.space:
+            inputs, table = reading_table(self.layer, inputs)
+            self.pairs.add(inputs)
+            self.rows += len(inputs) * len(table)
+            return
+        rows = sampled_rows(self.layer, inputs, self.positions, generator).float()
+        groups, count, columns = rows.shape
+        if not len(self.gram):
+            self.gram = self.room.zeros((groups, columns, columns), self.dtype, rows.device)
+            self.total = torch.zeros(groups, columns, dtype=torch.float64, device=rows.device)
         for start in range(0, columns, PANEL):  # the matrix is symmetric: its upper half will do
             panel = rows[:, :, start : start + PANEL].transpose(1, 2)
             self.gram[:, start : start + PANEL, start:] += panel @ rows[:, :, start:]
         self.total += rows.sum(1, dtype=torch.float64)
-        self.rows += rows.shape[1]
+        self.rows += count
 
-    def finish(self, layer: Unfoldable, norm: str | None) -> LayerGram:
-        matrix = self.unfolding.matrix(layer.weight.detach()).to(self.dtype, copy=True)
-        gram = self.gram.div_(self.rows)
-        for start in range(0, gram.shape[1], PANEL):
+    def _by_pairs(self, inputs: Tensor) -> PairSum | None:
+        """Sums by pairs of input positions, if that is less work for inputs of this size."""
+        layer = self.layer
+        if isinstance(layer, nn.Linear) or self.unfolding.transposed or self.unfolding.groups > 1:
+            return None
+        inputs, table = reading_table(layer, inputs)
+        places = pairs_read(table, inputs.shape[2] - 1) if len(table) <= self.positions else None
+        return None if places is None else PairSum(table, places, layer.in_channels, self.dtype, inputs.device)
+
+    def _sums(self) -> tuple[Tensor, Tensor]:
+        """The sums of a a^T and of a, by conv group."""
+        gram, total = self.gram, self.total
+        for start in range(0, gram.shape[-1], PANEL):
             end = start + PANEL
             gram[:, end:, start:end] = gram[:, start:end, end:].transpose(1, 2)
-        return LayerGram(self.unfolding, gram, self.total / self.rows, matrix, self.rows, norm)
+        if self.pairs is None:
+            return gram, total
+        found, summed = (part[None] for part in self.pairs.finish())
+        return (gram.add_(found), summed + total) if len(gram) else (self.room.keep(found), summed)
+
+    def finish(self, name: str, norm: str | None) -> LayerGram:
+        if self.rows == 0:
+            raise UserError(f"layer {name!r} saw no calibration data; give at least one calibration image")
+        gram, total = self._sums()
+        if not bool(torch.isfinite(total).all() and torch.isfinite(gram).all()):
+            raise UserError(
+                f"layer {name!r} reads NaN, infinity or numbers whose squares are beyond all bounds on the "
+                "calibration images; check the weights"
+            )
+        matrix = self.room.keep(self.matrix.to(self.dtype, copy=True))
+        return LayerGram(self.unfolding, gram.div_(self.rows), total / self.rows, matrix, self.rows, norm)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from rlprune.errors import UserError
 TRIES = 24  # from a ridge of a billionth of the diagonal to far beyond it
 WIDE = 2048  # columns beyond which double precision fills the memory and gains nothing over the noise of few images
 BLOCKED, BLOCK = 1024, 256  # columns beyond which factoring by blocks pays, and their size
+STRIP = 512  # columns solved at a time
 
 
 def ridge_factor(matrix: Tensor, ridge: float) -> tuple[Tensor, float]:
@@ -62,6 +63,27 @@ def cholesky(matrix: Tensor) -> Tensor | None:
             rows = below[column - end :]
             factor[column:, column : column + 4 * BLOCK].addmm_(rows, rows[: 4 * BLOCK].T, alpha=-1)
     return factor.tril_()
+
+
+def solve_lower(lower: Tensor, b: Tensor, *, transposed: bool = False) -> Tensor:
+    """The x of ``x L = b``, or of ``x L^T = b``, for a lower triangular L (n, n) and b (rows, n).
+
+    By strips, so that matrix products do the work, also where L is a corner of a larger matrix, which LAPACK would be
+    handed as a copy: one and a half times to twice as fast for thousands of columns.
+    """
+    x, size = b.clone(), len(lower)
+    starts = range(0, size, STRIP)
+    for start in starts if transposed else reversed(starts):
+        own = slice(start, min(start + STRIP, size))
+        corner = lower[own, own]
+        corner = corner.mT if transposed else corner
+        strip = torch.linalg.solve_triangular(corner, x[:, own], upper=transposed, left=False)
+        x[:, own] = strip
+        if transposed:
+            x[:, own.stop :].addmm_(strip, lower[own.stop :, own].T, alpha=-1)
+        else:
+            x[:, :start].addmm_(strip, lower[own, :start], alpha=-1)
+    return x
 
 
 def ridge_solve(a: Tensor, b: Tensor, prior: Tensor, ridge: float) -> Tensor:

@@ -18,7 +18,8 @@ from rlprune.scoring.evaluation import Evaluator, Ledger, batch_within
 from rlprune.tasks.base import Task
 from rlprune.tasks.score import Score
 
-BN_IMAGES, BN_PIXELS = 256, 2**22  # at most; what a channel sees are positions, and large images have many
+# At most; what a channel sees are positions, and large images have many: 83 of 224 pixels have 4,067 at 7x7.
+BN_IMAGES, BN_PIXELS = 256, 2**22
 BATCH_IMAGES, BATCH_PIXELS = 64, 2**21
 MEMORY = 2**30
 ENTRIES = 12  # an iterative run makes a new network a round, and comes back to the first one only
@@ -84,7 +85,8 @@ class Measured:
 
     Args:
         memory: Bytes to keep, of a dozen measurements at most; the least recently used goes first, the last one asked
-            for always stays.
+            for always stays. Of the Gram matrices of one network, what takes more than half of it lies in files: so
+            they are not collected anew in every episode for the lack of room.
     """
 
     def __init__(self, memory: int = MEMORY) -> None:
@@ -106,7 +108,8 @@ class Measured:
         """The Gram matrices of what the layers of `network` read."""
 
         def collect() -> GramStore:
-            return GramStore.collect(network.model, network.groups, calibration_calls(problem), seed=problem.seed)
+            calls, half = calibration_calls(problem), self.memory / 2
+            return GramStore.collect(network.model, network.groups, calls, seed=problem.seed, memory=half)
 
         kind = f"gram/{len(network.groups.prunable)}"
         return self._get(kind, network, problem, collect, lambda found: found.bytes)

@@ -81,10 +81,7 @@ def sampled_rows(layer: Unfoldable, inputs: Tensor, positions: int, generator: t
             picks = _picks(rows.shape[0], rows.shape[1], positions, generator).to(rows.device)
             rows = rows.gather(1, picks[..., None].expand(-1, -1, rows.shape[-1]))
         return rows.reshape(1, -1, rows.shape[-1])
-    dims = len(layer.kernel_size)
-    if inputs.dim() == dims + 1:  # a single image without its batch axis
-        inputs = inputs[None]
-    inputs, table = _table(layer, inputs)  # (output positions, taps); the last input position is a zero
+    inputs, table = reading_table(layer, inputs)
     if table.shape[0] > positions:
         picks = _picks(inputs.shape[0], table.shape[0], positions, generator).to(inputs.device)
         where = table[picks]  # (N, positions, taps)
@@ -101,9 +98,16 @@ def _picks(images: int, available: int, wanted: int, generator: torch.Generator)
     return torch.randint(available, (images, wanted), generator=generator)
 
 
-def _table(layer: Unfoldable, inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Inputs as (N, C, positions + 1), the last one zero, and for every output position the ones its taps read."""
+def reading_table(layer: Unfoldable, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Inputs as (N, C, positions + 1), the last one zero, and for every output position the ones its taps read.
+
+    Args:
+        layer: A conv or transposed conv layer.
+        inputs: What it is called with, (N, C, *space) or (C, *space).
+    """
     assert not isinstance(layer, nn.Linear)
+    if inputs.dim() == len(layer.kernel_size) + 1:  # a single image without its batch axis
+        inputs = inputs[None]
     if layer.transposed:
         padding: Sequence[int] = [int(p) for p in layer.padding]
         output_padding: Sequence[int] = layer.output_padding

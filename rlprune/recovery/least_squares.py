@@ -19,7 +19,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from rlprune.channels import ChannelGroups, PruningPlan
 from rlprune.errors import UserError
 from rlprune.measuring.grams import Factor, GramStore, LayerGram
-from rlprune.measuring.solving import ridge_solve
+from rlprune.measuring.solving import ridge_solve, solve_lower
 from rlprune.measuring.unfolding import UNFOLDABLE
 
 REFINEMENTS = 1
@@ -135,12 +135,12 @@ def _from_factor(factor: Factor, count: int, weight: Tensor, ridge: float) -> Te
     The factor's ridge is not quite r, so the solution is brought to it by iterative refinement, whose steps shrink by
     the ratio of the two.
     """
-    lower, upper = factor.lower[:count, :count], factor.lower[:count, :count].mT
-    lost = weight[:, factor.order[count:]].T.to(lower.dtype)
-    found: Tensor = torch.linalg.solve_triangular(upper, factor.lower[count:, :count].T @ lost, upper=True)
+    lower = factor.lower[:count, :count]
+    lost = weight[:, factor.order[count:]].to(lower.dtype)
+    found = solve_lower(lower, lost @ factor.lower[count:, :count])
     step = found
     for _ in range(REFINEMENTS):
-        step = torch.linalg.solve_triangular(lower, (factor.ridge - ridge) * step, upper=False)
-        step = torch.linalg.solve_triangular(upper, step, upper=True)
+        step = solve_lower(lower, (factor.ridge - ridge) * step, transposed=True)
+        step = solve_lower(lower, step)
         found = found + step
-    return found.to(weight.dtype)
+    return found.T.to(weight.dtype)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -75,3 +78,13 @@ def test_latency_is_measured_and_flags_are_restored() -> None:
     model = NETS["plain"].train()
     latency = measure_latency(model, torch.randn(1, 3, 9, 9), min_run_time=0.01)
     assert latency.median_s > 0 and latency.n >= 1 and model.training
+
+
+def test_neither_tracing_nor_counting_loads_torchs_compiler() -> None:
+    code = (
+        "import sys, torch; from torch import nn; from rlprune.channels import trace_channels; "
+        "from rlprune.cost import count_macs; x = torch.ones(1, 3, 5, 5); "
+        "model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 6, 3)); "
+        "trace_channels(model, x); count_macs(model, x); sys.exit('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

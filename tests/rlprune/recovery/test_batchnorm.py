@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from rlprune.measuring.store import bn_calls
+from rlprune.problem import PruningProblem
 from rlprune.recovery import recalibrate_bn
 from rlprune.scoring.pace import Pace
 
@@ -76,3 +77,12 @@ def test_large_images_are_few(side, images):
     evaluator = SimpleNamespace(settled=lambda model: Pace())
     list(bn_calls(SimpleNamespace(data=data, evaluator=evaluator, model=None, device="cpu", task=None)))
     assert sum(sizes) == images and max(sizes) - min(sizes) <= 1  # every batch counts the same
+
+
+def test_loaders_of_large_images_are_known_by_their_first_batch():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, stride=8), nn.ReLU(), nn.Conv2d(4, 2, 3), nn.Flatten(), nn.LazyLinear(2))
+    batches = [(torch.zeros(5, 3, 224, 224), torch.zeros(5, dtype=torch.long)) for _ in range(20)]
+    model(batches[0][0])
+    problem = PruningProblem(model, control=batches, calibration=batches)
+    assert problem.data.input_shape == (3, 224, 224)
+    assert sum(len(inputs) for (inputs,) in bn_calls(problem)) == 83

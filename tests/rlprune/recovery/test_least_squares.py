@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import os
 
 import numpy as np
 import pytest
@@ -14,8 +15,11 @@ from rlprune.channels import PruningPlan, remove_channels, trace_channels
 from rlprune.criteria import errors
 from rlprune.errors import UserError
 from rlprune.measuring import grams as grams_module
-from rlprune.measuring.solving import cholesky, ridge_factor
+from rlprune.measuring import pairs
+from rlprune.measuring.room import Room
+from rlprune.measuring.solving import cholesky, ridge_factor, solve_lower
 from rlprune.measuring.unfolding import sampled_rows
+from rlprune.problem import PruningProblem
 from rlprune.recovery import GramStore, least_squares
 
 solving = importlib.import_module("rlprune.recovery.least_squares")
@@ -250,7 +254,83 @@ def test_gram_matrices_by_panels():
     torch.manual_seed(10)
     layer = nn.Linear(700, 3)
     rows = torch.randn(40, 700)
-    total = grams_module._Sum(layer, 8.0)
-    total.add(rows[None, :25])
-    total.add(rows[None, 25:])
-    torch.testing.assert_close(total.finish(layer, None).gram[0], (rows.T @ rows / 40).double(), atol=1e-6, rtol=1e-5)
+    total = grams_module._Sum(layer, 16, 8.0, Room())
+    total.add(rows[:25], torch.Generator())
+    total.add(rows[25:], torch.Generator())
+    torch.testing.assert_close(total.finish("", None).gram[0], (rows.T @ rows / 40).double(), atol=1e-6, rtol=1e-5)
+
+
+FEW_POSITIONS = {
+    "3x3 on 4x4": (nn.Conv2d(6, 4, 3, padding=1), (6, 4, 4)),
+    "strided": (nn.Conv2d(6, 4, 3, stride=2, padding=1), (6, 7, 7)),
+    "dilated, mirrored": (nn.Conv2d(6, 4, 3, padding=2, dilation=2, padding_mode="reflect"), (6, 4, 4)),
+    "uneven, same": (nn.Conv2d(6, 4, (2, 3), padding="same"), (6, 4, 4)),
+    "signals": (nn.Conv1d(6, 4, 5, padding=2), (6, 9)),
+    "volumes": (nn.Conv3d(6, 4, 3, padding=1), (6, 2, 2, 2)),
+}
+
+
+@pytest.mark.parametrize("case", FEW_POSITIONS)
+def test_pairs_of_positions_give_the_gram_matrix_of_unfolded_rows(case, monkeypatch):
+    layer, shape = FEW_POSITIONS[case]
+    torch.manual_seed(11)
+    monkeypatch.setattr(pairs, "FOLDED", 40)
+    batches = [torch.randn(n, *shape) + 0.5 for n in (30, 30, 7)]
+    larger = torch.randn(5, shape[0], *(2 * size for size in shape[1:]))  # of another size: by rows
+    total = grams_module._Sum(layer, 16, 8.0, Room())
+    wanted, mean, count = 0.0, 0.0, 0
+    for number, batch in enumerate([*batches, larger]):
+        total.add(batch, torch.Generator().manual_seed(number))
+        rows = sampled_rows(layer, batch, 16, torch.Generator().manual_seed(number))[0].double()
+        wanted, mean, count = wanted + rows.T @ rows, mean + rows.sum(0), count + len(rows)
+    assert total.pairs is not None
+    found = total.finish("", None)
+    assert found.rows == count
+    torch.testing.assert_close(found.gram[0], wanted / count, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(found.mean[0], mean / count, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_triangular_systems_by_strips(transposed):
+    torch.manual_seed(12)
+    whole = torch.randn(1400, 1400, dtype=torch.float64).tril_() / 100 + torch.eye(1400)
+    lower, right = whole[:1200, :1200], torch.randn(7, 1200, dtype=torch.float64)
+    x = solve_lower(lower, right, transposed=transposed)
+    torch.testing.assert_close(x @ (lower.T if transposed else lower), right)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("side", [3, 12])  # by pairs of positions, and by rows
+def test_what_exceeds_the_memory_lies_in_files(side, monkeypatch):
+    torch.manual_seed(13)
+    monkeypatch.setattr(errors, "WIDE", 0)
+    model = chain([nn.Conv2d(8, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 5, 3, padding=1)]).eval()
+    inputs, scores = torch.randn(64, 3, side, side), {"0": np.arange(8.0), "2": np.arange(6.0)}
+    found = []
+    for memory in (float("inf"), 72 * 72 * 8):
+        groups, grams = collect(model, inputs, memory=memory, positions_per_image=16)
+        errors.error_curves(model, groups, list(scores), scores, grams)
+        found.append((refitted(model, groups, grams, {"0": [0, 1], "2": [0]})(inputs), grams))
+    assert torch.equal(found[0][0], found[1][0])
+    assert found[0][1].room.filed == 0 and found[1][1].room.filed == 8 * (6 * 72 + 5 * 54 + 72 * 72 + 2 * 54 * 54)
+    assert found[1][1].bytes == found[0][1].bytes - found[1][1].room.filed
+
+
+def test_files_that_do_not_fit_are_said(monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(UserError, match="set TMPDIR to a folder with more room"):
+        Room(0).zeros((4, 4), torch.float32, torch.device("cpu"))
+
+
+def test_gram_matrices_are_collected_once_however_little_memory_there_is():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 6, 3), nn.Flatten()).eval()
+    batches = [(torch.randn(8, 3, 9, 9), torch.zeros(8, dtype=torch.long))]
+    problem = PruningProblem(model, control=batches, calibration=batches)
+    problem.measured.memory = 8 * 72 * 72
+    network = problem.base()
+    first = problem.measured.grams(network, problem)
+    problem.measured.norms(network, problem)
+    assert first.room.filed and problem.measured.grams(network, problem) is first

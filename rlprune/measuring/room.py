@@ -1,0 +1,62 @@
+"""Memory for large tensors up to a bound, and files behind it."""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from rlprune.errors import UserError
+
+
+class Room:
+    """Hands out memory up to a bound; beyond it, memory that the system may write to a file and take back.
+
+    The files lie in the folder for temporary ones (`TMPDIR`), have no name, and go with the tensors.
+
+    Args:
+        limit: Bytes of ordinary memory.
+
+    Attributes:
+        filed: Bytes in files.
+    """
+
+    def __init__(self, limit: float = math.inf) -> None:
+        self._left = limit
+        self.filed = 0
+
+    def zeros(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Zeros; on other devices than the processor always in their memory."""
+        size = math.prod(shape) * dtype.itemsize
+        if size <= self._left or device.type != "cpu":
+            self._left -= size
+            return torch.zeros(*shape, dtype=dtype, device=device)
+        self.filed += size
+        return _in_a_file(size, dtype).view(*shape)
+
+    def keep(self, tensor: Tensor) -> Tensor:
+        """The tensor as it is where there is room, else a copy in a file."""
+        if tensor.nbytes <= self._left or tensor.device.type != "cpu":
+            self._left -= tensor.nbytes
+            return tensor
+        return self.zeros(tensor.shape, tensor.dtype, tensor.device).copy_(tensor)
+
+
+def _in_a_file(size: int, dtype: torch.dtype) -> Tensor:
+    """A tensor of so many bytes, all zero, mapped on a file."""
+    with tempfile.NamedTemporaryFile(prefix="rlprune-") as file:
+        try:
+            if hasattr(os, "posix_fallocate"):  # a full disk is told now; later it would end the process
+                os.posix_fallocate(file.fileno(), 0, size)
+            else:
+                file.truncate(size)
+        except OSError as error:
+            raise UserError(
+                f"{size / 2**20:.0f} MB of Gram matrices do not fit into {tempfile.gettempdir()} ({error.strerror}); "
+                "set TMPDIR to a folder with more room, or recover with 'bn-delta' alone"
+            ) from None
+        return torch.from_file(file.name, shared=True, size=size // dtype.itemsize, dtype=dtype)
