@@ -88,6 +88,11 @@ class Choice:
         return Attribute(self.module, self.name, self.place, self.value, self.options[option])
 
     @property
+    def says_width(self) -> bool:
+        """Whether it is called like a width."""
+        return _WIDTH.search(self.name) is not None
+
+    @property
     def groups(self) -> set[str]:
         """The groups that it may follow."""
         return {name for terms in self.options for name, _ in terms}

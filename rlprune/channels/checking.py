@@ -51,6 +51,7 @@ def check_groups(
     checker = Checker(model, groups, forward, choices)
     failed = checker.failures(0.3)
     checker.groups = checker.groups.with_locks(failed)
+    checker.leave_alone(0.3)
     tied = {name for attribute in checker.groups.attributes for name, _ in attribute.terms[1::2]}
     if tied:  # numbers that follow several groups must do so where some of these stay whole, too
         failed.update(checker.failures(0.3, whole=tied))
@@ -103,6 +104,20 @@ class Checker(Comparer):
                         failed.update(self._alike(name, what.reason, left, failed))
                 left = [name for name in left if name not in failed]
         return failed
+
+    def leave_alone(self, share: float) -> None:
+        """Let numbers stay with which the smaller network computes the same: they may mean other things than widths.
+
+        What is called like a width follows, since code outside of the forward pass may read it.
+        """
+        plan = self.plan([group.name for group in self.groups.prunable if group.max_removable], share)
+        numbers = [c for c, option in self.chosen.items() if c.attribute(option) is not None and not c.says_width]
+        followed = dict.fromkeys((c.kind, c.name) for c in numbers)
+        for key in followed:
+            before = self.chosen
+            self.follow({c: len(c.options) if (c.kind, c.name) == key else option for c, option in before.items()})
+            if self.compare(plan, values=False) or self.compare(plan):
+                self.follow(before)
 
     def _alike(self, name: str, reason: str, left: list[str], failed: dict[str, str]) -> dict[str, str]:
         """Groups of the same make as two that fail for the same reason, as those of repeated blocks do."""

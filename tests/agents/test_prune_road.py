@@ -207,17 +207,21 @@ def test_wrappers_are_looked_through_and_inputs_alone_calibrate(net: nn.Module) 
 
 
 def test_one_interrupt_hands_back_what_was_found_where_nothing_is_kept(net: nn.Module) -> None:
-    rounds: list[float] = []
+    scored: list[float] = []
+    last: list[int] = []
 
     def evaluate(model: nn.Module) -> float:
-        found = accuracy(model)
-        rounds.append(found)
-        if len(rounds) == 12:
+        scored.append(accuracy(model))
+        if last and len(scored) == last[0] // 2:
             signal.raise_signal(signal.SIGINT)
-        return found
+        return scored[-1]
 
     how = {**QUICK, "epochs": 0, "tolerance": 0.3, "recipe": "random", "episodes": 3}
+    whole = rlprune.prune(net, evaluate=evaluate, calibration=TRAIN, **how)
+    last.append(len(scored))
+    scored.clear()
     result = rlprune.prune(net, evaluate=evaluate, calibration=TRAIN, **how)
+    assert len(result.history) <= len(whole.history)
     assert result.record["stopped"] == "interrupted" and result.drop <= 0.3 and result.plan
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 

@@ -106,3 +106,15 @@ def test_a_number_that_two_groups_might_change_is_not_taken_for_their_width(betw
         ("concatenate_in_space", 2, 2, 0),
     ]
     examine([(names.index(name), a, b, c) for name, a, b, c in steps])
+
+
+@pytest.mark.parametrize("pooled", [0, 2])
+def test_a_number_without_which_the_smaller_network_is_right_stays(pooled: int) -> None:
+    """`readers[1]` is 12, as wide as a layer, and tensors before the one that it names hold the same values."""
+    steps = [("attention", 0, 0, 0), ("conv", 1, 0, 22), ("functional", 0, 0, 36), ("chunked", 0, 0, 0)]
+    steps += [("squeeze_excite", 0, 0, 30), ("pooled", pooled, 0, 0), ("fixed_filter", 0, 0, 0), ("conv", 0, 0, 0)]
+    steps += [("module_again", 0, 0, 0), ("conv", 0, 0, 0), ("stack_and_sum", 0, 4, 0), ("module_again", 1, 0, 0)]
+    steps += [("conv", 0, 0, 0), ("meet", 2, 1, 33)]
+    steps += [("conv", 0, 0, 0), ("conv", 0, 0, 0)]
+    names = list(OPERATIONS)
+    examine([(names.index(name), a, b, c) for name, a, b, c in steps])
