@@ -67,6 +67,14 @@ GROUPS: dict[str, dict[str, Command]] = {
             "  rlprune train-agent --algorithm sac --episodes 300 --workers 4 --out runs/agent\n"
             "  rlprune train-agent --out runs/agent --resume",
         ),
+        "train-population": Command(
+            "population:train_population",
+            "train many small networks of many families, to train agents on",
+            "  rlprune train-population --data cifar10.npz --networks 20 --epochs 2 --control-size 1000 --workers 2 "
+            "--out population\n"
+            "  rlprune train-population --data cifar10.npz --out population --resume\n"
+            "  rlprune train-agent --models population:population --data cifar10.npz",
+        ),
         "episode": Command(
             "agents:episode",
             "run an agent, or a rule, once on a network it has never seen",

@@ -22,6 +22,7 @@ from rlprune.agents.commands.options import (
 from rlprune.agents.commands.prune import What, changed, recipe_sections, recorded, run_prune, spec_of
 from rlprune.agents.rl.assets import agent_file, names
 from rlprune.agents.rl.settings import AgentSettings
+from rlprune.agents.runs.population import expanded
 from rlprune.agents.runs.recipe import AGENT, Recipe
 from rlprune.agents.runs.recipes import CYCLE
 from rlprune.envs.registration import MIXED
@@ -48,7 +49,7 @@ class Lessons:
     """What an agent is trained on; an episode draws network, budget and tolerance anew.
 
     Attributes:
-        models: Networks, NAME or NAME=WEIGHTS.
+        models: Networks, NAME or NAME=WEIGHTS, or population:FOLDER for all that `train-population` has trained there.
         budgets: Fractions of the MACs to keep, one by one or as a range: A:B (five even steps) or A:B:STEPS.
         tolerances: Drops allowed, likewise; none: the budget alone is the goal.
         criterion: Ranking of the filters.
@@ -97,6 +98,7 @@ def train_agent(argv: Sequence[str], about: str, examples: str) -> int:
     before = {name: default for section in sections for name, _, default, _ in section.fields()}
     settings = _changed(start, {name: value for name, value in given.items() if value != before.get(name)})
     stems = [Path(problem["model"]).stem for problem in settings.env_kwargs["problems"]]
+    stems = stems if len(stems) < 4 else [f"{len(stems)}-networks"]
     name = run_name("agent", settings.algorithm, *stems, f"s{settings.seed}")
     return _train(settings, Path(given["out"] or free_folder("runs", name)), given)
 
@@ -169,7 +171,7 @@ def _changed(start: AgentSettings, given: Mapping[str, Any]) -> AgentSettings:
     for name in ("max_rate", "reward", "seed"):
         kwargs |= {name: given[name]} if name in given else {}
     if "models" in given:
-        pairs = [model.partition("=")[::2] for model in given["models"]]
+        pairs = [model.partition("=")[::2] for model in expanded(given["models"])]
         kwargs["problems"] = [{"model": name, **({"weights": file} if file else {})} for name, file in pairs]
     for name in ("budgets", "tolerances"):
         if name in given:
