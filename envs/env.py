@@ -211,14 +211,14 @@ class FilterPruningEnv(EpisodeView, gymnasium.Env[Observation, NDArray[np.float3
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Start from the unpruned network. `options` may hold a `budget` and a `tolerance` for this episode.
+        """Start from the unpruned network. `options` may hold `budget`, `counted` and `tolerance` for this episode.
 
         Nothing here is drawn at random: the seed that decides anything is the environment's own.
         """
         super().reset(seed=seed)
         for name in options or {}:
-            if name not in ("budget", "tolerance"):
-                raise unknown_name("reset option", name, ("budget", "tolerance"))
+            if name not in ("budget", "counted", "tolerance"):
+                raise unknown_name("reset option", name, ("budget", "counted", "tolerance"))
         self._episode.restart(replace(self.rules, **(options or {})))
         return self.observation, step_info(self._episode, self._episode.current.name, 0.0, {})
 

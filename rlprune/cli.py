@@ -76,7 +76,7 @@ GROUPS: dict[str, dict[str, Command]] = {
             "  rlprune train-agent --models population:population --data cifar10.npz",
         ),
         "episode": Command(
-            "agents:episode",
+            "episode:episode",
             "run an agent, or a rule, once on a network it has never seen",
             "  rlprune episode --agent runs/agent/agent.zip --model resnet56 --weights resnet56.pt --data cifar10.npz "
             "--budget 0.5\n"

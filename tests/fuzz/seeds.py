@@ -13,7 +13,8 @@ import torch
 import yaml
 from PIL import Image
 
-from rlprune.agents.commands.agents import _card_rules, _recorded
+from rlprune.agents.commands.agents import _recorded
+from rlprune.agents.commands.episode import _card_rules
 from rlprune.agents.commands.prune import recorded
 from rlprune.agents.commands.sensitivity import ScanSettings
 from rlprune.agents.compare.comparison import Comparison
