@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 import gymnasium
 import numpy as np
@@ -28,6 +28,16 @@ from rlprune.network import Network
 from rlprune.problem import PruningProblem
 from rlprune.seeding import streams_untouched
 from rlprune.training.settings import TrainSettings
+
+
+class Predicts(Protocol):
+    """What has Stable-Baselines3's `predict`."""
+
+    def predict(
+        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = True
+    ) -> tuple[Any, Any]:
+        """The action for an observation, and the state to hand back."""
+        ...
 
 
 class FilterPruningEnv(EpisodeView, gymnasium.Env[Observation, NDArray[np.float32]]):
@@ -182,6 +192,17 @@ class FilterPruningEnv(EpisodeView, gymnasium.Env[Observation, NDArray[np.float3
         For rules whose ranking changes on the way, or depends on what they remove.
         """
         self._episode.rank_by(scores)
+
+    def rehearse(self, controller: Predicts, deterministic: bool = True) -> dict[str, int]:
+        """The counts by group that a controller would take in this round; nothing is scored, and nothing changes."""
+        episode, state = self._episode, None
+        episode.at_start("a round can be rehearsed")
+        while not episode.current.done:
+            action, state = controller.predict(self.observation, state, None, deterministic)
+            episode.current.take(episode.current.window.count(float(np.asarray(action).reshape(-1)[0])))
+        counts = episode.current.named(episode.current.counts)
+        episode.renew()
+        return counts
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that an environment made with the same arguments needs to go on from here, bit-equal.

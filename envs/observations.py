@@ -70,7 +70,7 @@ PROGRESS_FEATURES = (
     "budget",
     "counts_macs",  # what the budget is of
     "counts_parameters",
-    "keeps_tolerance",  # whether rounds are played until the tolerance is reached
+    "keeps_tolerance",  # whether the tolerance says how far this round goes
     "has_errors",  # whether the next seven are known; they are 0 where not
     "error_lo",  # share of the readers' variance that is lost for good, log scale: at the window's ends ...
     "error_uniform",  # ... at the uniform rate ...
@@ -186,7 +186,7 @@ class Progress:
         cap: The largest rate allowed.
         budget: Fraction of the cost to keep, or None.
         counted: Which cost: `macs` or `parameters`.
-        keeps: Whether rounds are played until the tolerance is reached.
+        keeps: Whether the tolerance says how far this round goes, and no budget that has to be met.
         curve: The current group's errors (size + 1,), or None if they are not known.
         advised: The count at which the errors of this and all later groups sum to least.
     """

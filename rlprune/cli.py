@@ -67,6 +67,11 @@ GROUPS: dict[str, dict[str, Command]] = {
             "  rlprune train-agent --algorithm sac --episodes 300 --workers 4 --out runs/agent\n"
             "  rlprune train-agent --out runs/agent --resume",
         ),
+        "agents": Command(
+            "agents:agents",
+            "list the agents that come with the package, and what they know",
+            "  rlprune agents\n  rlprune agents runs/agent/agent.zip --json",
+        ),
         "train-population": Command(
             "population:train_population",
             "train many small networks of many families, to train agents on",

@@ -1,7 +1,8 @@
-"""`rlprune train-agent`."""
+"""`rlprune train-agent` and `rlprune agents`."""
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from rlprune.agents.commands.options import (
+    Json,
     Run,
     Section,
     check_resumed,
@@ -18,6 +20,7 @@ from rlprune.agents.commands.options import (
     folder_to_resume,
     parse,
 )
+from rlprune.agents.rl.assets import agent_file, names
 from rlprune.agents.rl.settings import AgentSettings
 from rlprune.agents.runs.population import expanded
 from rlprune.envs.registration import MIXED
@@ -182,7 +185,7 @@ def _changed(start: AgentSettings, given: Mapping[str, Any]) -> AgentSettings:
         problems = [{"model": name, **({"weights": file} if file else {})} for name, file in pairs]
         apart = {place: _apart(problems, name, given.get(name, ())) for name, place in APART.items()}
         kwargs["problems"] = [problem for problem in problems if all(problem not in found for found in apart.values())]
-        if not kwargs["problems"]:
+        if problems and not kwargs["problems"]:
             raise UserError("no network is left to train on; take fewer families out by --leave-out and --watch")
         changes |= apart
     elif {"leave_out", "watch"} & set(given):
@@ -260,3 +263,47 @@ def _print_metrics(card: Mapping[str, Any], settings: AgentSettings) -> None:
             scores = " ".join(f"{100 * line[who]['score']:7.2f}" for who in ("agent", "error", "uniform"))
             model = problems[line["problem"]]["model"] + (" (left out)" if name == "left_out" else "")
             print(f"{model:20} {100 * line['macs_share']:7.1f} % {scores}")
+
+
+# --- agents ---------------------------------------------------------------------------------------------------------
+
+
+def agents(argv: Sequence[str], about: str, examples: str) -> int:
+    """List agents by what their cards say; nothing of an agent is run."""
+    files = list(itertools.takewhile(lambda text: not text.startswith("-"), argv))
+    given = parse("agents", [Section(Json)], argv[len(files) :], about=about, examples=examples)
+    from rlprune.agents.rl.sb3 import read_card
+
+    cards = {name: read_card(agent_file(name)) for name in files or names()}
+    found = {name: _known(card) for name, card in cards.items()}
+    if given["json"]:
+        print_json(found)
+        return 0
+    for name, known in found.items():
+        print(name)
+        for what, value in known.items():
+            print(f"  {what.replace('_', ' '):16} {', '.join(map(str, value)) if isinstance(value, list) else value}")
+    return 0
+
+
+def _known(card: Mapping[str, Any]) -> dict[str, Any]:
+    """What an agent knows, as its card says."""
+    kwargs = (card.get("env") or {}).get("kwargs") or {}
+    training, metrics = card.get("training") or {}, card.get("metrics") or {}
+    rules = {**kwargs, **(kwargs.get("common") or {})}
+    found: dict[str, Any] = {
+        "algorithm": card["algorithm"],
+        "observation": f"{len(card['features'])} features",
+        "trained_on": [problem["model"] for problem in kwargs.get("problems", []) if "model" in problem],
+        "budgets": kwargs.get("budgets") or ([kwargs["budget"]] if kwargs.get("budget") else []),
+        "counted": kwargs.get("counted", ["macs"]),
+        "rules": [f"{name} {rules[name]}" for name in ("criterion", "recovery", "skip") if name in rules],
+        "episodes": training.get("episodes", "unknown"),
+    }
+    for name in ("deterministic", "left_out"):
+        lines = [line for line in metrics.get(name, []) if "error" in line]
+        if lines:
+            over = [100 * (line["agent"]["score"] - line["error"]["score"]) for line in lines]
+            place = "trained on" if name == "deterministic" else "left out"
+            found[f"over_error_{place.replace(' ', '_')}"] = f"{sum(over) / len(over):+.2f} points ({len(over)} goals)"
+    return {name: value for name, value in found.items() if value != []}

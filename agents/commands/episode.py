@@ -81,7 +81,7 @@ def _recipe(argv: Sequence[str]) -> Recipe:
     rules = _card_rules(controller.removeprefix(AGENT)) if controller.startswith(AGENT) else {}
     recipe = Recipe(controller=controller, method=controller.partition(":")[0], repair=CYCLE, **{**GAME, **rules})
     goes_on = any(value_of(argv, flag) is not None for flag in ("--tolerance", "--epochs"))
-    if goes_on and value_of(argv, "--samples") is None:  # of samples, whole episodes are compared
+    if goes_on and (controller.startswith(AGENT) or value_of(argv, "--samples") is None):  # else whole episodes
         return replace(recipe, tolerance=FREE, epochs=0.0, finish=CYCLE)
     once: dict[str, Any] = {"published": True, "once": True, "check": "end", "finish": TrainSettings(epochs=0.0)}
     return replace(recipe, tolerance=FREE, budget=0.5, **once)

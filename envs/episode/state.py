@@ -141,7 +141,7 @@ class EpisodeState:
         before = self.keeper.allowed, self.budget, self.cap
         try:
             self.keeper.allowed, self.budget, self.cap = tolerance, budget, cap
-            self._rebuild()
+            self.renew()
         except UserError:
             self.keeper.allowed, self.budget, self.cap = before
             raise
@@ -155,7 +155,7 @@ class EpisodeState:
             raise UserError("this episode is over; call set_goal() to go on, or reset()")
         before, self.goal = self.goal, share
         try:
-            self._rebuild()
+            self.renew()
         except UserError:
             self.goal = before
             raise
@@ -165,8 +165,8 @@ class EpisodeState:
         if self.stopped is None and self.current.visit:
             raise UserError(f"{self.current.visit} groups of this round are visited; {what} only before the first")
 
-    def _rebuild(self) -> None:
-        """The current round anew, by other rules; where there was none any more, the next one."""
+    def renew(self) -> None:
+        """The current round anew, by other rules perhaps; where there was none any more, the next one."""
         if self.stopped is None:
             before, self.current = self.current, self._next_round()
             self.current.trained = before.trained

@@ -47,14 +47,14 @@ def progress(episode: EpisodeState) -> Progress:
     """What the observation needs beside the group."""
     current, rules, share = episode.current, episode.rules, 1.0 / episode.base_cost
     damage, place = episode.damage if rules.sees_errors else None, current.place
-    now = current.cost
+    now, target, aimed = current.cost, current.budget.target, episode.goal is not None
     return Progress(
         window=current.window,
         mass=current.mass[place],
         removed=1.0 - now * share,
         removed_round=(current.cost_before - now) * share,
         reachable=(now - current.walk.most.total) * share,
-        to_remove=0.0 if episode.target is None else max(0.0, (now - episode.target) * share),
+        to_remove=0.0 if target is None else max(0.0, (now - target) * share),
         rates=current.rates,
         departures=current.departures,
         drops=[line["drop"] for line in episode.history[-2:]],
@@ -64,9 +64,9 @@ def progress(episode: EpisodeState) -> Progress:
         round=episode.round,
         rounds=rules.rounds,
         cap=episode.cap,
-        budget=episode.budget,
+        budget=episode.goal if aimed else episode.budget,
         counted=episode.scope.counted,
-        keeps=not rules.one_shot,
+        keeps=not (rules.one_shot or aimed),
         curve=None if damage is None or not damage.known[place] else damage.curves[place],
         advised=0.0 if damage is None else current.advised(damage),
     )
