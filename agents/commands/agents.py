@@ -22,7 +22,7 @@ from rlprune.agents.commands.options import (
 )
 from rlprune.agents.rl.assets import agent_file, names
 from rlprune.agents.rl.settings import AgentSettings
-from rlprune.agents.runs.population import expanded
+from rlprune.agents.runs.population import DRAWN, expanded
 from rlprune.envs.registration import MIXED
 from rlprune.errors import UserError, reading, unknown_name
 from rlprune.files import read_json
@@ -159,7 +159,7 @@ def _lessons(start: AgentSettings) -> Lessons:
     models = tuple("=".join(problem[name] for name in ("model", "weights") if name in problem)
                    for problem in (*kwargs["problems"], *start.watched, *start.left_out))  # fmt: skip
     apart = {"watch": start.watched, "leave_out": start.left_out}
-    families = {name: tuple(dict.fromkeys(map(_family, problems))) for name, problems in apart.items()}
+    families: dict[str, Any] = {name: tuple(dict.fromkeys(map(_family, found))) for name, found in apart.items()}
     lists: dict[str, Any] = {name: tuple(map(str, kwargs[name] or ())) for name in ("budgets", "tolerances")}
     rules: dict[str, Any] = {name: common[name] for name in ("criterion", "recovery", "cache") if name in common}
     return Lessons(models=models, **families, **lists, **rules, max_rate=kwargs["max_rate"],
@@ -205,8 +205,8 @@ APART = {"leave_out": "left_out", "watch": "watched"}
 
 def _family(problem: Mapping[str, Any]) -> str:
     """The family of a network from the grammar; of any other its specification."""
-    home, colon, name = problem["model"].partition(":")
-    return name.partition("-")[0] if colon and home == "drawn" else problem["model"]
+    model = str(problem["model"])
+    return model.removeprefix(DRAWN).partition("-")[0] if model.startswith(DRAWN) else model
 
 
 def _apart(problems: Sequence[dict[str, Any]], name: str, families: Sequence[str]) -> tuple[dict[str, Any], ...]:

@@ -107,4 +107,5 @@ def make_pool(workers: int, ray: str | None = None) -> Pool:
     """Processes of this machine, or the Ray cluster at an address."""
     if ray is None:
         return ProcessPool(workers)
-    return RayPool.connect(ray, workers)
+    pool: Any = RayPool.connect(ray, workers)
+    return pool  # type: ignore[no-any-return]

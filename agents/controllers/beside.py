@@ -67,7 +67,10 @@ class Beside(RoundRule):
             with seeded(derive(env.rules.seed, "sample", env.round, number)):
                 return env.rehearse(self.controller, deterministic=False)
 
-        found = {AGENT: partial(env.rehearse, self.controller), RULE: partial(advised_counts, env)}
+        found: dict[str, Callable[[], dict[str, int]]] = {
+            AGENT: partial(env.rehearse, self.controller),
+            RULE: partial(advised_counts, env),
+        }
         return found | {f"{AGENT}, drawn {number}": partial(drawn, number) for number in range(1, self.samples - 1)}
 
     def state_dict(self) -> dict[str, Any]:
