@@ -44,8 +44,8 @@ class Recipe:
         skip: Kinds of groups that stay whole: `residual`, `depthwise`, `grouped`, `concatenated`, `transposed`,
             `linear`.
         max_rate: Most of a group that one round may remove.
-        samples: Schedules to try before the best is played. Of a trained agent at a tolerance, before every round, the
-            rule `error` among them (None: 4); published, whole episodes of a controller that draws (None: 1).
+        samples: Schedules to try before the best is played. Of a trained agent before every round, the rule `error`
+            among them (None: 4 where it seeks a tolerance alone); published, whole episodes of a controller that draws.
         published: Play the paper's own schedule and stop.
         rounds: Stop after this many rounds; None goes on.
         once: Published: remove everything in one round; what comes out of tolerance is tried again with less.
@@ -127,7 +127,8 @@ class Recipe:
     @property
     def samples_tried(self) -> int:
         """How many schedules are tried before the best is played."""
-        return self.samples or (SAMPLES if self.controller.startswith(AGENT) and not self.published else 1)
+        seeks = self.controller.startswith(AGENT) and not self.published and self.budget is None
+        return self.samples or (SAMPLES if seeks else 1)
 
     def change(self, **changes: Any) -> Recipe:
         """This recipe with other values.

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlprune.agents import Recipe, TrainedAgent, load_agent, make_controller, play, run_episode
+from rlprune.agents import AgentSettings, Recipe, TrainedAgent, load_agent, make_controller, play, run_episode, train
 from rlprune.agents.controllers.beside import Beside
 from rlprune.agents.rl.evaluating import Watch, evaluate, gain
 from rlprune.agents.rl.sb3 import _SpacesOnly, make_agent, read_card, save_agent
@@ -17,6 +17,7 @@ from rlprune.cli import main
 from rlprune.envs import FilterPruningEnv, MixedPruningEnv
 from rlprune.envs.arguments import shared_problem
 from rlprune.envs.observations import FEATURES
+from rlprune.envs.registration import MIXED
 from rlprune.errors import UserError
 from rlprune.files import write_json
 from rlprune.problem import PruningProblem
@@ -205,3 +206,55 @@ def test_alone_where_one_sample_is_asked_for(trained: Path, problem: PruningProb
     recipe = Recipe(controller=f"agent:{trained}", tolerance=0.05, epochs=0.0, samples=1, skip=())
     outcome = play(problem.fresh(), recipe)
     assert outcome.tried == [] and all("followed" in line for line in outcome.rounds)
+
+
+def test_a_killed_training_that_watches_ends_the_same(tmp_path: Path) -> None:
+    kwargs = {"common": SMALL, "budgets": [0.5, 0.6]}
+    quick = {"n_steps": 6, "n_epochs": 1}
+    settings = AgentSettings(
+        env=MIXED, env_kwargs=kwargs, episodes=14, segment=12, hyperparameters=quick, watched=({},)
+    )
+    train(settings, tmp_path / "whole")
+
+    class Killed(BaseException):
+        pass
+
+    def die(count: int, line: dict[str, Any]) -> None:
+        if count == 11:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(settings, tmp_path / "killed", on_episode=die)
+    train(settings, tmp_path / "killed", resume=True)
+    curves = [(tmp_path / name / "curve.jsonl").read_text() for name in ("whole", "killed")]
+    assert curves[0] == curves[1] and len(curves[0].splitlines()) >= 3
+    one, other = (load_agent(tmp_path / name / "agent.zip").model.policy.state_dict() for name in ("whole", "killed"))
+    assert all(one[name].equal(other[name]) for name in one)
+    assert not list((tmp_path / "killed").glob("best*"))
+
+
+def test_what_agents_know_is_listed(capsys: pytest.CaptureFixture[str], trained: Path) -> None:
+    assert main(["agents"]) == 0
+    assert "ppo-resnet" in capsys.readouterr().out
+    assert main(["agents", str(trained), "--json"]) == 0
+    (known,) = json.loads(capsys.readouterr().out).values()
+    assert known["trained_on"] == ["drawn:plain-0"] and known["counted"] == ["macs", "parameters"]
+    assert "points" in known["over_error_left_out"]
+    assert main(["agents", "nowhere.zip"]) == 2
+    assert "no such file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["--leave-out", "dens"], "--models"),
+        (["--models", "drawn:dense-0", "--leave-out", "dens"], "did you mean 'dense'"),
+        (["--models", "drawn:dense-0", "--leave-out", "dense"], "no network is left"),
+        (["--patience", "2"], "patience is 2"),
+        (["--counted", "flops"], "what a budget counts"),
+    ],
+)
+def test_mistakes_are_one_line(argv: list[str], says: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["train-agent", *argv, "--out", str(tmp_path / "no")]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and says in lines[0], lines
