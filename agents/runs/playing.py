@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from rlprune.agents.controllers.base import Controller, Rule
-from rlprune.agents.controllers.beside import Beside
+from rlprune.agents.controllers.beside import RULE, Beside
 from rlprune.agents.controllers.law import Law, Standing
 from rlprune.agents.controllers.registry import make_rule
 from rlprune.agents.controllers.sampling import BestOf
@@ -100,7 +100,11 @@ def shown_to(controller: Controller, tolerance: float) -> dict[str, Any]:
 
 def followed_there(controller: Controller, observation: Any) -> float | None:
     """How far a trained agent is followed where it sees this, from 0 (not at all) to 1; None for rules."""
-    told = getattr(controller.controller if isinstance(controller, Beside) else controller, "followed", None)
+    if isinstance(controller, Beside):
+        if controller.leads == RULE:
+            return 0.0
+        controller = controller.controller
+    told = getattr(controller, "followed", None)
     return None if told is None else round(float(told(observation)), 4)
 
 
