@@ -65,6 +65,10 @@ def test_the_card_says_what_was_left_out_and_what_it_cost(trained: Path) -> None
             (kind, budget) for kind in ("macs", "parameters") for budget in (0.5, 0.7)
         }
         assert all({"agent", "error", "uniform"} <= set(line) for line in lines)
+    assert main(["train-agent", "--resume", "--out", str(trained.parent), "--quiet"]) == 0, (
+        "by the settings that it has"
+    )
+    assert main(["train-agent", "--resume", "--patience", "3", "--out", str(trained.parent), "--quiet"]) == 2
 
 
 def test_what_is_kept_is_the_best_that_was_watched(trained: Path) -> None:
