@@ -74,7 +74,7 @@ GROUPS: dict[str, dict[str, Command]] = {
         ),
         "train-population": Command(
             "population:train_population",
-            "train many small networks of many families, to train agents on",
+            "train small networks of many families, for agents",
             "  rlprune train-population --data cifar10.npz --networks 20 --epochs 2 --control-size 1000 --workers 2 "
             "--out population\n"
             "  rlprune train-population --data cifar10.npz --out population --resume\n"

@@ -44,8 +44,7 @@ class Lessons:
 
     Attributes:
         models: Networks, NAME or NAME=WEIGHTS, or population:FOLDER for all that `train-population` has trained there.
-        leave_out: Families of drawn networks among the models that are not trained on; the card says how the agent
-            does there.
+        leave_out: Families of drawn networks that are not trained on; the card says how the agent does there.
         watch: Families that are not trained on either, but looked at during the training: the agent that does best
             there is kept, and `--patience` ends the training.
         budgets: Fractions of the MACs to keep, one by one or as a range: A:B (five even steps) or A:B:STEPS.
@@ -77,7 +76,7 @@ class Lessons:
     set: list[str] = field(default_factory=list)  # a list, since a comma in a value separates nothing
 
 
-COMMON_LESSONS = {"models", "leave_out", "watch", "patience", "data", "budgets", "counted", "tolerances", "algorithm",
+COMMON_LESSONS = {"models", "leave_out", "watch", "data", "budgets", "counted", "tolerances", "algorithm",
                   "episodes", "timesteps", "workers", "seed",
                   "device", "recovery", "max_rate", "skip", "reward", "set", "out", "resume", "quiet",
                   "json"}  # fmt: skip
