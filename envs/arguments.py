@@ -17,7 +17,10 @@ RULES = {field.name for field in fields(Rules)}
 SPEC = {field.name for field in fields(ProblemSpec)}
 
 
-@lru_cache(maxsize=4)
+PROBLEMS = 64  # that a process keeps: a population is built once, not for every environment of a training
+
+
+@lru_cache(maxsize=PROBLEMS)
 def shared_problem(spec: ProblemSpec) -> PruningProblem:
     """The problem of `spec`; environments of one process share it, since nothing ever changes it."""
     return spec.build()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 import gymnasium
 import numpy as np
@@ -28,6 +28,16 @@ from rlprune.network import Network
 from rlprune.problem import PruningProblem
 from rlprune.seeding import streams_untouched
 from rlprune.training.settings import TrainSettings
+
+
+class Predicts(Protocol):
+    """What has Stable-Baselines3's `predict`."""
+
+    def predict(
+        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = True
+    ) -> tuple[Any, Any]:
+        """The action for an observation, and the state to hand back."""
+        ...
 
 
 class FilterPruningEnv(EpisodeView, gymnasium.Env[Observation, NDArray[np.float32]]):
@@ -183,6 +193,17 @@ class FilterPruningEnv(EpisodeView, gymnasium.Env[Observation, NDArray[np.float3
         """
         self._episode.rank_by(scores)
 
+    def rehearse(self, controller: Predicts, deterministic: bool = True) -> dict[str, int]:
+        """The counts by group that a controller would take in this round; nothing is scored, and nothing changes."""
+        episode, state = self._episode, None
+        episode.at_start("a round can be rehearsed")
+        while not episode.current.done:
+            action, state = controller.predict(self.observation, state, None, deterministic)
+            episode.current.take(episode.current.window.count(float(np.asarray(action).reshape(-1)[0])))
+        counts = episode.current.named(episode.current.counts)
+        episode.renew()
+        return counts
+
     def state_dict(self) -> dict[str, Any]:
         """Everything that an environment made with the same arguments needs to go on from here, bit-equal.
 
@@ -211,14 +232,14 @@ class FilterPruningEnv(EpisodeView, gymnasium.Env[Observation, NDArray[np.float3
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Start from the unpruned network. `options` may hold a `budget` and a `tolerance` for this episode.
+        """Start from the unpruned network. `options` may hold `budget`, `counted` and `tolerance` for this episode.
 
         Nothing here is drawn at random: the seed that decides anything is the environment's own.
         """
         super().reset(seed=seed)
         for name in options or {}:
-            if name not in ("budget", "tolerance"):
-                raise unknown_name("reset option", name, ("budget", "tolerance"))
+            if name not in ("budget", "counted", "tolerance"):
+                raise unknown_name("reset option", name, ("budget", "counted", "tolerance"))
         self._episode.restart(replace(self.rules, **(options or {})))
         return self.observation, step_info(self._episode, self._episode.current.name, 0.0, {})
 

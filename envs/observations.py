@@ -50,10 +50,10 @@ PROGRESS_FEATURES = (
     "share_lost_lo",  # share of the group's score that goes at the window's ends and at the uniform rate
     "share_lost_uniform",
     "share_lost_hi",
-    "removed",  # MACs gone so far
+    "removed",  # of the MACs, or of what the budget is of: gone so far
     "removed_round",
-    "reachable",  # MACs that can still go in this round
-    "to_remove",  # MACs that still have to go for the budget
+    "reachable",  # what can still go in this round
+    "to_remove",  # what still has to go for the budget
     "last_rate",
     "last_departure",  # last rate minus the uniform rate at the time
     "second_last_rate",
@@ -68,6 +68,9 @@ PROGRESS_FEATURES = (
     "tolerance",
     "has_budget",
     "budget",
+    "counts_macs",  # what the budget is of
+    "counts_parameters",
+    "keeps_tolerance",  # whether the tolerance says how far this round goes
     "has_errors",  # whether the next seven are known; they are 0 where not
     "error_lo",  # share of the readers' variance that is lost for good, log scale: at the window's ends ...
     "error_uniform",  # ... at the uniform rate ...
@@ -175,13 +178,15 @@ class Progress:
     Attributes:
         window: The current group's window.
         mass: `score_mass` of the current group.
-        removed, removed_round, reachable, to_remove: Fractions of the unpruned MACs.
+        removed, removed_round, reachable, to_remove: Fractions of the unpruned cost, in what is counted.
         rates, departures: Executed rates of this round, and how far each was from the uniform rate at the time.
         drops: Drop after each round so far, newest last.
         score, baseline, tolerance: As of now.
         round: Rounds done; `rounds` is how many there may be (None: any number).
         cap: The largest rate allowed.
-        budget: Fraction of the MACs to keep, or None.
+        budget: Fraction of the cost to keep, or None.
+        counted: Which cost: `macs` or `parameters`.
+        keeps: Whether the tolerance says how far this round goes, and no budget that has to be met.
         curve: The current group's errors (size + 1,), or None if they are not known.
         advised: The count at which the errors of this and all later groups sum to least.
     """
@@ -202,6 +207,8 @@ class Progress:
     rounds: int | None
     cap: float
     budget: float | None
+    counted: str = "macs"
+    keeps: bool = False
     curve: NDArray[np.float64] | None = None
     advised: float = 0.0
 
@@ -239,6 +246,9 @@ def progress_features(progress: Progress) -> tuple[float, ...]:
         p.tolerance / (p.tolerance + 0.02),
         float(p.budget is not None),
         p.budget if p.budget is not None else 0.0,
+        float(p.budget is not None and p.counted == "macs"),
+        float(p.budget is not None and p.counted == "parameters"),
+        float(p.keeps),
         *_errors(p),
     )
 

@@ -12,6 +12,7 @@ from rlprune.kinds import check_kinds
 from rlprune.typed import check_fields
 
 ON_VIOLATION = ("stop", "retry", "back")
+COUNTED = ("macs", "parameters")
 
 
 @dataclass(frozen=True)
@@ -22,8 +23,9 @@ class Rules:
         criterion: How filters are ranked.
         reward: Name of the reward; see `rlprune.envs.episode.rewards`.
         tolerance: Allowed drop of the control score, >= 0, in the score's own units.
-        budget: Fraction of the MACs to keep, in (0, 1]. With `one_shot` it is met to within one filter by
+        budget: Fraction of what is `counted` to keep, in (0, 1]. With `one_shot` it is met to within one filter by
             construction; else the episode ends once it is met. None: no budget.
+        counted: What the budget is a fraction of: `macs` or `parameters`.
         max_rate: Largest rate for one group in one round, a hard limit.
         rounds: Rounds after which the episode is truncated; None for no limit.
         one_shot: One round, then the end: no rollback, the budget is met at once.
@@ -44,6 +46,7 @@ class Rules:
     reward: str = "tolerance"
     tolerance: float = 0.01
     budget: float | None = None
+    counted: str = "macs"
     max_rate: float = 0.5
     rounds: int | None = None
     one_shot: bool = False
@@ -65,6 +68,8 @@ class Rules:
         check_seed(self.seed)
         if self.budget is not None and not 0.0 < self.budget <= 1.0:
             raise UserError(f"budget is {self.budget}; it must lie in (0, 1], the fraction of the MACs to keep")
+        if self.counted not in COUNTED:
+            raise unknown_name("what a budget counts", self.counted, COUNTED)
         if self.rounds is not None and self.rounds < 1:
             raise UserError(f"rounds is {self.rounds}; it must be at least 1, or None for no limit")
         if self.on_violation not in ON_VIOLATION:

@@ -10,13 +10,12 @@ from numpy.typing import NDArray
 
 from rlprune.channels import ChannelGroup
 from rlprune.envs.episode.budget import Budget
-from rlprune.envs.episode.damage import Advice
 from rlprune.envs.episode.rewards import Terms
 from rlprune.envs.episode.rounds import Scope
 from rlprune.envs.episode.state import EpisodeState
 from rlprune.envs.episode.telling import progress
 from rlprune.envs.episode.transitions import Repairs
-from rlprune.envs.episode.window import Counts, Window
+from rlprune.envs.episode.window import Counts
 from rlprune.envs.observations import observation
 from rlprune.errors import unknown_name
 from rlprune.network import Network
@@ -186,17 +185,7 @@ class EpisodeView:
     @property
     def advised_rates(self) -> NDArray[np.float64]:
         """The rates (n,) of a whole round at which the errors sum to least; the uniform ones where none is known."""
-        damage, budget = self._episode.damage, self.budget
-        advice = None if damage is None else Advice(damage, budget)
-
-        def choose(group: int, window: Window) -> int:
-            if advice is None:
-                return window.count(0.0)
-            count = window.nearest(advice.count())
-            advice.take(count)
-            return count
-
-        return np.asarray(budget.fill(choose) / budget.sizes)
+        return np.asarray(self._episode.current.advised_counts(self._episode.damage) / self.budget.sizes)
 
     def preview(self, counts: Counts | Mapping[str, int], recovery: Repairs | None = None) -> tuple[Score, Terms]:
         """What this round would come to if its groups lost `counts`, recovery included.

@@ -67,8 +67,21 @@ GROUPS: dict[str, dict[str, Command]] = {
             "  rlprune train-agent --algorithm sac --episodes 300 --workers 4 --out runs/agent\n"
             "  rlprune train-agent --out runs/agent --resume",
         ),
+        "agents": Command(
+            "agents:agents",
+            "list the agents that come with the package, and what they know",
+            "  rlprune agents\n  rlprune agents runs/agent/agent.zip --json",
+        ),
+        "train-population": Command(
+            "population:train_population",
+            "train small networks of many families, for agents",
+            "  rlprune train-population --data cifar10.npz --networks 20 --epochs 2 --control-size 1000 --workers 2 "
+            "--out population\n"
+            "  rlprune train-population --data cifar10.npz --out population --resume\n"
+            "  rlprune train-agent --models population:population --data cifar10.npz",
+        ),
         "episode": Command(
-            "agents:episode",
+            "episode:episode",
             "run an agent, or a rule, once on a network it has never seen",
             "  rlprune episode --agent runs/agent/agent.zip --model resnet56 --weights resnet56.pt --data cifar10.npz "
             "--budget 0.5\n"

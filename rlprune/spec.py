@@ -23,8 +23,8 @@ class ProblemSpec:
     """A problem in plain values, so that it can be written down, sent to a worker process and built again.
 
     Attributes:
-        model: Network by zoo name, `torchvision:NAME`, `timm:NAME`, `hf:FOLDER`, or a function, class or module of your
-            own, `package.module:name` or `file.py:name`.
+        model: Network by zoo name, `drawn:FAMILY-SEED`, `torchvision:NAME`, `timm:NAME`, `hf:FOLDER`, or a function,
+            class or module of your own, `package.module:name` or `file.py:name`.
         data: Data set by name, such as `digits`, an `.npz` file, a folder, or `torchvision:NAME`.
         weights: Weights file as people save them; None takes those that come with the network (digits/lenet5 only).
         task: What the network does, where the data's own task needs an option, such as `detection:metric=map50`.

@@ -1,7 +1,8 @@
-"""`rlprune train-agent` and `rlprune episode`."""
+"""`rlprune train-agent` and `rlprune agents`."""
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -11,26 +12,23 @@ from typing import Any
 import numpy as np
 
 from rlprune.agents.commands.options import (
+    Json,
     Run,
     Section,
     check_resumed,
     command_line,
     folder_to_resume,
     parse,
-    value_of,
 )
-from rlprune.agents.commands.prune import What, changed, recipe_sections, recorded, run_prune, spec_of
 from rlprune.agents.rl.assets import agent_file, names
 from rlprune.agents.rl.settings import AgentSettings
-from rlprune.agents.runs.recipe import AGENT, Recipe
-from rlprune.agents.runs.recipes import CYCLE
+from rlprune.agents.runs.population import DRAWN, expanded
 from rlprune.envs.registration import MIXED
-from rlprune.errors import UserError, reading
+from rlprune.errors import UserError, reading, unknown_name
 from rlprune.files import read_json
 from rlprune.importing import print_json
 from rlprune.record import free_folder, run_name
 from rlprune.spec import ProblemSpec
-from rlprune.training.settings import TrainSettings
 from rlprune.typed import check_table, from_table
 
 GAME: Mapping[str, Any] = {"criterion": "l1", "recovery": "lsq+bn-delta", "max_rate": 0.9, "skip": ()}
@@ -40,42 +38,49 @@ FREE = 1.0  # the tolerance of a game in which the budget alone is the goal
 LEVELS = 5  # values that a range A:B stands for
 
 
-# --- train-agent ----------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Lessons:
     """What an agent is trained on; an episode draws network, budget and tolerance anew.
 
     Attributes:
-        models: Networks, NAME or NAME=WEIGHTS.
+        models: Networks, NAME or NAME=WEIGHTS, or population:FOLDER for all that `train-population` has trained there.
+        leave_out: Families of drawn networks that are not trained on; the card says how the agent does there.
+        watch: Families that are not trained on either, but looked at during the training: the agent that does best
+            there is kept, and `--patience` ends the training.
         budgets: Fractions of the MACs to keep, one by one or as a range: A:B (five even steps) or A:B:STEPS.
+        counted: What a budget is a fraction of: `macs`, `parameters`, or both in turn.
         tolerances: Drops allowed, likewise; none: the budget alone is the goal.
         criterion: Ranking of the filters.
         recovery: Repairs after each removal, joined by +.
         max_rate: Most of a group that goes.
         skip: Kinds of groups that stay whole, such as residual.
-        reward: What an episode pays; `gain` is over the uniform schedule.
+        reward: What an episode pays; `gain` is over the uniform schedule, `gain_over_error` over the rule `error`.
+        cache: File that the scores are kept in, for several trainings to share; None keeps them with the agent.
         agent_device: Where the agent's own network is.
         set: A change to the preset, as in n_steps=64; repeatable.
     """
 
     models: tuple[str, ...] = ("lenet5",)
+    leave_out: tuple[str, ...] = ()
+    watch: tuple[str, ...] = ()
     budgets: tuple[str, ...] = ("0.3:0.7",)
+    counted: tuple[str, ...] = ("macs",)
     tolerances: tuple[str, ...] = ()
     criterion: str = GAME["criterion"]
     recovery: str = GAME["recovery"]
     max_rate: float = GAME["max_rate"]
     skip: tuple[str, ...] = GAME["skip"]
     reward: str = "gain"
+    cache: str | None = None
     agent_device: str = "cpu"
     set: list[str] = field(default_factory=list)  # a list, since a comma in a value separates nothing
 
 
-COMMON_LESSONS = {"models", "data", "budgets", "tolerances", "algorithm", "episodes", "timesteps", "workers", "seed",
+COMMON_LESSONS = {"models", "leave_out", "watch", "data", "budgets", "counted", "tolerances", "algorithm",
+                  "episodes", "timesteps", "workers", "seed",
                   "device", "recovery", "max_rate", "skip", "reward", "set", "out", "resume", "quiet",
                   "json"}  # fmt: skip
-NOT_LESSONS = ("env", "env_kwargs", "hyperparameters", "seed", "device")
+NOT_LESSONS = ("env", "env_kwargs", "hyperparameters", "seed", "device", "watched", "left_out")
 
 
 def train_agent(argv: Sequence[str], about: str, examples: str) -> int:
@@ -97,6 +102,7 @@ def train_agent(argv: Sequence[str], about: str, examples: str) -> int:
     before = {name: default for section in sections for name, _, default, _ in section.fields()}
     settings = _changed(start, {name: value for name, value in given.items() if value != before.get(name)})
     stems = [Path(problem["model"]).stem for problem in settings.env_kwargs["problems"]]
+    stems = stems if len(stems) < 4 else [f"{len(stems)}-networks"]
     name = run_name("agent", settings.algorithm, *stems, f"s{settings.seed}")
     return _train(settings, Path(given["out"] or free_folder("runs", name)), given)
 
@@ -141,7 +147,8 @@ def _recorded(folder: Path) -> AgentSettings:
 def _problems(settings: AgentSettings) -> list[ProblemSpec]:
     """What is trained on, as far as it says what is built."""
     shared = {"task": settings.env_kwargs["common"].get("task")}
-    problems = [{**shared, **problem} for problem in settings.env_kwargs["problems"]]
+    every = [*settings.env_kwargs["problems"], *settings.watched, *settings.left_out]
+    problems = [{**shared, **problem} for problem in every]
     return [ProblemSpec.from_json({"model": one["model"], "task": one["task"]}) for one in problems]
 
 
@@ -149,10 +156,13 @@ def _lessons(start: AgentSettings) -> Lessons:
     """Settings as the options that stand for them."""
     kwargs, common = start.env_kwargs, start.env_kwargs["common"]
     models = tuple("=".join(problem[name] for name in ("model", "weights") if name in problem)
-                   for problem in kwargs["problems"])  # fmt: skip
+                   for problem in (*kwargs["problems"], *start.watched, *start.left_out))  # fmt: skip
+    apart = {"watch": start.watched, "leave_out": start.left_out}
+    families: dict[str, Any] = {name: tuple(dict.fromkeys(map(_family, found))) for name, found in apart.items()}
     lists: dict[str, Any] = {name: tuple(map(str, kwargs[name] or ())) for name in ("budgets", "tolerances")}
-    rules: dict[str, Any] = {name: common[name] for name in ("criterion", "recovery") if name in common}
-    return Lessons(models=models, **lists, **rules, max_rate=kwargs["max_rate"], skip=tuple(common.get("skip", ())),
+    rules: dict[str, Any] = {name: common[name] for name in ("criterion", "recovery", "cache") if name in common}
+    return Lessons(models=models, **families, **lists, **rules, max_rate=kwargs["max_rate"],
+                   counted=tuple(kwargs.get("counted", ("macs",))), skip=tuple(common.get("skip", ())),
                    reward=kwargs.get("reward", "gain"), agent_device=start.device)  # fmt: skip
 
 
@@ -166,18 +176,45 @@ def _changed(start: AgentSettings, given: Mapping[str, Any]) -> AgentSettings:
         changes["episodes"] = None
     changes["hyperparameters"] = {**start.hyperparameters, **_presets(given.get("set", []))}
     kwargs = {**start.env_kwargs, "common": dict(start.env_kwargs["common"])}
-    for name in ("max_rate", "reward", "seed"):
-        kwargs |= {name: given[name]} if name in given else {}
+    for name in ("max_rate", "reward", "seed", "counted"):
+        value = given.get(name)
+        kwargs |= {name: list(value) if isinstance(value, tuple) else value} if name in given else {}
     if "models" in given:
-        pairs = [model.partition("=")[::2] for model in given["models"]]
-        kwargs["problems"] = [{"model": name, **({"weights": file} if file else {})} for name, file in pairs]
+        pairs = [model.partition("=")[::2] for model in expanded(given["models"])]
+        problems = [{"model": name, **({"weights": file} if file else {})} for name, file in pairs]
+        apart = {place: _apart(problems, name, given.get(name, ())) for name, place in APART.items()}
+        kwargs["problems"] = [problem for problem in problems if all(problem not in found for found in apart.values())]
+        if problems and not kwargs["problems"]:
+            raise UserError("no network is left to train on; take fewer families out by --leave-out and --watch")
+        changes |= apart
+    elif {"leave_out", "watch"} & set(given):
+        raise UserError("--leave-out and --watch take families out of --models; give those with them")
     for name in ("budgets", "tolerances"):
         if name in given:
             kwargs[name] = levels(name, given[name]) if given[name] else None
-    shared = {item.name for item in fields(ProblemSpec)} - {"seed"} | {"criterion", "recovery", "skip"}
+    shared = {item.name for item in fields(ProblemSpec)} - {"seed"} | {"criterion", "recovery", "skip", "cache"}
     values = {name: given[name] for name in given if name in shared}
     kwargs["common"] |= {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
     return replace(start, **changes, env_kwargs=kwargs)
+
+
+APART = {"leave_out": "left_out", "watch": "watched"}
+"""Options that take families out of the training, and the settings that they go to."""
+
+
+def _family(problem: Mapping[str, Any]) -> str:
+    """The family of a network from the grammar; of any other its specification."""
+    model = str(problem["model"])
+    return model.removeprefix(DRAWN).partition("-")[0] if model.startswith(DRAWN) else model
+
+
+def _apart(problems: Sequence[dict[str, Any]], name: str, families: Sequence[str]) -> tuple[dict[str, Any], ...]:
+    """The networks of some families; raises UserError for one of which there is none."""
+    known = [_family(problem) for problem in problems]
+    for family in families:
+        if family not in known:
+            raise unknown_name(f"family for --{name.replace('_', '-')}", family, sorted({*known}))
+    return tuple(problem for problem, family in zip(problems, known, strict=True) if family in families)
 
 
 def levels(name: str, texts: Sequence[str]) -> list[float]:
@@ -217,95 +254,55 @@ def _presets(texts: Sequence[str]) -> dict[str, Any]:
 
 
 def _print_metrics(card: Mapping[str, Any], settings: AgentSettings) -> None:
-    """The agent's deterministic schedules beside the uniform ones."""
-    problems = settings.env_kwargs["problems"]
+    """The agent's deterministic schedules beside the rules'."""
     print(f"{card['training']['episodes']} episodes; control scores in %, without training:")
-    print(f"{'network':20} {'MACs kept':>9} {'agent':>7} {'uniform':>7}")
-    for line in card["metrics"]["deterministic"]:
-        scores = f"{100 * line['agent']['score']:7.2f} {100 * line['uniform']['score']:7.2f}"
-        print(f"{problems[line['problem']]['model']:20} {100 * line['macs_share']:7.1f} % {scores}")
+    print(f"{'network':20} {'MACs kept':>9} {'agent':>7} {'error':>7} {'uniform':>7}")
+    for name, problems in (("deterministic", settings.env_kwargs["problems"]), ("left_out", settings.left_out)):
+        for line in card["metrics"].get(name, []):
+            scores = " ".join(f"{100 * line[who]['score']:7.2f}" for who in ("agent", "error", "uniform"))
+            model = problems[line["problem"]]["model"] + (" (left out)" if name == "left_out" else "")
+            print(f"{model:20} {100 * line['macs_share']:7.1f} % {scores}")
 
 
-# --- episode --------------------------------------------------------------------------------------------------------
+# --- agents ---------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Player:
-    """Who plays.
+def agents(argv: Sequence[str], about: str, examples: str) -> int:
+    """List agents by what their cards say; nothing of an agent is run."""
+    files = list(itertools.takewhile(lambda text: not text.startswith("-"), argv))
+    given = parse("agents", [Section(Json)], argv[len(files) :], about=about, examples=examples)
+    from rlprune.agents.rl.sb3 import read_card
 
-    Attributes:
-        agent: Zip of a trained agent with its card beside it, or the name of one that comes with the package; unless a
-            controller is given, the first of these.
-        env_kwargs: What the environment of a plain Stable-Baselines3 script was made with, in JSON; writes the card.
-    """
-
-    agent: str | None = None
-    env_kwargs: str | None = None
-
-
-COMMON_EPISODE = {"model", "data", "weights", "seed", "device", "agent", "env_kwargs", "controller", "budget",
-                  "tolerance", "epochs", "samples", "criterion", "recovery", "max_rate", "skip", "out", "resume",
-                  "quiet", "json"}  # fmt: skip
-
-
-def episode(argv: Sequence[str], about: str, examples: str) -> int:
-    """Run a controller on a network, and write the run folder that `prune` writes.
-
-    One round that meets a budget, without training, by the rules that the agent was trained by; where a tolerance or
-    epochs are given, a run like any other with that controller, unless the best of some samples is asked for.
-    """
-    folder_to_resume(argv)
-    recipe, spec = recorded(argv) or (_recipe(argv), ProblemSpec())
-    sections = [
-        Section(Player),
-        Section(ProblemSpec, default=spec),
-        *recipe_sections(recipe, argv),
-        Section(What, skip=("method", "recipe", "published")),
-        Section(Run),
-    ]
-    given = parse("episode", sections, argv, common=COMMON_EPISODE, about=about, examples=examples)
-    if given["agent"] is not None:
-        given["controller"] = f"{AGENT}{given['agent']}"
-    return run_prune(changed(recipe, given), spec_of(given), given)
+    cards = {name: read_card(agent_file(name)) for name in files or names()}
+    found = {name: _known(card) for name, card in cards.items()}
+    if given["json"]:
+        print_json(found)
+        return 0
+    for name, known in found.items():
+        print(name)
+        for what, value in known.items():
+            print(f"  {what.replace('_', ' '):16} {', '.join(map(str, value)) if isinstance(value, list) else value}")
+    return 0
 
 
-def _recipe(argv: Sequence[str]) -> Recipe:
-    """The recipe that the defaults come from."""
-    agent, controller = value_of(argv, "--agent"), value_of(argv, "--controller")
-    if agent is not None and controller is not None:
-        raise UserError("--agent and --controller are both given; choose one of them")
-    if agent is None and controller is None:
-        if not names():
-            raise UserError(
-                "no controller is given; name a trained agent with --agent FILE, or a rule with --controller"
-            )
-        agent = names()[0]
-    controller = controller or f"{AGENT}{agent}"
-    arguments = value_of(argv, "--env-kwargs")
-    if arguments is not None:
-        if not controller.startswith(AGENT):
-            raise UserError(f"--env-kwargs is of an agent's training, and {controller} is a rule: leave it out")
-        from rlprune.agents.rl.cards import write_card_of
-
-        write_card_of(agent_file(controller.removeprefix(AGENT)), arguments)
-    rules = _card_rules(controller.removeprefix(AGENT)) if controller.startswith(AGENT) else {}
-    recipe = Recipe(controller=controller, method=controller.partition(":")[0], repair=CYCLE, **{**GAME, **rules})
-    goes_on = any(value_of(argv, flag) is not None for flag in ("--tolerance", "--epochs"))
-    if goes_on and value_of(argv, "--samples") is None:  # of samples, whole episodes are compared
-        return replace(recipe, tolerance=FREE, epochs=0.0, finish=CYCLE)
-    once: dict[str, Any] = {"published": True, "once": True, "check": "end", "finish": TrainSettings(epochs=0.0)}
-    return replace(recipe, tolerance=FREE, budget=0.5, **once)
-
-
-def _card_rules(file: str) -> dict[str, Any]:
-    """The rules by which an agent was trained, as far as its card tells."""
-    path = agent_file(file).with_suffix(".json")
-    if not path.exists():
-        return {}  # loading the agent says what is missing
-    with reading(path, "the card of an agent"):
-        card = read_json(path)
-        kwargs = (card.get("env") or {}).get("kwargs") or {} if isinstance(card, dict) else {}
-        kwargs = {**kwargs, **(kwargs.get("common") or {})}
-        rules = {name: tuple(kwargs[name]) if name == "skip" else kwargs[name] for name in GAME if name in kwargs}
-        check_table(Recipe, rules, "the rules")
-    return rules
+def _known(card: Mapping[str, Any]) -> dict[str, Any]:
+    """What an agent knows, as its card says."""
+    kwargs = (card.get("env") or {}).get("kwargs") or {}
+    training, metrics = card.get("training") or {}, card.get("metrics") or {}
+    rules = {**kwargs, **(kwargs.get("common") or {})}
+    found: dict[str, Any] = {
+        "algorithm": card["algorithm"],
+        "observation": f"{len(card['features'])} features",
+        "trained_on": [problem["model"] for problem in kwargs.get("problems", []) if "model" in problem],
+        "budgets": kwargs.get("budgets") or ([kwargs["budget"]] if kwargs.get("budget") else []),
+        "counted": kwargs.get("counted", ["macs"]),
+        "rules": [f"{name} {rules[name]}" for name in ("criterion", "recovery", "skip") if name in rules],
+        "episodes": training.get("episodes", "unknown"),
+    }
+    for name in ("deterministic", "left_out"):
+        lines = [line for line in metrics.get(name, []) if "error" in line]
+        if lines:
+            over = [100 * (line["agent"]["score"] - line["error"]["score"]) for line in lines]
+            place = "trained on" if name == "deterministic" else "left out"
+            found[f"over_error_{place.replace(' ', '_')}"] = f"{sum(over) / len(over):+.2f} points ({len(over)} goals)"
+    return {name: value for name, value in found.items() if value != []}

@@ -52,6 +52,28 @@ class Job:
     pruned: Mapping[str, Any] | None = None
     timed: bool = False
 
+    @property
+    def id(self) -> str:
+        """The cell's."""
+        return self.cell.id
+
+    def run(self) -> Result:
+        """Do it. Whatever goes wrong inside is its result, and not fatal to anything else."""
+        result = Result()
+        try:
+            for stage in self.stages:
+                pruned = self.pruned or result.stages.get("prune")
+                content, network = _prune(self) if pruned is None else _scratch(self.cell, pruned)
+                result.stages[stage] = {"status": "finished", "parameters": self.cell.parameters, **content}
+                result.networks[stage] = network
+        except (Exception, SystemExit) as error:  # a network's own code may do anything
+            return result.fail(self, type(error).__name__, str(error), traceback.format_exc())
+        return result
+
+    def died(self, message: str) -> Result:
+        """What it gives where it takes its process down every time."""
+        return Result().fail(self, "WorkerDied", message)
+
 
 @dataclass
 class Result:
@@ -74,20 +96,6 @@ class Result:
         self.stages[stage] = {"status": "failed", "parameters": job.cell.parameters, "error": error}
         self.trace = trace
         return self
-
-
-def run(job: Job) -> Result:
-    """Do a job. Whatever goes wrong inside is its result, and not fatal to anything else."""
-    result = Result()
-    try:
-        for stage in job.stages:
-            pruned = job.pruned or result.stages.get("prune")
-            content, network = _prune(job) if pruned is None else _scratch(job.cell, pruned)
-            result.stages[stage] = {"status": "finished", "parameters": job.cell.parameters, **content}
-            result.networks[stage] = network
-    except (Exception, SystemExit) as error:  # a network's own code may do anything
-        return result.fail(job, type(error).__name__, str(error), traceback.format_exc())
-    return result
 
 
 def _prune(job: Job) -> tuple[dict[str, Any], bytes]:

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from rlprune.agents.compare.cells import Job, Result, run
+from rlprune.agents.compare.cells import Job, Result
+from rlprune.agents.runs.processes import Pool, ProcessPool
 from rlprune.errors import UserError
 
 RETRIES = 5
@@ -22,7 +23,7 @@ def run_alone(job: Job) -> Result:
     import torch
 
     torch.set_num_threads(1)
-    return run(job)
+    return job.run()
 
 
 @dataclass(eq=False)
@@ -100,3 +101,11 @@ def _check_answers(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=10).close()
     except (OSError, ValueError) as error:
         raise UserError(f"--ray {address} cannot be reached ({error}); start it with `ray start --head`") from None
+
+
+def make_pool(workers: int, ray: str | None = None) -> Pool:
+    """Processes of this machine, or the Ray cluster at an address."""
+    if ray is None:
+        return ProcessPool(workers)
+    pool: Any = RayPool.connect(ray, workers)
+    return pool  # type: ignore[no-any-return]

@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from rlprune.agents.compare.cells import Job, Result
-from rlprune.agents.compare.processes import Pool, make_pool
+from rlprune.agents.compare.cluster import make_pool
 from rlprune.agents.compare.settings import Cell, CompareSettings
 from rlprune.agents.runs.playing import make_controller
+from rlprune.agents.runs.processes import Pool
 from rlprune.agents.runs.replaying import saved_network, trusted
 from rlprune.criteria import get_criterion
 from rlprune.errors import Notice, UserError, reading

@@ -13,6 +13,7 @@ from typing import Any
 
 from rlprune.agents.controllers.registry import RULES
 from rlprune.agents.rl.assets import agent_file
+from rlprune.agents.runs.population import expanded
 from rlprune.agents.runs.recipe import AGENT, PHASES, Recipe
 from rlprune.agents.runs.recipes import RECIPES, get_recipe
 from rlprune.envs.rules import check_tolerance
@@ -20,6 +21,8 @@ from rlprune.errors import UserError
 from rlprune.report.units import ANY_DROP
 from rlprune.spec import ProblemSpec
 from rlprune.typed import from_table
+
+MANY = 6  # networks that are counted, not named, in the folder's name
 
 OWN = frozenset({"tolerance", "budget", "epochs", "minutes", "controller", "method", "summary", "options"})
 """Fields of a recipe that the grid or the method decides."""
@@ -98,7 +101,7 @@ class CompareSettings:
     Attributes:
         methods: Recipes by name (`rlprune methods`), names of rules, `agent:FILE`, and recipes of your own as YAML
             files.
-        models: Networks; `NAME=FILE` gives the weights with it.
+        models: Networks; `NAME=FILE` gives the weights with it; `population:FOLDER` is all that it holds.
         data: Data sets.
         seeds: Each decides the data split and everything random.
         tolerances: Drops of the control score allowed, in its own units; 0.01 where neither these nor budgets are
@@ -125,6 +128,7 @@ class CompareSettings:
     changes: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "models", expanded(self.models))
         for name in ("methods", "models", "data", "seeds", "tolerances", "budgets"):
             values = getattr(self, name)
             if not values and name not in ("tolerances", "budgets"):
@@ -185,7 +189,9 @@ class CompareSettings:
     @property
     def name(self) -> str:
         """What the folder is called."""
-        return "-".join(["compare", *(_word(name.partition("=")[0]) for name in self.models), *map(_word, self.data)])
+        words = [_word(name.partition("=")[0]) for name in self.models]
+        words = words if len(words) < MANY else [f"{len(words)}-networks"]
+        return "-".join(["compare", *words, *map(_word, self.data)])
 
     def cells(self) -> list[Cell]:
         """The grid, seed by seed, so that a comparison stopped early has compared something."""

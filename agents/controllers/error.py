@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from rlprune.agents.controllers.base import Rule
+
+if TYPE_CHECKING:
+    from rlprune.envs.env import FilterPruningEnv
 
 
 @dataclass
@@ -19,9 +23,14 @@ class LeastError(Rule):
 
     def schedule(self) -> dict[str, int]:
         """The whole round's counts."""
-        counts = (self.env.advised_rates * self.env.budget.sizes).round().astype(int).tolist()
-        return dict(zip((group.name for group in self.env.prunable), counts, strict=True))
+        return advised_counts(self.env)
 
     def count(self) -> int:
         """The advised count, rounded."""
         return int(self.env.advised + 0.5)
+
+
+def advised_counts(env: FilterPruningEnv) -> dict[str, int]:
+    """The counts by group with which a whole round's errors sum to least."""
+    counts = (env.advised_rates * env.budget.sizes).round().astype(int).tolist()
+    return dict(zip((group.name for group in env.prunable), counts, strict=True))

@@ -74,7 +74,7 @@ class BestOf(Rule):
         twin = env.twin()
         with_budget, best = twin.budget.target is not None, -float("inf")
         for number in range(self.episodes):
-            with _seeded(derive(env.rules.seed, "sample", number)):
+            with seeded(derive(env.rules.seed, "sample", number)):
                 if isinstance(self.controller, Search):
                     self.controller.draw = number
                 info = run_episode(twin, self.controller, seed=env.rules.seed, deterministic=number == 0).info
@@ -90,7 +90,7 @@ class BestOf(Rule):
 
 
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     """Every stream that a policy may draw from, seeded, and afterwards as it was."""
     numbers, states = np.random.get_state(), random.getstate()
     with torch.random.fork_rng():

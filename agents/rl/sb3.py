@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,12 @@ class TrainedAgent:
     model: BaseAlgorithm
     card: Mapping[str, Any]
 
+    @cached_property
+    def _columns(self) -> list[int] | None:
+        """Where in this version's observation the features lie that the agent was trained on; None if those are all."""
+        features = self.card.get("features", FEATURES)
+        return None if tuple(features) == FEATURES else [FEATURES.index(name) for name in features]
+
     def predict(
         self,
         observation: Any,
@@ -173,7 +180,8 @@ class TrainedAgent:
         deterministic: bool = True,
     ) -> tuple[Array, State]:
         """The action in [-1, 1] for an observation, also of agents that choose among levels."""
-        action, state = self.model.predict(observation, state, episode_start, deterministic)
+        told = observation if self._columns is None else np.asarray(observation)[..., self._columns]
+        action, state = self.model.predict(told, state, episode_start, deterministic)
         if isinstance(self.model.action_space, spaces.Discrete):
             levels = np.linspace(-1.0, 1.0, int(self.model.action_space.n), dtype=np.float32)
             action = levels[np.asarray(action)][..., None]
@@ -185,7 +193,7 @@ class TrainedAgent:
 
     def followed(self, observation: Any) -> Array:
         """How far the agent is followed there, as `trust` says; fully where its card does not say what it has seen."""
-        seen = np.asarray(observation)
+        seen = np.asarray(observation) if self._columns is None else np.asarray(observation)[..., self._columns]
         return trust(seen, self.card["support"]) if "support" in self.card else np.ones(seen.shape[:-1])
 
 
@@ -237,7 +245,9 @@ def load_agent(path: str | Path, device: str = "cpu") -> TrainedAgent:
         hyperparameters["buffer_size"] = 1
     with warnings.catch_warnings(), streams_untouched(), reading(path, "an agent of this card"):
         warnings.filterwarnings("ignore", message="You have specified a mini-batch size")
-        model = make_agent(card["algorithm"], _SpacesOnly(action), hyperparameters, seed=0, device=device)
+        model = make_agent(
+            card["algorithm"], _SpacesOnly(len(card["features"]), action), hyperparameters, seed=0, device=device
+        )
         load_weights(model, path)
     return TrainedAgent(model, card)
 
@@ -253,7 +263,8 @@ def read_card(path: Path) -> dict[str, Any]:
     card = read_json(file)
     if not isinstance(card, dict) or card.get("format") != FORMAT:
         raise UserError(f"{file} is not the card of an agent (format {FORMAT})")
-    if card.get("features") != list(FEATURES):
+    features = checked(list[str], card.get("features"), f"{file}: features")
+    if not features or len({*features}) < len(features) or not {*features} <= {*FEATURES}:
         raise UserError(f"{path} was trained on other observations than this version's; train it again")
     for name, kind in CARD.items():
         checked(kind, card.get(name), f"{file}: {name}")
@@ -262,7 +273,7 @@ def read_card(path: Path) -> dict[str, Any]:
     checked(bool | None, training.get("errors"), f"{file}: training: errors")
     if not 2 <= (card.get("levels") or 2) <= MOST_LEVELS:
         raise UserError(f"{file}: levels is {card['levels']}; it must lie in [2, {MOST_LEVELS}]")
-    if support and not (set(support) == {"low", "high"} and all(len(b) == len(FEATURES) for b in support.values())):
+    if support and not (set(support) == {"low", "high"} and all(len(b) == len(features) for b in support.values())):
         raise UserError(f"{file}: support must be 'low' and 'high', each a number for every feature")
     return card
 
@@ -270,8 +281,8 @@ def read_card(path: Path) -> dict[str, Any]:
 class _SpacesOnly(gymnasium.Env[Any, Any]):
     """What an agent has to know of its environment when it is only built."""
 
-    def __init__(self, action: spaces.Space[Any]) -> None:
-        self.observation_space = spaces.Box(-1.0, 1.0, (len(FEATURES),), np.float32)
+    def __init__(self, features: int, action: spaces.Space[Any]) -> None:
+        self.observation_space = spaces.Box(-1.0, 1.0, (features,), np.float32)
         self.action_space = action
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from rlprune.envs.registration import LAYERWISE
+from rlprune.envs.registration import LAYERWISE, MIXED
 from rlprune.errors import UserError, check_seed, unknown_name
 
 ALGORITHMS = {
@@ -65,6 +65,10 @@ class AgentSettings:
         around: What action 0 stands for: `advice` (the rate of least reconstruction error, so that an untrained agent
             plays the rule `error`), `uniform`, or None for `advice` except for `amc`, which had none.
         start_method: How worker processes start: `fork`, `forkserver`, `spawn`, or None for the platform's safest.
+        watched: Networks that are not trained on, as the mixed environment's `problems`: the agent is evaluated on them
+            at every segment, and the one that does best there, over the rule `error`, is kept.
+        left_out: Networks that are neither trained on nor watched; how the agent does there is on its card.
+        patience: Evaluations on what is watched without a better one after which the training ends; 0 never does.
     """
 
     algorithm: str = "ppo"
@@ -80,6 +84,9 @@ class AgentSettings:
     segment: int | None = None
     around: str | None = None
     start_method: str | None = None
+    watched: tuple[Mapping[str, Any], ...] = ()
+    left_out: tuple[Mapping[str, Any], ...] = ()
+    patience: int = 0
 
     def __post_init__(self) -> None:
         check_algorithm(self.algorithm)
@@ -92,10 +99,16 @@ class AgentSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name} is {value}; it must be at least 1")
+        if self.patience < 0 or (self.patience and not self.watched):
+            raise UserError(f"patience is {self.patience}; it must be at least 0, and 0 where no network is watched")
+        if (self.watched or self.left_out) and self.env != MIXED:
+            raise UserError(f"env is {self.env}; networks are watched and left out of {MIXED} alone")
 
     def to_json(self) -> dict[str, Any]:
         """Plain values only."""
-        return {**asdict(self), "env_kwargs": dict(self.env_kwargs), "hyperparameters": dict(self.hyperparameters)}
+        others = {name: [dict(problem) for problem in getattr(self, name)] for name in ("watched", "left_out")}
+        plain = {"env_kwargs": dict(self.env_kwargs), "hyperparameters": dict(self.hyperparameters)}
+        return {**asdict(self), **plain, **others}
 
     @property
     def centre(self) -> str:

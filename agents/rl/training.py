@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import multiprocessing
+import os
 import shutil
 import sys
 import tempfile
@@ -16,20 +17,18 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
-import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.off_policy_algorithm import OffPolicyAlgorithm
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecEnv
 
-from rlprune.agents.controllers.base import run_episode
-from rlprune.agents.controllers.fixed import Uniform
 from rlprune.agents.rl.callbacks import EpisodeLog, OnEpisode, Segments, checkpoints, load_checkpoint, tensorboard
+from rlprune.agents.rl.evaluating import BEST, Watch, evaluate
 from rlprune.agents.rl.sb3 import TrainedAgent, load_agent, make_agent, save_agent
 from rlprune.agents.rl.settings import AgentSettings
 from rlprune.artifact import fingerprint
-from rlprune.envs import AroundAdvice, DiscreteRates, MixedPruningEnv
+from rlprune.envs import AroundAdvice, DiscreteRates, ScoreCache
 from rlprune.envs.registration import ITERATIVE, LAYERWISE, MIXED
 from rlprune.errors import UserError, unknown_name
 from rlprune.files import read_json, write_json, write_text
@@ -38,7 +37,7 @@ from rlprune.problem import PruningProblem
 from rlprune.record import versions
 from rlprune.seeding import derive
 
-AGENT = "agent.zip"
+AGENT, SCORES = "agent.zip", "scores.sqlite"
 
 
 def train(
@@ -106,7 +105,10 @@ def _go_on(course: Course, fresh: bool, resume: bool, command: str, on_episode: 
                 shutil.rmtree(folder, ignore_errors=True)  # the file of scores is there already
             raise
         write_json(started, course.to_json())
-        return _train(course, model, lengths[1], command, on_episode)
+        log, watch = _train(course, model, lengths[1], on_episode)
+    save_agent(folder / AGENT, model, _card(course, model, log, watch, lengths[1], command))
+    _clear(folder)
+    return load_agent(folder / AGENT, settings.device)
 
 
 def _changed(settings: AgentSettings, changes: dict[str, Any]) -> AgentSettings:
@@ -158,10 +160,11 @@ class Course:
         """Plain values only."""
         return {**self.settings.to_json(), "env_kwargs": self.env_kwargs}
 
-    def env(self, *, acts: bool) -> gymnasium.Env[Any, Any]:
-        """One environment, wrapped as the agent acts in it or bare."""
+    def env(self, *, acts: bool = False, others: Sequence[Any] = ()) -> gymnasium.Env[Any, Any]:
+        """One environment, wrapped as the agent acts in it or bare; of other networks, where they are given."""
         settings, kwargs = self.settings, _with_problems(self.settings, self.problems)
-        cache = {"cache": str(self.folder / "scores.sqlite")}
+        kwargs |= {"problems": list(others)} if others else {}
+        cache = {"cache": str(self.folder / SCORES)}
         if settings.env == MIXED:
             kwargs["common"] = {**cache, **(kwargs.get("common") or {})}
         elif settings.env in (LAYERWISE, ITERATIVE):
@@ -172,6 +175,22 @@ class Course:
         if settings.centre == "advice":
             env = AroundAdvice(env)
         return env if settings.levels is None else DiscreteRates(env, settings.levels)
+
+    def watch(self, model: BaseAlgorithm, every: int) -> Watch | None:
+        """What looks at the networks that are watched, from where the training goes on."""
+        settings = self.settings
+        if not settings.watched:
+            return None
+        env = self.env(others=settings.watched)
+        watch = Watch(env, self.folder, settings.centre, every, settings.patience, settings.seed)
+        watch.resume(model.num_timesteps)
+        return watch
+
+    @property
+    def scored(self) -> int | None:
+        """How many networks were scored; None where the scores are kept elsewhere, with others'."""
+        cache = self.folder / SCORES
+        return len(ScoreCache(cache)) if cache.exists() else None
 
     def vector_env(self) -> VecEnv:
         """The training environments: in this process for one worker, else each in its own."""
@@ -244,8 +263,8 @@ def _untrained(settings: AgentSettings, env: VecEnv, longest: int) -> BaseAlgori
 
 
 def _train(
-    course: Course, model: BaseAlgorithm, longest: int, command: str, on_episode: OnEpisode | None
-) -> TrainedAgent:
+    course: Course, model: BaseAlgorithm, longest: int, on_episode: OnEpisode | None
+) -> tuple[EpisodeLog, Watch | None]:
     settings, folder = course.settings, course.folder
     steps = settings.timesteps or settings.episodes * longest  # type: ignore[operator]
     segment = max(settings.segment or steps // 10, 4 * longest)  # a new segment drops the episode that is going on
@@ -256,34 +275,42 @@ def _train(
             number = load_checkpoint(saved[-1], model, log)
         except UserError as error:
             raise UserError(f"{error}; without the folder {saved[-1]} the training starts again") from None
-    segments = Segments(folder, settings.seed, segment, log, number)
+    segments, watch = Segments(folder, settings.seed, segment, log, number), course.watch(model, segment)
     model.set_logger(tensorboard(folder, model.num_timesteps))
     model.learn(
         max(0, steps - model.num_timesteps),
-        callback=[segments, log],
+        callback=[segments, log, *([] if watch is None else [watch])],
         log_interval=1 if hasattr(model, "rollout_buffer") else 10,
         reset_num_timesteps=not saved,
     )
+    if watch is not None:
+        watch.take_best()
     model.logger.close()
     write_text(folder / "episodes.jsonl", "".join(json.dumps(line, allow_nan=False) + "\n" for line in log.lines))
-    save_agent(folder / AGENT, model, _card(course, model, log, longest, command))
-    _clear(folder)
-    return load_agent(folder / AGENT, settings.device)
+    return log, watch
 
 
 def _clear(folder: Path) -> None:
     """Remove what only a training that goes on needs."""
     for path in [*checkpoints(folder), *folder.glob(".checkpoint-*.part")]:
         shutil.rmtree(path, ignore_errors=True)
+    (folder / BEST).unlink(missing_ok=True)
 
 
-def _card(course: Course, model: BaseAlgorithm, log: EpisodeLog, longest: int, command: str) -> dict[str, Any]:
+def _card(
+    course: Course, model: BaseAlgorithm, log: EpisodeLog, watch: Watch | None, longest: int, command: str
+) -> dict[str, Any]:
     """What the agent was trained on and how, what it was told, and how it does."""
-    settings, env = course.settings, course.env(acts=False)
-    deterministic, support = evaluate(TrainedAgent(model, {"around": settings.centre}), env, settings.seed)
+    settings, env = course.settings, course.env()
+    agent = TrainedAgent(model, {"around": settings.centre})
+    deterministic, support = evaluate(agent, env, settings.seed)
     inner = _inner(env)
     drawn = getattr(env.unwrapped, "tolerances", None)
     env.close()
+    metrics: dict[str, Any] = {"deterministic": deterministic, "best": log.best}
+    if settings.left_out:
+        agent = TrainedAgent(model, {"around": settings.centre, "support": support})
+        metrics["left_out"] = evaluate(agent, course.env(others=settings.left_out), settings.seed)[0]
     return {
         "algorithm": settings.algorithm,
         "hyperparameters": settings.all_hyperparameters(longest),
@@ -297,49 +324,14 @@ def _card(course: Course, model: BaseAlgorithm, log: EpisodeLog, longest: int, c
             "workers": settings.workers,
             "tolerances": sorted(set(drawn or [e.rules.tolerance for e in inner])),
             "errors": inner[0].rules.sees_errors,
+            "watched": [dict(problem) for problem in settings.watched],
+            "left_out": [dict(problem) for problem in settings.left_out],
+            "curve": [] if watch is None else watch.curve,
+            "networks_scored": course.scored,
         },
-        "metrics": {"deterministic": deterministic, "best": log.best},
+        "metrics": metrics,
         "support": support,
+        "time": {"processor_s": round(sum(os.times()[:4]), 1)},  # of this call's processes
         "command": command,
         "versions": versions(),
     }
-
-
-def evaluate(
-    agent: TrainedAgent, env: gymnasium.Env[Any, Any], seed: int
-) -> tuple[list[dict[str, Any]], dict[str, list[float]]]:
-    """The agent's deterministic schedule beside the uniform one, for every network and goal it was trained on.
-
-    Returns:
-        A line for each, and `low` and `high`: the bounds (features,) of what the agent saw in these episodes.
-    """
-    inner = env.unwrapped
-    goals: list[dict[str, Any]] = [{}]
-    if isinstance(inner, MixedPruningEnv):
-        goals = [{"problem": number} for number in range(len(inner.envs))]
-        if inner.budgets is not None:
-            goals = [{**goal, "budget": budget} for goal in goals for budget in inner.budgets]
-    results, watched = [], _Watched(agent)
-    for goal in goals:
-        line: dict[str, Any] = dict(goal)
-        for name, controller in (("agent", watched), ("uniform", Uniform())):
-            episode = run_episode(env, controller, seed=seed, options=goal or None)
-            line[name] = {"reward": episode.total_reward, "score": episode.info["final_score"]}
-            line["macs_share"] = episode.info["final_macs_share"]
-        results.append(line)
-    seen = np.array(watched.seen, dtype=np.float64).round(4)
-    return results, {"low": seen.min(axis=0).tolist(), "high": seen.max(axis=0).tolist()}
-
-
-class _Watched:
-    """An agent, and what it sees."""
-
-    def __init__(self, agent: TrainedAgent) -> None:
-        self.agent, self.seen = agent, list[Any]()
-
-    def predict(
-        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = True
-    ) -> tuple[Any, Any]:
-        """The agent's action."""
-        self.seen.append(np.array(observation))
-        return self.agent.predict(observation, state, episode_start, deterministic)

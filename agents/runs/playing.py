@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from rlprune.agents.controllers.base import Controller, Rule
+from rlprune.agents.controllers.beside import RULE, Beside
 from rlprune.agents.controllers.law import Law, Standing
 from rlprune.agents.controllers.registry import make_rule
 from rlprune.agents.controllers.sampling import BestOf
@@ -48,10 +49,12 @@ def make_controller(name: str, options: Mapping[str, Any] | None = None) -> Cont
 def controller_of(recipe: Recipe, watcher: Watcher) -> Controller:
     """The recipe's controller, untouched by any environment."""
     controller = make_controller(recipe.controller, recipe.options)
-    if isinstance(controller, Search):
+    if recipe.samples_tried > 1:
+        controller = (
+            BestOf(controller, recipe.samples_tried) if recipe.published else Beside(controller, recipe.samples_tried)
+        )
+    if isinstance(controller, Search | Beside):
         controller.cheap = cheap_repairs(recipe, watcher)  # a cycle of training for every trial is not in the budget
-    if recipe.samples > 1:
-        controller = BestOf(controller, recipe.samples)
     if isinstance(controller, Rule):
         controller.press = recipe.press
         controller.on_trial = lambda done, total, best: watcher.work(
@@ -87,7 +90,7 @@ def shown_to(controller: Controller, tolerance: float) -> dict[str, Any]:
     budget was its goal) sees that one. An agent sees errors if it did in training. Rules look into the environment
     instead, so that errors are not worked out for nothing.
     """
-    if isinstance(controller, BestOf):
+    if isinstance(controller, BestOf | Beside):
         controller = controller.controller
     if isinstance(controller, Rule):
         return {"shown_tolerance": tolerance, "errors": False}
@@ -98,6 +101,10 @@ def shown_to(controller: Controller, tolerance: float) -> dict[str, Any]:
 
 def followed_there(controller: Controller, observation: Any) -> float | None:
     """How far a trained agent is followed where it sees this, from 0 (not at all) to 1; None for rules."""
+    if isinstance(controller, Beside):
+        if controller.leads == RULE:
+            return 0.0
+        controller = controller.controller
     told = getattr(controller, "followed", None)
     return None if told is None else round(float(told(observation)), 4)
 
@@ -142,6 +149,8 @@ def standing(env: FilterPruningEnv, controller: Controller, recipe: Recipe, spen
         counts = controller.schedule() if isinstance(controller, Rule) else None
         if counts is not None:
             planned: Any = env.feasible(counts)
+        elif not isinstance(controller, Rule):
+            planned = env.rehearse(controller)
         else:  # finding them would cost too much: the uniform schedule stands in
             planned = env.budget.fill(lambda _, window: window.count(0.0))
         score, _ = env.preview(planned, cheap)

@@ -19,6 +19,7 @@ from rlprune.typed import check_fields, check_table, checked
 
 AGENT = "agent:"
 CHECKS = ("round", "end")
+SAMPLES = 4  # schedules tried before every round, where a trained agent seeks a tolerance
 PHASES = ("press", "repair", "finish")
 TRAINING = {item.name for item in fields(TrainSettings)} - {"epochs"}
 
@@ -43,7 +44,8 @@ class Recipe:
         skip: Kinds of groups that stay whole: `residual`, `depthwise`, `grouped`, `concatenated`, `transposed`,
             `linear`.
         max_rate: Most of a group that one round may remove.
-        samples: Episodes to play of a controller that draws, of which the best is kept (published).
+        samples: Schedules to try before the best is played. Of a trained agent before every round, the rule `error`
+            among them (None: 4 where it seeks a tolerance alone); published, whole episodes of a controller that draws.
         published: Play the paper's own schedule and stop.
         rounds: Stop after this many rounds; None goes on.
         once: Published: remove everything in one round; what comes out of tolerance is tried again with less.
@@ -69,7 +71,7 @@ class Recipe:
     recovery: str = "lsq+bn-delta"
     skip: tuple[str, ...] = ("residual",)
     max_rate: float = 0.95
-    samples: int = 1
+    samples: int | None = None
     published: bool = False
     rounds: int | None = None
     once: bool = False
@@ -101,9 +103,9 @@ class Recipe:
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
                 raise UserError(f"{name} is {value}; it must be a finite number >= 0")
-        if self.samples > 1 and not self.published:
+        if (self.samples or 1) > 1 and not self.published and not self.controller.startswith(AGENT):
             raise UserError(
-                f"samples is {self.samples}, and whole episodes are what they are of: leave it out, or play "
+                f"samples is {self.samples}, and at a tolerance they are of a trained agent: leave it out, or play "
                 "a schedule that is published, as `rlprune episode` does without --tolerance"
             )
         if self.check not in CHECKS:
@@ -122,6 +124,12 @@ class Recipe:
                 )
         elif self.controller not in RULES:
             raise unknown_name("controller", self.controller, [*RULES, f"{AGENT}FILE"])
+
+    @property
+    def samples_tried(self) -> int:
+        """How many schedules are tried before the best is played."""
+        seeks = self.controller.startswith(AGENT) and not self.published and self.budget is None
+        return self.samples or (SAMPLES if seeks else 1)
 
     def change(self, **changes: Any) -> Recipe:
         """This recipe with other values.

@@ -149,13 +149,13 @@ class Budget:
         """The MACs that are left if every group gives its maximum."""
         return self.cost(self.before + self.most)
 
-    def check(self, whole: int, what: str = "budget") -> None:
-        """Raise UserError if the target cannot be met; `whole` is the unpruned network's MACs."""
+    def check(self, whole: int, what: str = "budget", counted: str = "macs") -> None:
+        """Raise UserError if the target cannot be met; `whole` is the unpruned network's cost, in what is counted."""
         if self.target is not None and self.must_meet and self.least_cost > self.target:
             floor = np.ceil(1000 * self.least_cost / whole) / 1000
             raise UserError(
                 f"{what} {self.target / whole:.3f} cannot be met: with the groups and max_rate given "
-                f"at least {floor:.3f} of the MACs stay; raise the {what} or max_rate"
+                f"at least {floor:.3f} of the {counted.replace('macs', 'MACs')} stay; raise the {what} or max_rate"
             )
 
     def window(self, group: int, counts: Counts) -> Window:

@@ -111,6 +111,7 @@ class ScoreCache(MemoryScores):
                 yield key, json.loads(removed), score
 
     def __len__(self) -> int:
+        """How many scores the file holds."""
         return int(self._ask(lambda connection: connection.execute("SELECT COUNT(*) FROM scores").fetchone()[0]))
 
     def close(self) -> None:

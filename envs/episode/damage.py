@@ -71,11 +71,11 @@ class Ranking:
 
     scores: dict[str, NDArray[np.float64]]
     curves: dict[str, NDArray[np.float64]] | None = None
-    damages: dict[tuple[tuple[str, ...], bytes], Damage | None] = field(default_factory=dict)
+    damages: dict[tuple[tuple[str, ...], bytes, bytes], Damage | None] = field(default_factory=dict)
 
     def damage(self, names: Sequence[str], budget: Budget, shares: NDArray[np.float64]) -> Damage | None:
         """The damage of a round of this ranking's network, which differs by what may go; kept for later episodes."""
-        key = (tuple(names), budget.most.tobytes())
+        key = (tuple(names), budget.most.tobytes(), shares.tobytes())
         if key not in self.damages:
             assert self.curves is not None
             self.damages[key] = Damage.of(names, self.curves, budget, shares)

@@ -27,6 +27,7 @@ class Outcome:
         parameters_before, parameters: The same for parameters.
         latency_before, latency: Measured seconds a forward pass; None unless the reward asks for them.
         uniform_score: Score of the uniform schedule at equal MACs; None unless the reward asks for it.
+        advised_score: Score of the schedule of least reconstruction error (the rule `error`), likewise.
     """
 
     baseline: float
@@ -41,6 +42,7 @@ class Outcome:
     latency_before: float | None = None
     latency: float | None = None
     uniform_score: float | None = None
+    advised_score: float | None = None
 
     @property
     def drop(self) -> float:
@@ -58,7 +60,7 @@ class Reward(Protocol):
 
     Attributes:
         deterministic: Whether equal plans always pay the same.
-        needs: What has to be measured for it: any of `"latency"`, `"uniform"`.
+        needs: What has to be measured for it: any of `"latency"`, `"uniform"`, `"advised"`.
     """
 
     @property
@@ -150,25 +152,34 @@ class AccuracyMacsReward:
         return {"error_log_macs": -(1.0 - outcome.score) * math.log(max(outcome.macs, 2))}
 
 
-@REWARDS.register("gain")
 @dataclass(frozen=True)
 class GainReward:
-    """Score above that of the uniform schedule, in units of the uniform schedule's own drop.
+    """Score above that of a schedule known without training, in units of that schedule's own drop.
 
     The scale of the score changes by far more between networks and budgets than between the schedules of one of them;
-    this takes the former out, so that one agent can learn from many. Zero is the uniform schedule, one is no drop.
+    this takes the former out, so that one agent can learn from many. Zero is the schedule's score, one is no drop.
 
     Attributes:
+        over: The schedule: `uniform`, or `advised`, that of least reconstruction error (the rule `error`).
         floor: Least drop to divide by. At mild budgets, where all schedules score alike, the noise of the control
             split would else be what is learned.
     """
 
+    over: str = "uniform"
     floor: float = 0.15
     deterministic: bool = True
-    needs: frozenset[str] = frozenset({"uniform"})
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The schedule's score."""
+        return frozenset({self.over})
 
     def terms(self, outcome: Outcome) -> Terms:
         """`gain`."""
-        assert outcome.uniform_score is not None
-        scale = max(self.floor, outcome.baseline - outcome.uniform_score)
-        return {"gain": (outcome.score - outcome.uniform_score) / scale}
+        reference = outcome.uniform_score if self.over == "uniform" else outcome.advised_score
+        assert reference is not None
+        return {"gain": (outcome.score - reference) / max(self.floor, outcome.baseline - reference)}
+
+
+REWARDS.register("gain")(GainReward)
+REWARDS.register("gain_over_error")(partial(GainReward, "advised"))

@@ -15,6 +15,7 @@ from rlprune.envs.episode.cursor import Column, Cursor, columns_of
 from rlprune.envs.episode.damage import Advice, Damage
 from rlprune.envs.episode.window import Window, choices
 from rlprune.envs.observations import group_features, score_mass
+from rlprune.errors import UserError
 
 GROUNDS = 4  # that are kept: the unpruned network's is asked for in every episode
 
@@ -43,6 +44,7 @@ class Scope:
         names: The n groups in question, in execution order.
         sizes: Their filters (n,) in the unpruned network.
         macs, parameters: The cost of counts (n,) removed from the unpruned network.
+        counted: Which of the two budgets are of.
     """
 
     groups: ChannelGroups
@@ -50,24 +52,36 @@ class Scope:
     sizes: Counts
     macs: BilinearCost
     parameters: BilinearCost
+    counted: str = "macs"
     _grounds: dict[tuple[float, bytes], Ground] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def of(cls, groups: ChannelGroups, skip: tuple[str, ...] = ()) -> Scope:
+    def of(cls, groups: ChannelGroups, skip: tuple[str, ...] = (), counted: str = "macs") -> Scope:
         """All prunable groups but those of the kinds in `skip`."""
         names = tuple(group.name for group in groups.prunable if not group.kinds & set(skip))
         sizes = np.array([groups[name].size for name in names], dtype=np.int64)
-        return cls(groups, names, sizes, BilinearCost.of_macs(groups, names), BilinearCost.of_parameters(groups, names))
+        costs = BilinearCost.of_macs(groups, names), BilinearCost.of_parameters(groups, names)
+        return cls(groups, names, sizes, *costs, counted)
+
+    @property
+    def cost(self) -> BilinearCost:
+        """The cost that budgets are of."""
+        return self.macs if self.counted == "macs" else self.parameters
+
+    @property
+    def other(self) -> BilinearCost:
+        """The one that they are not of."""
+        return self.parameters if self.counted == "macs" else self.macs
 
     @cached_property
-    def macs_columns(self) -> tuple[Column, ...]:
-        """What every group touches of the MACs."""
-        return columns_of(self.macs)
+    def columns(self) -> tuple[Column, ...]:
+        """What every group touches of the cost that budgets are of."""
+        return columns_of(self.cost)
 
     @cached_property
-    def parameter_columns(self) -> tuple[Column, ...]:
-        """What every group touches of the parameters."""
-        return columns_of(self.parameters)
+    def other_columns(self) -> tuple[Column, ...]:
+        """What every group touches of the other one."""
+        return columns_of(self.other)
 
     def removed(self, plan: PruningPlan) -> Counts:
         """Counts (n,) that a plan removes."""
@@ -82,6 +96,21 @@ class Scope:
             self._grounds[key] = self._survey(cap, removed)
         return self._grounds[key]
 
+    def check(self, max_rate: float, skip: tuple[str, ...]) -> None:
+        """Raise UserError if no group can give a filter of the unpruned network."""
+        if self.ground(max_rate, np.zeros_like(self.sizes)).visited:
+            return
+        others = f" that is not {' or '.join(skip)}" if skip else ""
+        multiple, least = (max(getattr(x, name) for x in self.groups.prunable) for name in ("round_to", "min_channels"))
+        widest = max(self.sizes, default=0)
+        whole = f" and leaves a multiple of {multiple} (round_to)" if multiple > 1 else ""
+        kept = f" and leaves {least} of them (min_channels)" if least > 2 or widest <= least else ""
+        remedy = "".join(f", lower {name}" for name, said in (("round_to", whole), ("min_channels", kept)) if said)
+        raise UserError(
+            f"max_rate {max_rate} removes no filter from any group{others}{whole}{kept}; "
+            f"the widest has {widest} filters: raise max_rate{remedy} or skip less"
+        )
+
     def _survey(self, cap: float, removed: Counts) -> Ground:
         options: dict[int, Counts] = {}
         for number, name in enumerate(self.names):
@@ -89,15 +118,15 @@ class Scope:
             most = group.allowed(int(cap * group.size + 1e-9))
             if most > 0:
                 options[number] = choices(group.size, most, group.round_to)
-        visited, macs = list(options), self.macs
+        visited, cost = list(options), self.cost
         if len(visited) < len(self.names):
             fixed = removed.copy()
             fixed[visited] = 0
-            a, b = macs.a - macs.A @ fixed, macs.b - macs.B @ fixed
-            macs = replace(macs, a=a, b=b, A=macs.A[:, visited], B=macs.B[:, visited])
-        before, columns = removed[visited], tuple(self.macs_columns[number] for number in visited)
+            a, b = cost.a - cost.A @ fixed, cost.b - cost.B @ fixed
+            cost = replace(cost, a=a, b=b, A=cost.A[:, visited], B=cost.B[:, visited])
+        before, columns = removed[visited], tuple(self.columns[number] for number in visited)
         sizes, counts = self.sizes[visited] - before, tuple(options.values())
-        budget = Budget(macs, before, sizes, counts, None, default_rate=cap / 2, columns=columns)
+        budget = Budget(cost, before, sizes, counts, None, default_rate=cap / 2, columns=columns)
         return Ground(visited, [self.names[number] for number in visited], budget)
 
 
@@ -111,11 +140,11 @@ class Round:
         rates: The executed rates so far.
         departures: How far each was from the uniform rate at the time.
         lost: The sum over the visited groups of the share of the group's score that goes.
-        macs_before, parameters_before: Cost before this round.
+        cost_before, macs_before, parameters_before: Cost before this round.
         budget: The round's budget over its m groups.
         walk: Where the round stands in it.
         window: The window of the current group.
-        shares: The fraction (m,) of the present MACs that would go with each whole group.
+        shares: The fraction (m,) of the present cost that would go with each whole group.
         trained: Whether the network was trained in this round.
     """
 
@@ -131,8 +160,8 @@ class Round:
         if not self.visited:
             return
         self.walk = Walk(self.budget)
-        self._parameters = Cursor(scope.parameters, scope.parameter_columns, removed)
-        self.macs_before, self.parameters_before = self.macs, self.parameters
+        self._other = Cursor(scope.other, scope.other_columns, removed)
+        self.cost_before, self.macs_before, self.parameters_before = self.cost, self.macs, self.parameters
         self._advice: Advice | None = None
 
     @property
@@ -146,14 +175,19 @@ class Round:
         return self.walk.group
 
     @property
-    def macs(self) -> int:
-        """Cost now, as if what was taken so far were gone."""
+    def cost(self) -> int:
+        """What budgets are of, now, as if what was taken so far were gone."""
         return self.walk.done.total
+
+    @property
+    def macs(self) -> int:
+        """The same in MACs."""
+        return self.cost if self.scope.counted == "macs" else self._other.total
 
     @property
     def parameters(self) -> int:
         """The same in parameters."""
-        return self._parameters.total
+        return self._other.total if self.scope.counted == "macs" else self.cost
 
     @property
     def done(self) -> bool:
@@ -184,12 +218,11 @@ class Round:
     def rank(self, groups: ChannelGroups, scores: Mapping[str, NDArray[np.float64]]) -> None:
         """Take in the criterion's scores of the filters of the current network, whose groups are `groups`."""
         scope = self.scope
-        shares = [cost.shares(scope.sizes - self.removed, self.removed) for cost in (scope.macs, scope.parameters)]
-        self.shares, parameter_share = (share[self.visited] for share in shares)
+        costs = (scope.macs, scope.parameters)
+        macs, parameters = (cost.shares(scope.sizes - self.removed, self.removed)[self.visited] for cost in costs)
+        self.shares = macs if scope.counted == "macs" else parameters
         self.mass = [score_mass(scores[name]) for name in self.names]
-        self.features = group_features(
-            groups, self.names, scope.sizes[self.visited], self.shares, parameter_share, scores
-        )
+        self.features = group_features(groups, self.names, scope.sizes[self.visited], macs, parameters, scores)
         self._look()
 
     def rank_as(self, other: Round) -> None:
@@ -208,7 +241,7 @@ class Round:
         self.departures.append(rate - self.window.uniform_rate)
         self.lost += float(self.mass[place][count])
         self.walk.take(count)
-        self._parameters.move(self.visited[place], count)
+        self._other.move(self.visited[place], count)
         if not self.done:  # what is seen at the end is the last group, before it gave
             self.window = self.walk.window()
             if self._advice is not None:
@@ -223,9 +256,27 @@ class Round:
                 self._advice.take(int(count))
         return self._advice.count()
 
+    def advised_counts(self, damage: Damage | None, budget: Budget | None = None) -> Counts:
+        """The counts (m,) of a whole round at which the errors sum to least; the uniform ones where none is known."""
+        budget = budget or self.budget
+        advice = None if damage is None else Advice(damage, budget)
+
+        def choose(group: int, window: Window) -> int:
+            if advice is None:
+                return window.count(0.0)
+            count = window.nearest(advice.count())
+            advice.take(count)
+            return count
+
+        return budget.fill(choose)
+
+    def towards(self, target: int) -> Budget:
+        """The round's budget, to end at `target` MACs, or as near above as it can."""
+        return replace(self.budget, target=target, must_meet=True)
+
     def uniform_counts(self, target: int) -> Counts:
         """The counts (m,) of the uniform schedule that ends at `target` MACs, or as near above as it can."""
-        return replace(self.budget, target=target, must_meet=True).fill(lambda group, window: window.count(0.0))
+        return self.towards(target).fill(lambda group, window: window.count(0.0))
 
     def feasible(self, counts: Mapping[str, int]) -> dict[str, int]:
         """What stepping through the round with `counts` by group executes, those visited already as they were."""

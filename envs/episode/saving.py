@@ -27,7 +27,7 @@ def state_dict(episode: EpisodeState) -> dict[str, Any]:
     return {
         "rules": episode.rules.to_json(),
         "base": episode.base.key,
-        "goal": {"budget": episode.budget, "tolerance": keeper.allowed},
+        "goal": {"budget": episode.budget, "counted": episode.scope.counted, "tolerance": keeper.allowed},
         "aim": episode.goal,
         "stopped": episode.stopped,
         "round": episode.round,

@@ -41,8 +41,8 @@ class EpisodeState:
         current: The current round.
         round: How many rounds are done.
         history: A record of every round done.
-        budget: This episode's goal, a fraction of the MACs, or None.
-        goal: The share of the MACs at which this round alone ends, or None.
+        budget: This episode's goal, a fraction of what is counted, or None.
+        goal: The share of that at which this round alone ends, or None.
         cap: The largest rate allowed now.
         stopped: Why the episode has ended ("tolerance", "budget", "nothing left", "nothing removed", "one round", or
             "rounds" where it was truncated), or None while it goes on.
@@ -54,27 +54,17 @@ class EpisodeState:
 
     def __init__(self, transitions: Transitions, rules: Rules) -> None:
         self.transitions, self.rules = transitions, rules
-        self.scope = Scope.of(transitions.problem.groups, rules.skip)
+        self.scope = Scope.of(transitions.problem.groups, rules.skip, rules.counted)
+        self._scopes = {rules.counted: self.scope}
         nothing = np.zeros_like(self.scope.sizes)
         self.base_macs = self.scope.macs(nothing)
         self.base = self.state = transitions.base()
-        self._first: Round | None = None  # the first round that was ranked on the unpruned network, and its ranking
+        self._first: dict[str, Round] = {}  # by what is counted, the first that was ranked on the unpruned network
         self._base_ranking = Ranking({})
         self._reward = make_reward(rules.reward)
         self._measured: list[NetworkState] = []
         self._damage: tuple[Ranking | None, Round | None, Damage | None] = (None, None, None)
-        if not self.scope.ground(rules.max_rate, nothing).visited:
-            others = f" that is not {' or '.join(rules.skip)}" if rules.skip else ""
-            prunable = transitions.problem.groups.prunable
-            multiple, least = (max(getattr(group, name) for group in prunable) for name in ("round_to", "min_channels"))
-            whole = f" and leaves a multiple of {multiple} (round_to)" if multiple > 1 else ""
-            small = least > 2 or max(self.scope.sizes, default=0) <= least
-            kept = f" and leaves {least} of them (min_channels)" if small else ""
-            remedy = "".join(f", lower {name}" for name, said in (("round_to", whole), ("min_channels", kept)) if said)
-            raise UserError(
-                f"max_rate {rules.max_rate} removes no filter from any group{others}{whole}{kept}; "
-                f"the widest has {max(self.scope.sizes, default=0)} filters: raise max_rate{remedy} or skip less"
-            )
+        self.scope.check(rules.max_rate, rules.skip)
         self.restart(rules)
 
     @property
@@ -94,23 +84,27 @@ class EpisodeState:
 
     @property
     def target(self) -> int | None:
-        """The MACs at which the episode ends, or None."""
-        return None if self.budget is None else int(self.budget * self.base_macs)
+        """The cost at which the episode ends, or None."""
+        return None if self.budget is None else int(self.budget * self.base_cost)
 
     @property
     def rounds_left(self) -> float | None:
         """Rounds still expected: what the limit leaves, or the budget at the pace so far; None if nobody can know."""
         left = None if self.rules.rounds is None else float(self.rules.rounds - self.round)
-        now = self.current.macs
-        if self.target and self.round and now < self.base_macs:
-            pace = math.log(self.base_macs / now) / self.round
+        now = self.current.cost
+        if self.target and self.round and now < self.base_cost:
+            pace = math.log(self.base_cost / now) / self.round
             still = max(0.0, math.log(now / self.target)) / pace
             left = still if left is None else min(left, still)
         return left
 
     def restart(self, rules: Rules) -> None:
-        """Go back to the unpruned network, with the budget and tolerance of `rules`."""
+        """Go back to the unpruned network, with the goal of `rules`."""
         baseline = self.transitions.problem.baseline
+        if rules.counted not in self._scopes:
+            self._scopes[rules.counted] = replace(self.scope, counted=rules.counted, _grounds={})
+        self.scope = self._scopes[rules.counted]
+        self.base_cost = self.scope.cost(np.zeros_like(self.scope.sizes))
         self.keeper = Tolerance(baseline, rules.tolerance, self.base, rules.confidence)
         self.budget: float | None = rules.budget
         self.goal: float | None = None
@@ -147,7 +141,7 @@ class EpisodeState:
         before = self.keeper.allowed, self.budget, self.cap
         try:
             self.keeper.allowed, self.budget, self.cap = tolerance, budget, cap
-            self._rebuild()
+            self.renew()
         except UserError:
             self.keeper.allowed, self.budget, self.cap = before
             raise
@@ -161,7 +155,7 @@ class EpisodeState:
             raise UserError("this episode is over; call set_goal() to go on, or reset()")
         before, self.goal = self.goal, share
         try:
-            self._rebuild()
+            self.renew()
         except UserError:
             self.goal = before
             raise
@@ -171,8 +165,8 @@ class EpisodeState:
         if self.stopped is None and self.current.visit:
             raise UserError(f"{self.current.visit} groups of this round are visited; {what} only before the first")
 
-    def _rebuild(self) -> None:
-        """The current round anew, by other rules; where there was none any more, the next one."""
+    def renew(self) -> None:
+        """The current round anew, by other rules perhaps; where there was none any more, the next one."""
         if self.stopped is None:
             before, self.current = self.current, self._next_round()
             self.current.trained = before.trained
@@ -188,10 +182,10 @@ class EpisodeState:
     def _next_round(self) -> Round:
         target, must_meet = self.target, self.rules.one_shot
         if self.goal is not None:
-            target, must_meet = int(self.goal * self.base_macs), True
+            target, must_meet = int(self.goal * self.base_cost), True
         upcoming = Round(self.scope, self.scope.removed(self.state.plan), self.cap, target, must_meet)
         if upcoming.visited:
-            upcoming.budget.check(self.base_macs, "budget" if self.goal is None else "aim")
+            upcoming.budget.check(self.base_cost, "budget" if self.goal is None else "aim", self.scope.counted)
         return upcoming
 
     def _begin_round(self) -> bool:
@@ -204,10 +198,10 @@ class EpisodeState:
 
     def rank(self) -> None:
         """Rank the filters of the current network."""
-        first, at_base = self._first, self.state is self.base
-        if at_base and first is not None:
+        first, at_base = self._first.get(self.scope.counted), self.state is self.base
+        if at_base and self._first:
             self.ranking = self._base_ranking
-            if first.visited == self.current.visited:
+            if first is not None and first.visited == self.current.visited:
                 self.current.rank_as(first)
                 return
         else:
@@ -215,7 +209,7 @@ class EpisodeState:
             self.ranking = Ranking(self.transitions.scores(self.rules.criterion, self.state, seed))
         self.current.rank(self.state.network.groups, self.ranking.scores)
         if at_base and first is None:
-            self._first, self._base_ranking = self.current, self.ranking
+            self._first[self.scope.counted], self._base_ranking = self.current, self.ranking
         if not at_base:
             self._measured.append(self.state)
         for state in [state for state in self._measured if state not in (self.state, self.keeper.accepted)]:
@@ -225,8 +219,8 @@ class EpisodeState:
     def rank_by(self, scores: Mapping[str, NDArray[np.float64]]) -> None:
         """Rank the filters of the current network by given scores, for this round."""
         self.at_start("rank")
-        if self.current is self._first:
-            self._first = None  # that ranking was kept for the next episode, and is not the criterion's any more
+        if self.current in self._first.values():
+            self._first = {}  # that ranking was kept for the next episode, and is not the criterion's any more
         self.ranking = Ranking({**self.ranking.scores, **scores})
         self.current.rank(self.state.network.groups, self.ranking.scores)
 
@@ -286,7 +280,7 @@ class EpisodeState:
                 self.cap /= 2
                 return None
             self.failed.append(removal)
-        elif self.target is not None and self.current.macs <= self.target:
+        elif self.target is not None and self.current.cost <= self.target:
             return "budget"
         return "nothing removed" if self.idle > (PATIENCE if self.current.trained else 0) else None
 
@@ -314,14 +308,20 @@ class EpisodeState:
             parameters_before=current.parameters_before,
             parameters=self.scope.parameters(executed),
         )
+        target = self.target if self.target is not None else self.scope.cost(executed)
         if "uniform" in self._reward.needs:
-            target = self.target if self.target is not None else outcome.macs
-            uniform = self.next(current.named(current.uniform_counts(target)))
-            outcome = replace(outcome, uniform_score=self.transitions.score(uniform).value)
+            outcome = replace(outcome, uniform_score=self._score_of(current.uniform_counts(target)))
+        if "advised" in self._reward.needs:
+            advised = current.advised_counts(self.damage, current.towards(target))
+            outcome = replace(outcome, advised_score=self._score_of(advised))
         if "latency" in self._reward.needs:
             before, now = self.transitions.latency(self.state), self.transitions.latency(after)
             outcome = replace(outcome, latency_before=before, latency=now)
         return outcome
+
+    def _score_of(self, counts: Counts) -> float:
+        """The score that the current network would have without its lowest filters, `counts` (m,) of them."""
+        return self.transitions.score(self.next(self.current.named(counts))).value
 
     def _record(self, terms: Terms, accepted: bool) -> None:
         current = self.current

@@ -30,7 +30,7 @@ def final_info(episode: EpisodeState) -> dict[str, Any]:
     state, score = (episode.state, episode.score) if made else (keeper.accepted, keeper.score)
     removed = episode.scope.removed(state.plan)
     macs = episode.scope.macs(removed)
-    met = bool(removed.any()) if episode.target is None else macs <= episode.target
+    met = bool(removed.any()) if episode.target is None else episode.scope.cost(removed) <= episode.target
     return {
         "stopped": episode.stopped,
         "plan": state.plan.to_json(),
@@ -45,16 +45,16 @@ def final_info(episode: EpisodeState) -> dict[str, Any]:
 
 def progress(episode: EpisodeState) -> Progress:
     """What the observation needs beside the group."""
-    current, rules, share = episode.current, episode.rules, 1.0 / episode.base_macs
+    current, rules, share = episode.current, episode.rules, 1.0 / episode.base_cost
     damage, place = episode.damage if rules.sees_errors else None, current.place
-    now = current.macs
+    now, target, aimed = current.cost, current.budget.target, episode.goal is not None
     return Progress(
         window=current.window,
         mass=current.mass[place],
         removed=1.0 - now * share,
-        removed_round=(current.macs_before - now) * share,
+        removed_round=(current.cost_before - now) * share,
         reachable=(now - current.walk.most.total) * share,
-        to_remove=0.0 if episode.target is None else max(0.0, (now - episode.target) * share),
+        to_remove=0.0 if target is None else max(0.0, (now - target) * share),
         rates=current.rates,
         departures=current.departures,
         drops=[line["drop"] for line in episode.history[-2:]],
@@ -64,7 +64,9 @@ def progress(episode: EpisodeState) -> Progress:
         round=episode.round,
         rounds=rules.rounds,
         cap=episode.cap,
-        budget=episode.budget,
+        budget=episode.goal if aimed else episode.budget,
+        counted=episode.scope.counted,
+        keeps=not (rules.one_shot or aimed),
         curve=None if damage is None or not damage.known[place] else damage.curves[place],
         advised=0.0 if damage is None else current.advised(damage),
     )

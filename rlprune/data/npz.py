@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,20 @@ def load_npz(path: Path, cut: Cut, task: str = "classification") -> DataSplits:
     Raises:
         UserError: The file is missing, damaged, or its arrays are not of that form.
     """
+    try:
+        seen = path.stat()
+    except OSError:
+        raise _no_file(path) from None
+    return _load(path, (seen.st_mtime_ns, seen.st_size), cut, task)
+
+
+def _no_file(path: Path) -> UserError:
+    return UserError(f"no such file: {path}; give an .npz file with the arrays {', '.join(_KEYS)}")
+
+
+@lru_cache(maxsize=1)
+def _load(path: Path, version: tuple[int, int], cut: Cut, task: str) -> DataSplits:
+    """The roles of a version of the file, which a population of networks shares: nothing changes them."""
     arrays = _read(path)
     for key in ("train", "train_labels"):
         if key not in arrays:
@@ -56,7 +71,7 @@ def load_npz(path: Path, cut: Cut, task: str = "classification") -> DataSplits:
 
 def _read(path: Path) -> dict[str, np.ndarray]:
     if not path.is_file():
-        raise UserError(f"no such file: {path}; give an .npz file with the arrays {', '.join(_KEYS)}")
+        raise _no_file(path)
     try:
         with path.open("rb") as file:
             if not zipfile.is_zipfile(path) and file.read(6) != b"\x93NUMPY":

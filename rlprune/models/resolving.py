@@ -14,10 +14,13 @@ from torch import nn
 from rlprune.errors import UserError, unknown_name
 from rlprune.importing import is_known, said_aside, user_module
 from rlprune.models.catalogue import MODELS
+from rlprune.models.drawn import drawn
 from rlprune.options import parse_options
 
 WEIGHTS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".h5", ".onnx")
-_FORMS = "a model of the zoo, torchvision:NAME, timm:NAME, hf:FOLDER, package.module:name or file.py:name"
+_FORMS = (
+    "a model of the zoo, drawn:FAMILY-SEED, torchvision:NAME, timm:NAME, hf:FOLDER, package.module:name or file.py:name"
+)
 
 
 def resolve_model(spec: str, *, num_classes: int, in_channels: int) -> nn.Module:
@@ -25,9 +28,9 @@ def resolve_model(spec: str, *, num_classes: int, in_channels: int) -> nn.Module
 
     Args:
         spec: A name of the zoo (`resnet20`), with options where its factory has any (`unet:width=16,norm=False`);
-            `torchvision:NAME`; `timm:NAME`; `hf:FOLDER`, a local folder of Hugging Face's, with its weights;
-            `package.module:name` or `file.py:name`: a module, or a class or function that gives one and may take
-            `num_classes` and `in_channels`.
+            `drawn:FAMILY-SEED`, of the grammar in `drawn`; `torchvision:NAME`; `timm:NAME`; `hf:FOLDER`, a local folder
+            of Hugging Face's, with its weights; `package.module:name` or `file.py:name`: a module, or a class or
+            function that gives one and may take `num_classes` and `in_channels`.
         num_classes: Classes of the data.
         in_channels: Channels of the images.
 
@@ -170,6 +173,7 @@ def _hugging_face(folder: str, num_classes: int, in_channels: int) -> nn.Module:
 
 
 _HOMES: dict[str, Callable[[str, int, int], nn.Module]] = {
+    "drawn": drawn,
     "torchvision": _torchvision,
     "timm": _timm,
     "hf": _hugging_face,

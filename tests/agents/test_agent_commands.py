@@ -101,7 +101,10 @@ class Recorded:
         return self.agent.predict(observation, *args, **kwargs)
 
 
-@pytest.mark.parametrize("goal", [[], ["--samples", "1", "--tolerance", "0.3"]])
+ONE_SHOT = ["--method", "uniform", "--published", "--recovery", "bn", "--max-rate", "0.8", "--skip", "none"]
+
+
+@pytest.mark.parametrize("goal", [[], ["--tolerance", "0.3"]])
 @pytest.mark.parametrize("trained", [None, [0.3, 0.4]])
 def test_an_episode_shows_what_the_training_showed(
     goal: list[str], trained: list[float] | None, agent: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -118,7 +121,8 @@ def test_an_episode_shows_what_the_training_showed(
 
     here = Recorded(there.agent)
     monkeypatch.setattr("rlprune.agents.runs.playing.make_controller", lambda *_: here)
-    argv = ["episode", "--agent", str(agent), *SMALL, "--budget", "0.5", *goal, "--quiet"]
+    who = ["prune", "--controller", f"agent:{agent}", *ONE_SHOT, *goal, "--finish.epochs", "0"]
+    argv = [*(who if goal else ["episode", "--agent", str(agent)]), *SMALL, "--budget", "0.5", "--quiet"]
     assert main([*argv, "--out", str(tmp_path / "run")]) == 0
     assert here.seen == there.seen and len(here.seen) == 3
 

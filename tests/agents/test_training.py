@@ -90,8 +90,12 @@ def test_equal_seeds_train_equally_and_a_killed_training_ends_the_same(algorithm
         train(settings(algorithm, seed=1), killed, resume=True)
     train(setup, killed, resume=True)
     assert same(weights(whole), weights(killed))
-    for name in ("episodes.jsonl", "agent.json"):
-        assert (whole / name).read_text() == (killed / name).read_text()
+    assert (whole / "episodes.jsonl").read_text() == (killed / "episodes.jsonl").read_text()
+    cards = [json.loads((folder / "agent.json").read_text()) for folder in (whole, killed)]
+    for card in cards:
+        assert card.pop("time")["processor_s"] > 0
+        del card["checksum"]  # over the time, too
+    assert cards[0] == cards[1]
     assert same(weights(killed), dict(train(setup, killed, resume=True).model.policy.state_dict()))
 
 
@@ -111,7 +115,7 @@ def test_files_that_are_no_agent_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         load_agent(tmp_path / "nothing.zip")
     card = read_json(path.with_suffix(".json"))
-    write_json(path.with_suffix(".json"), {**card, "features": ["width"]})
+    write_json(path.with_suffix(".json"), {**card, "features": ["width", "hue"]})
     with pytest.raises(UserError, match="other observations"):
         load_agent(path)
     write_json(path.with_suffix(".json"), {**card, "algorithm": "sac"})

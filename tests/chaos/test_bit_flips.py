@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from rlprune.agents.compare.cells import run
 from rlprune.agents.compare.comparison import Comparison, rebuild_cell
 from rlprune.agents.compare.settings import CompareSettings
 from rlprune.agents.rl.settings import AgentSettings
@@ -100,7 +99,7 @@ def compare(folder: Path) -> Any:
     comparison = Comparison(grid, folder)
     comparison.load()
     for job in comparison.jobs():
-        comparison.take(job, run(job))
+        comparison.take(job, job.run())
     content = comparable(comparison.write())
     (cell,) = comparison.cells
     _, network = rebuild_cell(folder / "cells" / cell.id, "prune")

@@ -13,10 +13,10 @@ import torch
 import yaml
 from PIL import Image
 
-from rlprune.agents.commands.agents import _card_rules, _recorded
+from rlprune.agents.commands.agents import _recorded
+from rlprune.agents.commands.episode import _card_rules
 from rlprune.agents.commands.prune import recorded
 from rlprune.agents.commands.sensitivity import ScanSettings
-from rlprune.agents.compare.cells import run
 from rlprune.agents.compare.comparison import Comparison
 from rlprune.agents.compare.settings import CompareSettings
 from rlprune.agents.controllers.registry import make_rule
@@ -87,7 +87,7 @@ def grid() -> CompareSettings:
 def comparison(folder: Path) -> None:
     made = Comparison(grid(), folder)
     for job in made.jobs():
-        made.take(job, run(job))
+        made.take(job, job.run())
     made.write()
     for file in folder.rglob("*.json"):
         plain(file, read_json(file))

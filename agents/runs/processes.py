@@ -15,10 +15,27 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any, Protocol
 
-from rlprune.agents.compare.cells import Job, Result, run
-
 ATTEMPTS = 2
 """How often a job may take its worker down before that is its result."""
+
+
+class Job(Protocol):
+    """Work in plain values, so that it can be sent to another process; what it gives can be sent back.
+
+    Attributes:
+        id: What tells it from the others.
+    """
+
+    @property
+    def id(self) -> str: ...  # noqa: D102
+
+    def run(self) -> Any:
+        """Do it; raises nothing."""
+        ...
+
+    def died(self, message: str) -> Any:
+        """What it gives where it takes its process down every time."""
+        ...
 
 
 class Pool(Protocol):
@@ -30,7 +47,7 @@ class Pool(Protocol):
         """Start a job; no more than `slots` at a time."""
         ...
 
-    def results(self) -> Iterator[tuple[Job, Result]]:
+    def results(self) -> Iterator[tuple[Any, Any]]:
         """Wait until at least one job has ended, and give those that have."""
         ...
 
@@ -68,7 +85,7 @@ class ProcessPool:
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             worker.connection.send(job)
 
-    def results(self) -> Iterator[tuple[Job, Result]]:
+    def results(self) -> Iterator[tuple[Any, Any]]:
         """Wait for the next results; deaths count only when a job has died `ATTEMPTS` times."""
         busy = {worker.connection: worker for worker in self._workers if worker.job is not None}
         for connection in wait(list(busy)):
@@ -80,12 +97,12 @@ class ProcessPool:
                 worker.job = None
             except (EOFError, ConnectionResetError):
                 self._bury(worker)
-                self._deaths[job.cell.id] += 1
-                if self._deaths[job.cell.id] < ATTEMPTS:
+                self._deaths[job.id] += 1
+                if self._deaths[job.id] < ATTEMPTS:
                     self.submit(job)
                     continue
                 why = 'memory ran out, or a script calls this outside of `if __name__ == "__main__":`'
-                result = Result().fail(job, "WorkerDied", f"{ATTEMPTS} worker processes died of it; see if {why}")
+                result = job.died(f"{ATTEMPTS} worker processes died of it; see if {why}")
             yield job, result
 
     def close(self) -> None:
@@ -131,7 +148,7 @@ def serve(connection: Connection) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         while True:
-            connection.send(run(connection.recv()))
+            connection.send(connection.recv().run())
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
 
@@ -142,13 +159,3 @@ def _end_with_parent() -> None:
     if parent is not None:
         wait([parent.sentinel])
         os._exit(1)
-
-
-def make_pool(workers: int, ray: str | None = None) -> Pool:
-    """Processes of this machine, or the Ray cluster at an address."""
-    if ray is None:
-        return ProcessPool(workers)
-    from rlprune.agents.compare.cluster import RayPool
-
-    pool: Any = RayPool.connect(ray, workers)
-    return pool  # type: ignore[no-any-return]
