@@ -19,7 +19,7 @@ from typing import Any
 from torch import nn
 
 from rlprune.channels.attributes import Choice
-from rlprune.channels.comparing import Comparer, Difference
+from rlprune.channels.comparing import SHARE, Comparer, Difference
 from rlprune.channels.copying import shaken
 from rlprune.channels.forward import Forward
 from rlprune.channels.groups import ChannelGroups
@@ -49,12 +49,12 @@ def check_groups(
         UserError: in strict mode, listing the groups that fail and why.
     """
     checker = Checker(model, groups, forward, choices)
-    failed = checker.failures(0.3)
+    failed = checker.failures(SHARE)
     checker.groups = checker.groups.with_locks(failed)
-    checker.leave_alone(0.3)
+    checker.leave_alone(SHARE)
     tied = {name for attribute in checker.groups.attributes for name, _ in attribute.terms[1::2]}
     if tied:  # numbers that follow several groups must do so where some of these stay whole, too
-        failed.update(checker.failures(0.3, whole=tied))
+        failed.update(checker.failures(SHARE, whole=tied))
         checker.groups = checker.groups.with_locks(failed)
     checker.train()
     if not checker.runs():
@@ -85,7 +85,7 @@ class Checker(Comparer):
         failed: dict[str, str] = {}
         exact = [group.name for group in able if not group.approximate]
         rounds = [exact, [group.name for group in able]] if len(exact) < len(able) else [exact]
-        for share, names in itertools.product(shares or (0.0, 0.3), rounds):
+        for share, names in itertools.product(shares or (0.0, SHARE), rounds):
             left = [name for name in names if name not in failed]
             while left:
                 difference = self.compare(self.plan(left, share))

@@ -18,7 +18,10 @@ from rlprune.channels.groups import ChannelGroups
 from rlprune.channels.lockstep import DIFFERS, Follow, Mismatch, Record, close
 from rlprune.channels.plan import PruningPlan
 from rlprune.channels.surgery import masked_copy, removed_copy
+from rlprune.channels.units import ChannelGroup
 from rlprune.seeding import numpy_generator
+
+SHARE = 0.3  # of the units, which go in the first check
 
 
 @dataclass(frozen=True)
@@ -99,15 +102,22 @@ class Comparer:
         """
         removed = {}
         for name in names:
-            group, place = self.groups[name], self._places[name]
-            wanted = (share * group.size * part for part in (0.7, 1.0, 1.3, 1.6)) if share else range(1, 5)
-            counts = sorted({group.allowed(round(count)) for count in wanted} - {0})
-            if not counts:
-                counts = [next(c for c in (group.allowed(n) for n in range(1, group.size + 1)) if c)]
-            turn = place if share else place + place // len(counts)
+            group = self.groups[name]
             chosen = numpy_generator(0, "check", name, str(share)).permutation(group.size)
-            removed[name] = chosen[: counts[turn % len(counts)]].tolist()
+            removed[name] = chosen[: self._count(group, share)].tolist()
         return PruningPlan(removed)
+
+    def _count(self, group: ChannelGroup, share: float) -> int:
+        """How many units of a group go."""
+        place = self._places[group.name]
+        wanted = (share * group.size * part for part in (0.7, 1.0, 1.3, 1.6)) if share else range(1, 5)
+        counts = sorted({group.allowed(round(count)) for count in wanted} - {0})
+        if not counts:
+            counts = [next(c for c in (group.allowed(n) for n in range(1, group.size + 1)) if c)]
+        if share:
+            return counts[place % len(counts)]
+        counts = [count for count in counts if count != self._count(group, SHARE)] or counts
+        return counts[(place + place // len(counts)) % len(counts)]
 
     def compare(self, plan: PruningPlan, values: bool = True) -> Difference | None:
         """None if masked equals removed, else what is wrong; numeric differences are confirmed in double precision.

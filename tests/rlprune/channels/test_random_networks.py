@@ -118,3 +118,9 @@ def test_a_number_without_which_the_smaller_network_is_right_stays(pooled: int) 
     steps += [("conv", 0, 0, 0), ("conv", 0, 0, 0)]
     names = list(OPERATIONS)
     examine([(names.index(name), a, b, c) for name, a, b, c in steps])
+
+
+def test_a_group_is_not_checked_with_the_same_number_twice() -> None:
+    """Of 4 channels 2 can go, since two images then fill one row; the reshape fails for 1 and 3."""
+    names = list(OPERATIONS)
+    examine([(names.index("conv"), 0, 0, 0), (names.index("through_linear"), 0, 0, 0)])
