@@ -59,6 +59,7 @@ class Rules:
     shown_tolerance: float | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "skip", check_kinds("skip", self.skip))
         check_fields(self)
         check_tolerance("tolerance", self.tolerance)
         if self.shown_tolerance is not None:
@@ -74,7 +75,6 @@ class Rules:
             raise UserError(f"rounds is {self.rounds}; it must be at least 1, or None for no limit")
         if self.on_violation not in ON_VIOLATION:
             raise unknown_name("on_violation", self.on_violation, ON_VIOLATION)
-        object.__setattr__(self, "skip", check_kinds("skip", self.skip))
 
     def check(self) -> Rules:
         """The rules themselves, if criterion and reward are known, which only what needs torch can say.

@@ -87,12 +87,12 @@ class Recipe:
     summary: str = ""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "skip", check_kinds("skip", self.skip))
         check_fields(self)
         check_tolerance("tolerance", self.tolerance)
         check_confidence(self.confidence)
         check_rate("max_rate", self.max_rate)
         check_rate("repair_to", self.repair_to)
-        object.__setattr__(self, "skip", check_kinds("skip", self.skip))
         if self.budget is not None and not 0.0 < self.budget <= 1.0:
             raise UserError(f"budget is {self.budget}; it must lie in (0, 1], the fraction of the MACs to keep")
         for name in ("rounds", "attempts", "samples"):

@@ -23,6 +23,7 @@ from rlprune.agents.controllers.registry import make_rule
 from rlprune.agents.rl.sb3 import load_agent, make_agent, save_agent
 from rlprune.agents.rl.settings import AgentSettings, preset
 from rlprune.agents.runs.basesettings import BaseSettings
+from rlprune.agents.runs.population import PopulationSettings, content_of, read_settings
 from rlprune.agents.runs.prune import prune_problem
 from rlprune.agents.runs.recipe import read_recipe
 from rlprune.agents.runs.recipes import get_recipe
@@ -222,6 +223,13 @@ TEXTS = {
     "comparison's settings": Seed("comparison.json", comparison, resume_comparison),
     "card": Seed("agent.json", agent, play_agent),
     "training's settings": Seed("settings.json", lessons, _recorded),
+    "population": Seed(
+        "population.json",
+        lambda folder: plain(
+            folder / "population.json", content_of(PopulationSettings(("plain",), networks=1), [], "", "running")
+        ),
+        read_settings,
+    ),
     "preset": Seed("preset.yml", hyperparameters, made_agent),
     "recipe": Seed(
         "recipe.yml",

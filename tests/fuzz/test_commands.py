@@ -44,6 +44,10 @@ COMMANDS = {
     "prune --resume": (TEXTS["record"], ["prune", "--resume", "--out", "{}", "--rounds", "0"]),
     "train --resume": (TEXTS["record"], ["train", "--resume", "--out", "{}", "--lr", "0"]),
     "train-agent --resume": (LESSONS, ["train-agent", "--resume", "--out", "{}", "--workers", "0"]),
+    "train-population --resume": (
+        TEXTS["population"], ["train-population", "--resume", "--out", "{}", "--workers", "0"]
+    ),
+    "agents": (TEXTS["card"], ["agents", "{}/agent.zip", "--json"]),
     "train-agent --preset": (TEXTS["preset"], ["train-agent", "--preset", "{}/preset.yml", "--episodes", "2"]),
     "compare --resume": (GRID, ["compare", "--resume", "--out", "{}", "--workers", "0"]),
     "sensitivity --resume": (TEXTS["scan's settings"], ["sensitivity", "--resume", "--out", "{}", "--rates", "2"]),
