@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -24,7 +23,7 @@ from rlprune.agents.compare.cells import Job, Result
 from rlprune.agents.compare.cluster import make_pool
 from rlprune.agents.compare.settings import Cell, CompareSettings
 from rlprune.agents.runs.playing import make_controller
-from rlprune.agents.runs.processes import Pool
+from rlprune.agents.runs.processes import Pool, done
 from rlprune.agents.runs.replaying import saved_network, trusted
 from rlprune.criteria import get_criterion
 from rlprune.errors import Notice, UserError, reading
@@ -207,17 +206,11 @@ def compare(
 
 
 def _work(comparison: Comparison, pool: Pool, watcher: Watcher | None) -> None:
-    queue = deque(comparison.jobs(timed=pool.slots == 1))
-    under_way, written = 0, time.monotonic()
-    while queue or under_way:
-        while queue and under_way < pool.slots:
-            pool.submit(queue.popleft())
-            under_way += 1
-        for job, result in pool.results():
-            under_way -= 1
-            comparison.take(job, result)
-            if watcher is not None:
-                watcher(comparison, job, result)
+    written = time.monotonic()
+    for job, result in done(comparison.jobs(timed=pool.slots == 1), pool):
+        comparison.take(job, result)
+        if watcher is not None:
+            watcher(comparison, job, result)
         if time.monotonic() - written > WRITE_EVERY_S:
             comparison.write()
             written = time.monotonic()

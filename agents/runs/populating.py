@@ -9,18 +9,24 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from rlprune.agents.runs.basesettings import BaseSettings
 from rlprune.agents.runs.basetraining import train_base
-from rlprune.agents.runs.population import FILE, Member, PopulationSettings, content_of, plain_settings
-from rlprune.agents.runs.processes import ProcessPool
+from rlprune.agents.runs.population import (
+    FILE,
+    Member,
+    PopulationSettings,
+    content_of,
+    read_members,
+    read_settings,
+)
+from rlprune.agents.runs.processes import ProcessPool, done
 from rlprune.errors import UserError
-from rlprune.files import read_json, write_json, write_text
+from rlprune.files import write_json, write_text
 from rlprune.locking import locked
 from rlprune.models import family_of, resolve_model
 from rlprune.record import RunFolder
@@ -116,12 +122,15 @@ def train_population(
     with locked(folder):
         books = _Books(settings, folder, command, list(trainings))
         books.write()
-        queue = deque(
+        missing = [
             Training(name, each, folder, command) for name, each in trainings.items() if name not in books.members
-        )
+        ]
         pool = ProcessPool(workers)
         try:
-            _work(queue, pool, books, on_member)
+            for training, result in done(missing, pool):
+                books.take(training.name, result)
+                if on_member is not None and isinstance(result, Member):
+                    on_member(len(books.members), result)
         finally:
             pool.close()
     if books.failed:
@@ -136,8 +145,8 @@ class _Books:
     def __init__(self, settings: PopulationSettings, folder: Path, command: str, names: list[str]) -> None:
         self.settings, self.folder, self.command, self.names = settings, folder, command, names
         self.failed: dict[str, str] = {}
-        before = read_json(folder / FILE)["members"] if (folder / FILE).exists() else []
-        self._found = {Path(entry["weights"]).parent.name: Member(**entry) for entry in before}
+        before = read_members(folder) if (folder / FILE).exists() else []
+        self._found = {Path(member.weights).parent.name: member for member in before}
 
     @property
     def members(self) -> dict[str, Member]:
@@ -158,19 +167,6 @@ class _Books:
         write_json(self.folder / FILE, content_of(self.settings, self.members.values(), self.command, status))
 
 
-def _work(queue: deque[Training], pool: ProcessPool, books: _Books, on_member: OnMember | None) -> None:
-    under_way = 0
-    while queue or under_way:
-        while queue and under_way < pool.slots:
-            pool.submit(queue.popleft())
-            under_way += 1
-        for training, result in pool.results():
-            under_way -= 1
-            books.take(training.name, result)
-            if on_member is not None and isinstance(result, Member):
-                on_member(len(books.members), result)
-
-
 def _check(settings: PopulationSettings, folder: Path, resume: bool) -> None:
     """Raise UserError if the folder holds something that this is not to go on with; fewer networks may become more."""
     if (folder / "record.json").exists():
@@ -179,8 +175,8 @@ def _check(settings: PopulationSettings, folder: Path, resume: bool) -> None:
         return
     if not resume:
         raise UserError(f"{folder} holds a population already; add --resume to go on with it, or choose another --out")
-    before, now = read_json(folder / FILE).get("settings", {}), plain_settings(settings)
-    if {**before, "networks": 0} != {**now, "networks": 0} or before["networks"] > now["networks"]:
+    before = read_settings(folder)
+    if replace(before, networks=settings.networks) != settings or before.networks > settings.networks:
         raise UserError(
             f"the population in {folder} was started with other settings; --resume takes more --networks only"
         )

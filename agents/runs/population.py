@@ -83,16 +83,20 @@ class Member:
     seconds: float
 
 
-def read_population(folder: str | Path) -> list[Member]:
-    """The networks that are trained; raises UserError if there are none, or the folder holds something else."""
-    file = Path(folder) / FILE
-    if not file.exists():
-        raise UserError(f"no population in {folder}: it has no {FILE}; `rlprune train-population` writes one")
-    with reading(file, "a population"):
-        content = read_json(file)
+def read_members(folder: Path) -> list[Member]:
+    """The networks that are trained so far; raises UserError if the folder holds something else."""
+    with reading(folder / FILE, "a population"):
+        content = read_json(folder / FILE)
         if not isinstance(content, dict) or content.get("format") != FORMAT:
-            raise UserError(f"{file} is not a population of networks (format {FORMAT})")
-        members = [from_table(Member, entry, "a network of the population") for entry in content["members"]]
+            raise UserError(f"{folder / FILE} is not a population of networks (format {FORMAT})")
+        return [from_table(Member, entry, "a network of the population") for entry in content["members"]]
+
+
+def read_population(folder: str | Path) -> list[Member]:
+    """The trained networks with their weights' files; raises UserError where there are none, or no population is."""
+    if not (Path(folder) / FILE).exists():
+        raise UserError(f"no population in {folder}: it has no {FILE}; `rlprune train-population` writes one")
+    members = read_members(Path(folder))
     if not members:
         raise UserError(f"no network of {folder} is trained yet; go on with `rlprune train-population --resume`")
     return [replace(member, weights=str(Path(folder) / member.weights)) for member in members]

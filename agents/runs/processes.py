@@ -8,8 +8,8 @@ import os
 import signal
 import sys
 import threading
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -61,6 +61,18 @@ class _Worker:
     process: SpawnProcess
     connection: Connection
     job: Job | None = None
+
+
+def done(jobs: Iterable[Any], pool: Pool) -> Iterator[tuple[Any, Any]]:
+    """Every job and what it gave, as they end; the next one starts where a slot is free."""
+    queue, under_way = deque(jobs), 0
+    while queue or under_way:
+        while queue and under_way < pool.slots:
+            pool.submit(queue.popleft())
+            under_way += 1
+        for job, result in pool.results():
+            under_way -= 1
+            yield job, result
 
 
 @dataclass(eq=False)
