@@ -199,7 +199,7 @@ class FilterPruningEnv(EpisodeView, gymnasium.Env[Observation, NDArray[np.float3
         episode.at_start("a round can be rehearsed")
         while not episode.current.done:
             action, state = controller.predict(self.observation, state, None, deterministic)
-            episode.current.take(episode.current.window.count(float(np.asarray(action).reshape(-1)[0])))
+            episode.current.take(episode.current.window.count(_number_of(action)))
         counts = episode.current.named(episode.current.counts)
         episode.renew()
         return counts
@@ -223,8 +223,9 @@ class FilterPruningEnv(EpisodeView, gymnasium.Env[Observation, NDArray[np.float3
     def twin(self) -> FilterPruningEnv:
         """Another environment of the same problem, rules, goal and scores, with an episode of its own."""
         other = FilterPruningEnv.__new__(FilterPruningEnv)
-        goal = replace(self.rules, budget=self._episode.budget, tolerance=self.tolerance)
-        other._setup(self._episode.transitions, goal, None)
+        now = self._episode
+        goal = replace(self.rules, budget=now.budget, counted=now.scope.counted, tolerance=self.tolerance)
+        other._setup(now.transitions, goal, None)
         return other
 
     # Gymnasium's interface --------------------------------------------------------------------------------------
@@ -247,12 +248,7 @@ class FilterPruningEnv(EpisodeView, gymnasium.Env[Observation, NDArray[np.float3
         """Visit one group. `action` is (1,) in [-1, 1]."""
         if self._episode.stopped is not None:
             raise UserError("this episode is over; call reset() first")
-        values = np.asarray(action, dtype=np.float64).reshape(-1)
-        if len(values) != 1:
-            raise UserError(f"the action has {len(values)} numbers; it is one, the rate of one group, in [-1, 1]")
-        value = float(values[0])
-        if not np.isfinite(value):
-            raise UserError(f"the action is {value}; it must be a number in [-1, 1]")
+        value = _number_of(action)
         episode, current = self._episode, self._episode.current
         name, before = current.name, current.potential
         rate = current.take(current.window.count(value))
@@ -284,3 +280,14 @@ class FilterPruningEnv(EpisodeView, gymnasium.Env[Observation, NDArray[np.float3
     def close(self) -> None:
         """Let go of the file of scores, and free what was measured on the networks."""
         self._episode.close()
+
+
+def _number_of(action: Any) -> float:
+    """The one number of an action; raises UserError unless it is one, and finite."""
+    values = np.asarray(action, dtype=np.float64).reshape(-1)
+    if len(values) != 1:
+        raise UserError(f"the action has {len(values)} numbers; it is one, the rate of one group, in [-1, 1]")
+    value = float(values[0])
+    if not np.isfinite(value):
+        raise UserError(f"the action is {value}; it must be a number in [-1, 1]")
+    return value

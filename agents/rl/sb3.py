@@ -172,6 +172,10 @@ class TrainedAgent:
         features = self.card.get("features", FEATURES)
         return None if tuple(features) == FEATURES else [FEATURES.index(name) for name in features]
 
+    def _told(self, observation: Any) -> Any:
+        """What the agent sees of an observation: the features that it was trained on."""
+        return observation if self._columns is None else np.asarray(observation)[..., self._columns]
+
     def predict(
         self,
         observation: Any,
@@ -180,8 +184,7 @@ class TrainedAgent:
         deterministic: bool = True,
     ) -> tuple[Array, State]:
         """The action in [-1, 1] for an observation, also of agents that choose among levels."""
-        told = observation if self._columns is None else np.asarray(observation)[..., self._columns]
-        action, state = self.model.predict(told, state, episode_start, deterministic)
+        action, state = self.model.predict(self._told(observation), state, episode_start, deterministic)
         if isinstance(self.model.action_space, spaces.Discrete):
             levels = np.linspace(-1.0, 1.0, int(self.model.action_space.n), dtype=np.float32)
             action = levels[np.asarray(action)][..., None]
@@ -193,7 +196,7 @@ class TrainedAgent:
 
     def followed(self, observation: Any) -> Array:
         """How far the agent is followed there, as `trust` says; fully where its card does not say what it has seen."""
-        seen = np.asarray(observation) if self._columns is None else np.asarray(observation)[..., self._columns]
+        seen = np.asarray(self._told(observation))
         return trust(seen, self.card["support"]) if "support" in self.card else np.ones(seen.shape[:-1])
 
 

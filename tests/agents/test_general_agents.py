@@ -262,3 +262,10 @@ def test_mistakes_are_one_line(argv: list[str], says: str, capsys: pytest.Captur
     assert main(["train-agent", *argv, "--out", str(tmp_path / "no")]) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1 and says in lines[0], lines
+
+
+def test_a_twin_has_the_goal_of_the_episode() -> None:
+    env = FilterPruningEnv(one_shot=True, budget=0.5, **SMALL)
+    env.reset(options={"budget": 0.6, "counted": "parameters"})
+    twin = env.twin()
+    assert (twin.scope.counted, twin.budget.target) == ("parameters", env.budget.target)
