@@ -24,6 +24,7 @@ from rlprune.channels.copying import shaken
 from rlprune.channels.forward import Forward
 from rlprune.channels.groups import ChannelGroups
 from rlprune.channels.lockstep import DIFFERS
+from rlprune.channels.plan import PruningPlan
 from rlprune.errors import UserError
 
 __all__ = ["CHECKS", "TRIES", "Checker", "check_groups", "shaken"]
@@ -110,14 +111,19 @@ class Checker(Comparer):
 
         What is called like a width follows, since code outside of the forward pass may read it.
         """
-        plan = self.plan([group.name for group in self.groups.prunable if group.max_removable], share)
         numbers = [c for c, option in self.chosen.items() if c.attribute(option) is not None and not c.says_width]
-        followed = dict.fromkeys((c.kind, c.name) for c in numbers)
-        for key in followed:
+        if not numbers:
+            return
+        plan = self.plan([group.name for group in self.groups.prunable if group.max_removable], share)
+        for key in dict.fromkeys((c.kind, c.name) for c in numbers):
             before = self.chosen
             self.follow({c: len(c.options) if (c.kind, c.name) == key else option for c, option in before.items()})
-            if self.compare(plan, values=False) or self.compare(plan):
+            if self._wrong(plan):
                 self.follow(before)
+
+    def _wrong(self, plan: PruningPlan) -> Difference | None:
+        """As `compare`, at the least cost: whether the smaller network runs comes first."""
+        return self.compare(plan, values=False) or self.compare(plan)
 
     def _alike(self, name: str, reason: str, left: list[str], failed: dict[str, str]) -> dict[str, str]:
         """Groups of the same make as two that fail for the same reason, as those of repeated blocks do."""
@@ -145,7 +151,7 @@ class Checker(Comparer):
                 break
             self._tries -= 1
             self.follow({**before, **changed})
-            result = self.compare(plan, values=False) or self.compare(plan)
+            result = self._wrong(plan)
             if result is None:
                 return True
             if what is not None and result.steps > what.steps and self._other_numbers(names, share, result):
@@ -175,7 +181,7 @@ class Checker(Comparer):
         for changed in self._changes(names, what)[:2]:
             self._tries -= 1
             self.follow({**before, **changed})
-            result = self.compare(plan, values=False) or self.compare(plan)
+            result = self._wrong(plan)
             if result is None or (result.steps > what.steps and not result.numeric):
                 self._generalise(before, names, share)
                 return True

@@ -324,6 +324,23 @@ def likelihood(loss: float) -> float:
     return math.exp(-max(loss, 0.0))
 
 
+def whole_numbers(targets: Any, dims: int, needs: str) -> torch.Tensor:
+    """Targets of `dims` dimensions that are whole numbers of any width, as int64.
+
+    Raises:
+        UserError: They are anything else; says what they are, and what is needed.
+    """
+    if not isinstance(targets, torch.Tensor):
+        what = f"are a {type(targets).__name__}"
+    elif targets.ndim != dims:
+        what = f"have the shape {tuple(targets.shape)}"
+    elif targets.is_floating_point() or targets.is_complex():
+        what = f"are {str(targets.dtype).removeprefix('torch.')}"
+    else:
+        return targets.long()
+    raise UserError(f"the targets {what}; {needs}")
+
+
 def check_finite_outputs(output: torch.Tensor) -> None:
     """Raise UserError if a model's output holds NaN or infinity."""
     if not bool(torch.isfinite(output).all()):

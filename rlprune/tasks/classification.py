@@ -13,7 +13,16 @@ import torch.nn.functional as F
 from torch import nn
 
 from rlprune.errors import UserError
-from rlprune.tasks.base import TASKS, Batch, OutputTask, check_finite_outputs, check_option, likelihood, single_output
+from rlprune.tasks.base import (
+    TASKS,
+    Batch,
+    OutputTask,
+    check_finite_outputs,
+    check_option,
+    likelihood,
+    single_output,
+    whole_numbers,
+)
 from rlprune.tasks.score import Score
 
 
@@ -86,17 +95,11 @@ class Classification(OutputTask):
 
 def labels_of(targets: Any) -> torch.Tensor:
     """Labels, int64 (N,), of whole numbers of any width; raises UserError for targets that are none."""
-    if not isinstance(targets, torch.Tensor):
-        what = f"the targets are a {type(targets).__name__}"
-    elif targets.ndim != 1:
-        what = f"the targets have the shape {tuple(targets.shape)}"
-    elif targets.is_floating_point() or targets.is_complex():
-        what = f"the targets are {str(targets.dtype).removeprefix('torch.')}"
-    else:
-        return targets.long()
-    raise UserError(
-        f"{what}; classification needs labels, whole numbers of shape (images,): give batch=function that makes them "
-        "(of one-hot targets the argmax), or another task"
+    return whole_numbers(
+        targets,
+        1,
+        "classification needs labels, whole numbers of shape (images,): give batch=function that makes them "
+        "(of one-hot targets the argmax), or another task",
     )
 
 

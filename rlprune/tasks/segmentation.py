@@ -13,7 +13,16 @@ import torch.nn.functional as F
 from torch import nn
 
 from rlprune.errors import UserError
-from rlprune.tasks.base import TASKS, Batch, OutputTask, check_finite_outputs, check_option, likelihood, single_output
+from rlprune.tasks.base import (
+    TASKS,
+    Batch,
+    OutputTask,
+    check_finite_outputs,
+    check_option,
+    likelihood,
+    single_output,
+    whole_numbers,
+)
 from rlprune.tasks.score import Score
 
 IGNORE = 255
@@ -179,19 +188,13 @@ def _dice(logits: torch.Tensor, one_hot: torch.Tensor, weight: torch.Tensor) -> 
 
 def masks_of(targets: Any) -> torch.Tensor:
     """Masks, int64 (N, H, W), of whole numbers of any width; raises UserError for targets that are none."""
-    if not isinstance(targets, torch.Tensor):
-        what = f"the targets are a {type(targets).__name__}"
-    elif targets.ndim == 4 and targets.shape[1] == 1:
-        return masks_of(targets[:, 0])
-    elif targets.ndim != 3:
-        what = f"the targets have the shape {tuple(targets.shape)}"
-    elif targets.is_floating_point():
-        what = f"the targets are {str(targets.dtype).removeprefix('torch.')}"
-    else:
-        return targets.long()
-    raise UserError(
-        f"{what}; segmentation needs masks, the class of every pixel as a whole number, (images, height, width): "
-        "give batch=function that makes them"
+    if isinstance(targets, torch.Tensor) and targets.ndim == 4 and targets.shape[1] == 1:
+        targets = targets[:, 0]
+    return whole_numbers(
+        targets,
+        3,
+        "segmentation needs masks, the class of every pixel as a whole number, (images, height, width): "
+        "give batch=function that makes them",
     )
 
 
