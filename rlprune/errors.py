@@ -53,6 +53,11 @@ def check_seed(value: int) -> None:
         raise UserError(f"seed is {value}; it must be a whole number from 0 on")
 
 
+def first_line(error: object, most: int = 160) -> str:
+    """The beginning of what an error says, up to `most` letters of its first line."""
+    return (str(error).strip().splitlines() or [""])[0][:most]
+
+
 @contextlib.contextmanager
 def reading(file: object, what: str) -> Iterator[None]:
     """Around what looks into the content of a user's file: whatever that may raise is one line that names the file.
@@ -73,7 +78,7 @@ def reading(file: object, what: str) -> Iterator[None]:
     except (KeyError, IndexError) as error:
         raise UserError(f"{file} has no {error}, and so is not {what}; it is damaged or something else") from None
     except Exception as error:  # content of any kind raises errors of any kind
-        reason = (str(error).strip().splitlines() or [""])[0][:120]
+        reason = first_line(error, 120)
         raise UserError(
             f"{file} is not {what} ({type(error).__name__}: {reason}); it is damaged or something else"
         ) from None

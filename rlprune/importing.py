@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TextIO
 
-from rlprune.errors import UserError
+from rlprune.errors import UserError, first_line
 from rlprune.files import cache_folder
 
 
@@ -110,5 +110,5 @@ def _importable(folder: Path) -> Iterator[None]:
 
 
 def _import_error(what: str, error: BaseException) -> UserError:
-    reason = (str(error).splitlines() or [""])[0][:160]
+    reason = first_line(error)
     return UserError(f"cannot import {what} ({type(error).__name__}: {reason}); see that it runs by itself")

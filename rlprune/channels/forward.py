@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from rlprune.channels.copying import duplicate
-from rlprune.errors import UserError
+from rlprune.errors import UserError, first_line
 
 _RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 
@@ -56,7 +56,7 @@ def running(what: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [""])[0][:200]
+        reason = first_line(error, 200)
         raise UserError(
             f"the network cannot be {what} ({type(error).__name__}: {reason}); its forward must run on its example"
         ) from error

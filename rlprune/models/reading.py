@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlprune.errors import UserError, reading
+from rlprune.errors import UserError, first_line, reading
 from rlprune.files import check_archive
 
 # Where a checkpoint keeps its state dict, the averaged weights first, as timm takes them
@@ -116,7 +116,7 @@ def _safetensors(path: Path) -> dict[str, Any]:
     try:
         return dict(load_file(path))
     except (SafetensorError, OSError, ValueError) as error:
-        reason = (str(error).splitlines() or [""])[0][:120]
+        reason = first_line(error, 120)
         raise UserError(f"cannot read {path} as safetensors ({reason}); it is damaged or something else") from None
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from rlprune.errors import UserError, unknown_name
+from rlprune.errors import UserError, first_line, unknown_name
 from rlprune.importing import is_known, said_aside, user_module
 from rlprune.models.catalogue import MODELS
 from rlprune.models.drawn import drawn
@@ -167,7 +167,7 @@ def _hugging_face(folder: str, num_classes: int, in_channels: int) -> nn.Module:
     try:
         model: nn.Module = AutoModelForImageClassification.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # whatever a configuration nobody here has seen brings about
-        reason = (str(error).splitlines() or [""])[0][:160]
+        reason = first_line(error)
         raise UserError(f"hf:{folder} is no image classifier of transformers ({reason})") from None
     return model
 
@@ -193,7 +193,7 @@ def _call(function: Callable[..., Any], spec: str, *, num_classes: int, in_chann
     except UserError:
         raise
     except (Exception, SystemExit) as error:
-        reason = (str(error).splitlines() or [""])[0][:160]
+        reason = first_line(error)
         raise UserError(
             f"{spec} failed when it was called with {options} ({type(error).__name__}: {reason}); "
             "it must return a model for these arguments"

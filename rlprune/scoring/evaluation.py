@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from rlprune.data.splits import DataSplits, Split
-from rlprune.errors import UserError
+from rlprune.errors import UserError, first_line
 from rlprune.scoring.pace import Pace
 from rlprune.tasks.base import Batch, Task
 from rlprune.tasks.score import Score
@@ -192,7 +192,7 @@ def check_runs(model: nn.Module, split: Any, task: Task, device: str | torch.dev
         given = ", ".join(
             f"{part.dtype} {tuple(part.shape)}" for part in tree_leaves(batch[0]) if hasattr(part, "shape")
         )
-        reason = (str(error).strip().splitlines() or [""])[0][:160]
+        reason = first_line(error)
         raise UserError(
             f"the model cannot take what {split.role}= gives ({given}: {type(error).__name__}: {reason}); "
             "give batch=function that makes it into what the model takes"
@@ -213,7 +213,7 @@ def check_fits(model: nn.Module, data: DataSplits, task: Task, device: str | tor
                 f"the model takes images of {wanted} channels and those of {data.name!r} have {channels}; "
                 "take other data or another model"
             ) from None
-        reason = str(error).splitlines()[0][:160]
+        reason = first_line(error)
         size = "x".join(map(str, data.input_shape))
         raise UserError(
             f"the model cannot take the {size} images of {data.name!r} ({reason}); take other data or another model"
