@@ -21,6 +21,7 @@ from rlprune.data import DataSplits
 from rlprune.data.live import CALIBRATION, LiveData, LiveSplit, ToBatch, positional, reader
 from rlprune.devices import checked_device
 from rlprune.errors import Notice, UserError
+from rlprune.heap import keep_freed
 from rlprune.measuring.store import Measured
 from rlprune.network import Network
 from rlprune.scoring.evaluation import Evaluator, Ledger, OwnEvaluator, batch_within, check_fits, check_runs, evaluating
@@ -85,6 +86,7 @@ class PruningProblem:
     ) -> None:
         if not isinstance(model, nn.Module):
             raise UserError(f"model is a {type(model).__name__}; it must be a torch.nn.Module")
+        keep_freed()
         model = unwrapped(model)
         check_finite(model)
         first = next(model.parameters(), torch.empty(0))

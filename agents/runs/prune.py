@@ -143,6 +143,7 @@ def _played(
         raise
     watcher.work("scoring the result")
     found = closing(problem, outcome, recipe.tolerance, baseline, timed)
+    problem.forget()
     if found["drop"] > recipe.tolerance:  # measured anew, whatever the state of the run says
         raise UserError(
             f"the network that the run ends with dropped {found['drop']:.4f} when it was scored anew, more than the "

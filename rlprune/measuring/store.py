@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rlprune.artifact import fingerprint
+from rlprune.heap import give_back
 from rlprune.measuring.grams import GramStore
 from rlprune.measuring.norms import Statistics, measure_bn
 from rlprune.network import Network
@@ -103,6 +104,8 @@ class Measured:
         weights = "" if network is None else fingerprint(network.model.state_dict())
         for key in [key for key in self._kept if weights in key]:
             del self._kept[key]
+        if network is None:
+            give_back()
 
     def grams(self, network: Network, problem: Bench) -> GramStore:
         """The Gram matrices of what the layers of `network` read."""

@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from rlprune.data.splits import Split
 from rlprune.errors import UserError
+from rlprune.heap import keep_freed
 from rlprune.scoring.evaluation import Ledger
 from rlprune.scoring.pace import Pace
 from rlprune.tasks.base import Batch, Task
@@ -76,6 +77,7 @@ def train(
     Raises:
         UserError: if the loss becomes NaN or infinite, or the settings do not fit the task.
     """
+    keep_freed()
     trainer = _Trainer(model, task, split, settings, seed, penalties, teacher, torch.device(device))
     trainer.on_step, trainer.ledger = on_step, ledger
     with trainer:
