@@ -215,7 +215,8 @@ def trust(observation: Array, support: Mapping[str, Sequence[float]]) -> Array:
             features leave them, added up.
     """
     low, high = np.asarray(support["low"]), np.asarray(support["high"])
-    distance = (np.maximum(low - observation, 0.0) + np.maximum(observation - high, 0.0)).sum(axis=-1)
+    below, above = np.clip(low - observation, 0.0, STRANGE), np.clip(observation - high, 0.0, STRANGE)  # however far
+    distance = (below + above).sum(axis=-1)
     return np.asarray(np.clip((STRANGE - distance) / (STRANGE - FAMILIAR), 0.0, 1.0), dtype=np.float32)
 
 

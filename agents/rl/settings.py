@@ -31,6 +31,7 @@ ALGORITHMS = {
 
 DISCRETE = frozenset({"dqn", "qrdqn"})
 LEVELS = 11
+COUNTS = frozenset({"n_steps", "batch_size", "learning_starts"})  # hyperparameters that are reckoned with here
 EPISODES, LEAST = 16, 32  # at most so many episodes before the first update, but at least so many steps
 CENTRES = ("advice", "uniform")
 
@@ -134,8 +135,11 @@ class AgentSettings:
             most = max(EPISODES * longest, LEAST)
             found |= {name: min(found[name], most) for name in ("n_steps", "learning_starts") if name in found}
         found |= self.hyperparameters
+        for name in COUNTS & set(found):
+            if type(found[name]) is not int or found[name] < 0:
+                raise UserError(f"{name} is {found[name]!r}; it must be a whole number >= 0")
         if "n_steps" in found and "batch_size" in found and "batch_size" not in self.hyperparameters:
-            found["batch_size"] = min(found["batch_size"], max(2, int(found["n_steps"])))
+            found["batch_size"] = min(found["batch_size"], max(2, found["n_steps"]))
         return found
 
 

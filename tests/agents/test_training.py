@@ -147,6 +147,9 @@ def test_presets_are_in_rl_zoos_format_and_mistakes_are_named(tmp_path: Path) ->
         train(AgentSettings(env=LAYERWISE, preset=str(tmp_path / "one.yml"), env_kwargs=SMALL), tmp_path / "run")
     with pytest.raises(UserError, match="episodes is 0"):
         AgentSettings(episodes=0)
+    for wrong in (None, "8", 0.5, -1, True):
+        with pytest.raises(UserError, match=f"batch_size is {wrong!r}"):
+            AgentSettings(hyperparameters={"batch_size": wrong}).all_hyperparameters(10)
 
 
 def test_an_algorithm_that_is_not_installed_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

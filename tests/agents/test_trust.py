@@ -33,6 +33,10 @@ def test_trust_falls_with_the_distance_from_what_was_seen(distance: float, expec
     assert several.shape == (2,) and several[0] == one and several[1] == 1.0
 
 
+def test_a_card_may_name_any_finite_bounds() -> None:
+    assert trust(outside(0.0), {"low": [1e308] * SIZE, "high": [-1e308] * SIZE}) == 0.0
+
+
 class Bold:
     """A model whose policy always goes to the end of the window."""
 
