@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from rlprune.data.splits import DataSplits, Split
 from rlprune.errors import UserError, first_line
+from rlprune.heap import keeping_activations
 from rlprune.scoring.pace import Pace
 from rlprune.tasks.base import Batch, Task
 from rlprune.tasks.score import Score
@@ -105,7 +106,7 @@ class Evaluator:
 
     def score_split(self, model: nn.Module, split: Split) -> Score:
         """Score `model` on any split."""
-        with evaluating(model), torch.inference_mode(), self.precision():
+        with keeping_activations(), evaluating(model), torch.inference_mode(), self.precision():
             score = self._score(model, split)
         self.ledger.evaluations += 1
         self.ledger.images_evaluated += score.n

@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from rlprune.data.splits import Split
 from rlprune.errors import UserError
-from rlprune.heap import keep_freed
+from rlprune.heap import keeping_activations
 from rlprune.scoring.evaluation import Ledger
 from rlprune.scoring.pace import Pace
 from rlprune.tasks.base import Batch, Task
@@ -77,10 +77,9 @@ def train(
     Raises:
         UserError: if the loss becomes NaN or infinite, or the settings do not fit the task.
     """
-    keep_freed()
     trainer = _Trainer(model, task, split, settings, seed, penalties, teacher, torch.device(device))
     trainer.on_step, trainer.ledger = on_step, ledger
-    with trainer:
+    with keeping_activations(), trainer:
         return trainer.go(monitor, start, enough, hopeless, checkpoint)
 
 
