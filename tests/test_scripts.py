@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import json
 import os
 import re
@@ -14,6 +16,7 @@ import pytest
 import torch
 
 RUNS = Path(__file__).resolve().parent.parent / "runs"
+BENCHMARKS = Path(__file__).resolve().parent / "benchmarks"
 SCRIPTS = {
     "with_timm": ("timm",),
     "with_hf_trainer": ("transformers", "accelerate"),
@@ -40,6 +43,14 @@ def test_all_are_short_and_no_package_of_theirs_is_imported_here() -> None:
     assert found.keys() == SCRIPTS.keys() and max(found.values()) <= 60
     sources = [path for part in ("rlprune", "envs", "agents") for path in (RUNS.parent / part).rglob("*.py")]
     assert not [path for path in sources if re.search(r"(import|from) (ultralytics|lightning)\b", path.read_text())]
+
+
+@pytest.mark.parametrize("path", [*RUNS.glob("*.py"), *BENCHMARKS.glob("*.py")], ids=lambda path: path.stem)
+def test_what_scripts_and_benchmarks_import_from_here_exists(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "rlprune":
+            module = importlib.import_module(str(node.module))
+            assert not {alias.name for alias in node.names if not hasattr(module, alias.name)}, node.module
 
 
 @pytest.mark.slow

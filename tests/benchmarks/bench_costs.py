@@ -138,17 +138,17 @@ def tables() -> None:
 
 def cell() -> None:
     """Cells of digits/LeNet-5 without training, once their base is trained and loaded."""
-    from rlprune.agents.compare.cells import Job, run
+    from rlprune.agents.compare.cells import Job
     from rlprune.agents.compare.settings import CompareSettings
 
     cells = CompareSettings(methods=("uniform",), seeds=(0, 1, 2), budgets=(0.5,), epochs=0.0).cells()
     for job in [Job(one, one.stages) for one in cells]:
-        run(job)
+        job.run()
     for timed in (False, True):
         spent = []
         for one in cells:
             begin = CLOCK()
-            assert run(Job(one, one.stages, timed=timed)).trace is None
+            assert Job(one, one.stages, timed=timed).run().trace is None
             spent.append(CLOCK() - begin)
         line(f"{median(spent):6.2f} s  a cell (limit 0.6){', its latency measured' if timed else ''}")
 

@@ -21,8 +21,9 @@ import torch
 from rlprune.channels import remove_channels, trace_channels
 from rlprune.criteria import plan_from_counts
 from rlprune.criteria.errors import error_curves
-from rlprune.problem import ProblemSpec, PruningProblem
+from rlprune.problem import PruningProblem
 from rlprune.recovery import GramStore, least_squares, make_recovery
+from rlprune.spec import ProblemSpec
 
 
 def timed(function: Callable[[], object]) -> float:
