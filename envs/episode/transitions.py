@@ -110,6 +110,7 @@ class Transitions:
     recovery: Repairs
     store: MemoryScores
     owned: bool = False
+    _last: NetworkState | None = field(default=None, init=False, repr=False)
 
     def base(self) -> NetworkState:
         """The unpruned network."""
@@ -126,8 +127,10 @@ class Transitions:
             return after
 
         key = combine(state.key, plan.to_json(), recovery.key, seed)
-        whole = state.plan.then(plan, self.problem.groups)
-        return NetworkState(key, whole, build, state.key, plan.counts)
+        if self._last is None or self._last.key != key:  # what was looked at last is often what is done
+            whole = state.plan.then(plan, self.problem.groups)
+            self._last = NetworkState(key, whole, build, state.key, plan.counts)
+        return self._last
 
     def trained(
         self,
@@ -190,5 +193,6 @@ class Transitions:
     def close(self) -> None:
         """Let go of the store's files, and of what was measured on a problem that is nobody else's."""
         self.store.close()
+        self._last = None
         if self.owned:
             self.problem.forget()
