@@ -19,8 +19,8 @@ from rlprune.scoring.evaluation import Evaluator, Ledger, batch_within
 from rlprune.tasks.base import Task
 from rlprune.tasks.score import Score
 
-# At most; what a channel sees are positions, and large images have many: 83 of 224 pixels have 4,067 at 7x7.
-BN_IMAGES, BN_PIXELS = 256, 2**22
+# At most; what a channel sees are positions: 128 images of 32 pixels have 8,192 at 8x8, 83 of 224 have 4,067 at 7x7.
+BN_IMAGES, BN_PIXELS = 128, 2**22
 BATCH_IMAGES, BATCH_PIXELS = 64, 2**21
 MEMORY = 2**30
 ENTRIES = 12  # an iterative run makes a new network a round, and comes back to the first one only
