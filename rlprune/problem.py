@@ -18,7 +18,8 @@ from rlprune.channels.copying import duplicate, unwrapped
 from rlprune.cost import CostModel
 from rlprune.criteria import CriterionContext, get_criterion
 from rlprune.data import DataSplits
-from rlprune.data.live import CALIBRATION, LiveData, LiveSplit, ToBatch, positional, reader
+from rlprune.data.calling import Order
+from rlprune.data.live import CALIBRATION, LiveData, LiveSplit, ToBatch, reader
 from rlprune.devices import checked_device
 from rlprune.errors import Notice, UserError
 from rlprune.heap import keep_freed
@@ -89,19 +90,20 @@ class PruningProblem:
         keep_freed()
         model = unwrapped(model)
         check_finite(model)
+        order = Order(model)
         first = next(model.parameters(), torch.empty(0))
         self.device = checked_device(str(device or first.device))
         self.seed, self.source, self.fit = seed, dict(source) if source is not None else None, fit
         self.data: Any  # `DataSplits` or `LiveData`: both have the roles that are asked for
         if data is None:
             loaders = {"control": control, "train": train, "calibration": calibration, "test": test}
-            self.data = _live(model, loaders, task, evaluate, batch, seed)
+            self.data = _live(order, loaders, task, evaluate, batch, seed)
         else:
             self.data = data
         self.task = as_task(task or self.data.task)
-        self.model = duplicate(model).eval().to(self.device)
+        self.model = order.followed_by(duplicate(model).eval().to(self.device))
         self.ledger, self.measured = Ledger(), Measured()
-        self._evaluate, self._example = evaluate, _placed(self.model, example_inputs, self.device)
+        self._evaluate, self._example = evaluate, _placed(order, example_inputs, self.device)
         self.evaluator = self._evaluator()
         if isinstance(self.data, DataSplits):
             check_fits(self.model, self.data, self.task, self.device)
@@ -220,7 +222,7 @@ class PruningProblem:
 
 
 def _live(
-    model: nn.Module,
+    order: Order,
     loaders: Mapping[str, Any],
     task: str | Task | None,
     evaluate: Evaluate | None,
@@ -230,7 +232,7 @@ def _live(
     """A user's loaders as roles."""
     if loaders["control"] is None and evaluate is None:
         raise UserError("nothing says how well a network does; give control=loader, or evaluate=function")
-    convert = reader(model, batch)
+    convert = reader(order, batch)
     found: dict[str, Any] = {
         role: None if loader is None else LiveSplit(loader, role, convert, seed) for role, loader in loaders.items()
     }
@@ -242,11 +244,11 @@ def _live(
     return LiveData(**found, task=name)
 
 
-def _placed(model: nn.Module, inputs: Any, device: torch.device) -> tuple[Any, ...] | None:
+def _placed(order: Order, inputs: Any, device: torch.device) -> tuple[Any, ...] | None:
     """The user's example inputs as positional arguments on the device."""
     if inputs is None:
         return None
-    placed = positional(model, inputs)
+    placed = order.arranged(inputs)
     parts = placed if isinstance(placed, tuple) else (placed,)
     return tuple(part.to(device) if isinstance(part, torch.Tensor) else part for part in parts)
 

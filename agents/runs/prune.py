@@ -19,6 +19,7 @@ from rlprune.agents.runs.recipes import get_recipe
 from rlprune.agents.runs.replaying import saved_network
 from rlprune.agents.runs.result import Result
 from rlprune.agents.runs.watching import Silent, Watcher
+from rlprune.data.calling import freed
 from rlprune.errors import UserError
 from rlprune.locking import locked
 from rlprune.network import Network
@@ -156,7 +157,7 @@ def result_of(problem: PruningProblem, network: Network, record: Mapping[str, An
     """A result from a network and its record."""
     before, after = record["baseline"], record["pruned"]
     return Result(
-        model=network.model.eval(),
+        model=freed(network.model).eval(),
         plan=network.plan,
         groups=network.groups,
         baseline=before["control_score"],

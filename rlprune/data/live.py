@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from rlprune.data.calling import Order
 from rlprune.errors import UserError
 from rlprune.seeding import derive, numpy_generator
 from rlprune.tasks.base import Batch
@@ -190,11 +190,11 @@ def _cut(part: Any, n: int) -> Any:
     return tree_map(lambda leaf: leaf[:n] if isinstance(leaf, Tensor) and leaf.ndim else leaf, part)
 
 
-def reader(model: nn.Module, batch: ToBatch | None) -> ToBatch:
+def reader(order: Order, batch: ToBatch | None) -> ToBatch:
     """What turns a loader's item into `(inputs, targets)`, inputs being a tensor or a tuple of positional arguments.
 
     Args:
-        model: Its signature puts a dict of keywords into order.
+        order: Of the model's inputs; puts a dict of keywords into it.
         batch: The user's own first step; None takes pairs, single tensors as inputs without targets, and mappings with
             `labels`, as those of transformers, the rest of which are inputs.
     """
@@ -211,25 +211,9 @@ def reader(model: nn.Module, batch: ToBatch | None) -> ToBatch:
                 f"the data gives {what} for a batch; give batch=function that turns it into (inputs, targets)"
             )
         inputs, targets = tree_map(_tensor, tuple(found))
-        return positional(model, inputs), targets
+        return order.arranged(inputs), targets
 
     return convert
-
-
-def positional(model: nn.Module, inputs: Any) -> Any:
-    """Inputs as a tensor or a tuple of positional arguments; a mapping is put into the order of `model.forward`."""
-    if not isinstance(inputs, Mapping):
-        return tuple(inputs) if isinstance(inputs, list) else inputs
-    try:
-        bound = inspect.signature(model.forward).bind(**inputs)
-    except TypeError as error:
-        raise UserError(f"the model cannot be called with {', '.join(map(str, inputs))}: {error}") from None
-    bound.apply_defaults()
-    kinds = [inspect.signature(model.forward).parameters[name].kind for name in inputs]
-    if inspect.Parameter.KEYWORD_ONLY in kinds or inspect.Parameter.VAR_KEYWORD in kinds:
-        raise UserError(f"{', '.join(map(str, inputs))}: keyword-only inputs; wrap the model so that they have a place")
-    last = max(list(bound.arguments).index(name) for name in inputs)
-    return tuple(bound.args[: last + 1])
 
 
 @dataclass(frozen=True, eq=False)

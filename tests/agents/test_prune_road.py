@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -119,6 +120,61 @@ def test_inputs_of_any_form(pack: Callable[[Tensor], Any], net: nn.Module) -> No
     control, train = ([(pack(images), labels) for images, labels in batches(data)] for data in (CONTROL, TRAIN))
     result = rlprune.prune(net, control=control, train=train, **QUICK)
     assert result.drop <= 0.05 and result.baseline == pytest.approx(accuracy(net))
+
+
+class Named(Net):
+    """Takes its input by keyword alone."""
+
+    def forward(self, *, pixel_values: Tensor, scale: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        return super().forward(pixel_values, scale)
+
+
+class Kept(Net):
+    """Takes whatever keywords there are."""
+
+    def forward(self, **inputs: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(inputs["pixel_values"], inputs.get("scale"))
+
+
+class Half(Net):
+    """Takes one input by position and one by keyword alone."""
+
+    def forward(self, pixel_values: Tensor, *, scale: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        return super().forward(pixel_values, scale)
+
+
+@pytest.mark.parametrize("kind", [Named, Kept, Half])
+def test_inputs_that_go_by_keyword_alone(kind: type[Net], net: nn.Module) -> None:
+    model = kind()
+    model.load_state_dict(net.state_dict())
+    control, train = (
+        [{"scale": torch.ones(len(x)), "pixel_values": x, "labels": y} for x, y in batches(data)]
+        for data in (CONTROL, TRAIN)
+    )
+    result = rlprune.prune(model, control=control, train=train, **QUICK)
+    assert result.baseline == pytest.approx(accuracy(net)) and result.drop <= 0.05 and result.plan
+    small = pickle.loads(pickle.dumps(result.model))  # nothing of what ran it is left in it, nor in the model
+    for back in (model, small):
+        assert not back._forward_pre_hooks
+    with torch.no_grad():
+        right = small(pixel_values=CONTROL[0]).argmax(1) == CONTROL[1]
+    assert float(right.float().mean()) == pytest.approx(result.score)
+    own = {"evaluate": lambda m: -float(m(pixel_values=CONTROL[0]).abs().mean()), "tolerance": None, "budget": 0.8}
+    given = {"example_inputs": {"pixel_values": CONTROL[0][:1]}, "recipe": "uniform", "recovery": "none", "epochs": 0}
+    assert rlprune.prune(model, progress=False, **own, **given).macs < result.record["baseline"]["macs"]
+
+
+def test_keywords_that_do_not_fit_are_named() -> None:
+    for control, says in (
+        ([({"pixels": x}, y) for x, y in batches(CONTROL)], "cannot be called with pixels"),
+        ([({}, CONTROL[1])], "missing a required"),
+    ):
+        with pytest.raises(UserError, match=says):
+            rlprune.prune(Named(), control=control, calibration=control, **QUICK)
+    uneven = [({"pixel_values": x, **({"scale": torch.ones(len(x))} if i else {})}, y)
+              for i, (x, y) in enumerate(batches(CONTROL))][::-1]  # fmt: skip
+    with pytest.raises(UserError, match="a batch lacks scale"):
+        rlprune.prune(Kept(), control=[*uneven, ({"mask": None, "pixel_values": CONTROL[0]}, CONTROL[1])], **QUICK)
 
 
 def test_a_score_of_ones_own_in_its_own_units(net: nn.Module, capsys: Any) -> None:
