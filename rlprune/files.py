@@ -7,6 +7,7 @@ import json
 import math
 import os
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -127,7 +128,9 @@ def read_tensors(path: Path, device: str = "cpu", *, sealed: bool = False) -> di
 
     check_archive(path, sealed=sealed)
     try:
-        content = torch.load(path, map_location=device, weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about tensors of odd kinds
+            content = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch raises a dozen kinds for a damaged archive
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(

@@ -96,6 +96,8 @@ def compare(argv: Sequence[str], about: str, examples: str) -> int:
         Section(Work),
     ]
     given = parse("compare", sections, argv, common=COMMON, about=about, examples=examples)
+    if given["retry_failed"] and from_folder is None and given["out"] is None:
+        raise UserError("--retry-failed is for a comparison that was begun; name its folder with --out")
     shared = {item.name: given[item.name] for item in fields(Changes) if given[item.name] or item.name in flags}
     options = {rule: _changed(rule_class(rule)(), given[rule.replace("-", "_")]) for rule in rules}
     problem = {name: value for name, value in given.items() if name not in OWN_PROBLEM}
@@ -265,12 +267,16 @@ def pareto(argv: Sequence[str], about: str, examples: str) -> int:
             raise UserError(
                 f"no network for data {given['data']!r} in {given['folder']}; there are: {', '.join(known) or 'none'}"
             )
+    if given["export"] is None and given["out"] is not None:
+        raise UserError(f"--out {given['out']} is of an export, and none is asked for; give --export ID")
     if given["export"] is not None:
         path = Path(given["out"] or f"pruned.{given['format']}")
         trusted = {"model": given["model"], "trust": given["trust"]}
         print(export_network(choose(networks, given["export"]), path, given["format"], trusted))
         return 0
     best = archive(networks, given["by"])
+    if not networks:
+        raise UserError(f"no finished run or comparison in {given['folder']}; `rlprune prune` and `compare` write them")
     shown = networks if given["all"] else best
     if given["json"]:
         print_json([{**network.to_json(), "front": network in best} for network in shown])

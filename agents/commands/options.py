@@ -154,6 +154,7 @@ def parse(
         print(f"examples:\n{_wrapped(examples)}{more}")
         raise HelpShown(0)
     kinds = _kinds(sections)
+    _check_given(kinds, argv)
     found = _call(command, _table(sections, positional or {}, None), _words(kinds, argv), about, kinds)
     values: dict[str, Any] = {}
     for item in dataclasses.fields(found):
@@ -161,9 +162,17 @@ def parse(
         if dataclasses.is_dataclass(value):
             value = {inner.name: _split(getattr(value, inner.name)) for inner in dataclasses.fields(value)}
         values[item.name.removesuffix("_")] = _split(value)
-    if values.get("out") == "":
-        raise UserError("--out is empty; name a file or folder, or leave it out for the usual one")
     return values
+
+
+def _check_given(kinds: Mapping[str, Any], argv: Sequence[str]) -> None:
+    """Raise UserError for an option whose value is nothing."""
+    for text, after in zip(argv, [*argv, "--"][1:], strict=True):
+        flag, equals, value = text.partition("=")
+        if flag in kinds and not value and (equals or not after):
+            raise UserError(f"{flag} is empty; give a value, or leave it out")
+        if get_origin(kinds.get(text)) is tuple and after.startswith("--"):
+            raise UserError(f"{flag} is empty; give at least one, or none")
 
 
 def _wrapped(examples: str, width: int = 79) -> str:
@@ -236,6 +245,9 @@ def _in_a_line(text: str, argv: Sequence[str], kinds: Mapping[str, Any]) -> str:
     parts = parts if "╭" in plain else parts[1:]  # without such letters the title is a part of its own
     message = re.sub(r"^Unrecognized options?: ", "unknown option ", " ".join("".join(parts[:1]).split())).rstrip(".")
     wrong = re.match(r"Error parsing (--[\w.-]+)", message)
+    lacking = re.match(r"Missing from [^:]*: (--[\w.-]+|\w+) (?:[A-Z]{2,} )?(.*?)\.? \(required\)", message)
+    if lacking and not message.count("(required)") > 1:
+        return f"{lacking[1]} is missing; it must be {lacking[2][0].lower()}{lacking[2][1:]}"
     if wrong and wrong[1] in kinds:
         flag, after = wrong[1], " ".join(argv).partition(wrong[1])[2]
         return f"{flag} is {after.split(' --')[0].strip(' =')!r}; it must be {_asked(kinds[flag])}"

@@ -182,6 +182,8 @@ def methods(argv: Sequence[str], about: str, examples: str) -> int:
 
     name = argv[0] if argv and not argv[0].startswith("-") else None
     given = parse("methods", [Section(Listing)], argv[1:] if name else argv, about=about, examples=examples)
+    if name is None and (given["yaml"] or given["published"]):
+        raise UserError("--yaml and --published are of one method; name it, as in `rlprune methods prc --yaml`")
     if name is None:
         summaries = {name: RECIPES[name].summary for name in list_recipes()}
         print_json(summaries) if given["json"] else print_methods(summaries, Console())

@@ -52,6 +52,8 @@ class ScanSettings:
             check_rate("--rates", rate)
         if not self.rates:
             raise UserError("--rates names no rate; give at least one in [0, 1]")
+        if len(set(self.rates)) < len(self.rates):
+            raise UserError(f"--rates has {max(self.rates, key=self.rates.count)} twice; give each once")
         if self.limit is not None and self.limit < 1:
             raise UserError(f"--limit is {self.limit}; it must be at least 1")
 

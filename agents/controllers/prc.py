@@ -21,7 +21,7 @@ from rlprune.agents.controllers.base import RoundRule
 from rlprune.agents.controllers.law import Aim, Law, Standing
 from rlprune.agents.controllers.rounds import aimed, counts_of, first_to_meet, global_order, largest_harmless
 from rlprune.agents.controllers.seeking import Healing, TrustRegion
-from rlprune.errors import UserError, check_rate, unknown_name
+from rlprune.errors import UserError, unknown_name
 from rlprune.training.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -76,10 +76,15 @@ class PRC(RoundRule):
     per_weight: bool = True
 
     def __post_init__(self) -> None:
-        check_rate("alpha", self.alpha)
-        for name in ("penalty", "delta", "step", "healing"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise UserError(f"{name} is {getattr(self, name)}; it must be a finite number >= 0")
+        if not 0 < self.alpha <= 1:
+            raise UserError(f"alpha is {self.alpha}; it must lie in (0, 1]")
+        if not 0 <= self.penalty < float("inf"):
+            raise UserError(f"penalty is {self.penalty}; it must be a finite number >= 0")
+        for name in ("delta", "step", "healing"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise UserError(f"{name} is {getattr(self, name)}; it must be a finite number > 0")
+        if self.patience < 1:
+            raise UserError(f"patience is {self.patience}; it must be at least 1")
         if self.rates not in RATES:
             raise unknown_name("rates", self.rates, RATES)
         self._forget()

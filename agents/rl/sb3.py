@@ -28,6 +28,7 @@ from rlprune.agents.rl.assets import agent_file
 from rlprune.agents.rl.cards import FORMAT
 from rlprune.agents.rl.noise import DecayingNoise
 from rlprune.agents.rl.settings import ALGORITHMS, check_algorithm
+from rlprune.devices import checked_device
 from rlprune.envs.advice import around_advice
 from rlprune.envs.observations import FEATURES
 from rlprune.errors import UserError, reading, unknown_name
@@ -76,6 +77,7 @@ def make_agent(
         UserError: For a hyperparameter that the algorithm does not take.
     """
     check_algorithm(name)
+    checked_device(device)
     check_hyperparameters(hyperparameters)
     arguments = {key: deepcopy(value) for key, value in hyperparameters.items() if key not in _NOT_ARGUMENTS}
     policy = arguments.pop("policy", "MlpPolicy")

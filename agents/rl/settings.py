@@ -13,6 +13,7 @@ import yaml
 
 from rlprune.envs.registration import LAYERWISE, MIXED
 from rlprune.errors import UserError, check_seed, unknown_name
+from rlprune.typed import checked
 
 ALGORITHMS = {
     "ppo": ("stable_baselines3", "PPO"),
@@ -34,6 +35,7 @@ LEVELS = 11
 COUNTS = frozenset({"n_steps", "batch_size", "learning_starts"})  # hyperparameters that are reckoned with here
 EPISODES, LEAST = 16, 32  # at most so many episodes before the first update, but at least so many steps
 CENTRES = ("advice", "uniform")
+START_METHODS = ("fork", "forkserver", "spawn")
 
 
 def check_algorithm(name: str) -> None:
@@ -100,6 +102,8 @@ class AgentSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name} is {value}; it must be at least 1")
+        if self.start_method not in (None, *START_METHODS):
+            raise unknown_name("start_method", self.start_method, START_METHODS)
         if self.patience < 0 or (self.patience and not self.watched):
             raise UserError(f"patience is {self.patience}; it must be at least 0, and 0 where no network is watched")
         if (self.watched or self.left_out) and self.env != MIXED:

@@ -30,6 +30,11 @@ class BaseSettings(ProblemSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.training.warmup_epochs > self.training.epochs > 0:
+            raise UserError(
+                f"warmup_epochs is {self.training.warmup_epochs}, of {self.training.epochs} epochs, "
+                "so that the learning rate is never reached; give less"
+            )
         if bool(self.training.distillation) != (self.teacher is not None):
             raise UserError(
                 f"distillation is {self.training.distillation} and the teacher is {self.teacher}: "

@@ -22,7 +22,7 @@ from rlprune.files import write_tensors
 from rlprune.locking import locked
 from rlprune.models import resolve_model
 from rlprune.record import RunFolder, versions
-from rlprune.scoring.evaluation import Evaluator, Ledger
+from rlprune.scoring.evaluation import Evaluator, Ledger, check_fits
 from rlprune.seeding import derive
 from rlprune.spec import load_network, weights_meta
 from rlprune.tasks import get_task
@@ -76,6 +76,7 @@ def _train_base(
     data = settings.problem.splits()
     model, teacher = _networks(settings, data, device)
     evaluator = Evaluator(get_task(settings.task or data.task), data, device=str(device), ledger=Ledger())
+    check_fits(model, data, evaluator.task, device)
     record: dict[str, Any] = {
         "status": "running",
         "model": settings.model,

@@ -45,6 +45,8 @@ class PopulationSettings:
             raise UserError(f"networks is {self.networks}; it must be at least 1")
         if self.first < 0:
             raise UserError(f"first is {self.first}; it must be at least 0")
+        if self.training.epochs == 0:
+            raise UserError("epochs is 0.0, and networks that are not trained are no population; it must be above 0")
 
     def members(self) -> dict[str, BaseSettings]:
         """The trainings by the name of their folder, family after family, so that a part is a population too."""
@@ -113,6 +115,9 @@ def expanded(models: Iterable[str]) -> tuple[str, ...]:
         if model.startswith(PREFIX):
             found += [f"{member.model}={member.weights}" for member in read_population(model.removeprefix(PREFIX))]
         else:
+            name, equals, weights = model.partition("=")
+            if not name or (equals and not weights):
+                raise UserError(f"--models has {model!r}; each must be NAME, NAME=WEIGHTS or {PREFIX}FOLDER")
             found.append(model)
     return tuple(found)
 

@@ -99,10 +99,10 @@ class Recipe:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name} is {value}; it must be at least 1")
-        for name in ("epochs", "minutes"):
+        for name, least, what in (("epochs", 0.0, ">= 0"), ("minutes", math.ulp(0.0), "> 0")):
             value = getattr(self, name)
-            if value is not None and not 0 <= value < math.inf:
-                raise UserError(f"{name} is {value}; it must be a finite number >= 0")
+            if value is not None and not least <= value < math.inf:
+                raise UserError(f"{name} is {value}; it must be a finite number {what}")
         if (self.samples or 1) > 1 and not self.published and not self.controller.startswith(AGENT):
             raise UserError(
                 f"samples is {self.samples}, and at a tolerance they are of a trained agent: leave it out, or play "

@@ -50,9 +50,10 @@ def without_data(folder: Path, *, model: str | None = None, trust: bool = False)
     """
     run, record, source = _finished(folder)
     spec = trusted(run.record_file, {**source, "data": "digits", "root": None, "weights": None}, model, trust)
-    about = record["data"]
-    shape = tuple(about["input_shape"])
-    whole = resolve_model(spec.model, num_classes=len(about["classes"]), in_channels=shape[0])
+    with reading(folder, "the folder of a run"):
+        about = record["data"]
+        shape = tuple(about["input_shape"])
+        whole = resolve_model(spec.model, num_classes=len(about["classes"]), in_channels=shape[0])
     network = load_pruned(run.model_file, whole).eval()
     _check_recorded(run.model_file, network, record)
     return network, get_task(spec.task or about["task"]).inputs((torch.rand(2, *shape), None))

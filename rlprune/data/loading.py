@@ -23,6 +23,7 @@ from rlprune.data.tiles import is_airs, is_inria, load_airs, load_inria
 from rlprune.data.torchvision_sets import TORCHVISION_SETS, load_torchvision
 from rlprune.errors import UserError, reading, unknown_name
 from rlprune.options import parse_options
+from rlprune.typed import words
 
 _FORMS = (
     "give 'digits', an .npz file, a .csv file of paths and labels, a folder (of a folder of images, .npy or .wav files "
@@ -84,6 +85,9 @@ def load_data(
         [882, 125, 431, 359]
     """
     cut = Cut(seed, control_from, control_size, calibration_size, size, channels, normalise)
+    fixed = spec == "digits" or spec.endswith(".npz")
+    if fixed and size is not None:
+        raise UserError(f"size is {size}, and the images of {spec} are arrays, which stay as they are; leave it out")
     if spec == "digits":
         return load_digits(cut)
     if spec.startswith("torchvision:"):
@@ -99,6 +103,8 @@ def load_data(
         raise _missing(spec, path)
     if not path.is_dir():
         raise UserError(f"{path} is a file of an unknown kind; {_FORMS}")
+    if path.resolve() in (Path(path.resolve().anchor), Path.home()):
+        raise UserError(f"{path} holds everything there is here; give the folder of the data alone")
     cut = _as_described(path / DATASET, cut)
     with reading(path, "data in a layout known here"):
         for fits, load in _LAYOUTS:
@@ -139,7 +145,7 @@ def _as_described(file: Path, cut: Cut) -> Cut:
         if key not in known:
             raise unknown_name(f"entry of {file}", str(key), known)
         if type(value) is not known[key]:
-            raise UserError(f"{file}: {key} is {value!r}; it must be a {known[key].__name__}")
+            raise UserError(f"{file}: {key} is {value!r}; it must be {words(known[key])}")
         if getattr(cut, key) is None:
             changes: dict[str, Any] = {key: tuple(map(str, value)) if isinstance(value, list) else value}
             cut = replace(cut, **changes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -98,7 +99,8 @@ def _torch_file(path: Path) -> Any:
     except Exception:  # damaged, or of torch's first format, whose names nobody can list: torch.load will say
         unknown = []
     try:
-        with torch.serialization.safe_globals([(_Inert, name) for name in unknown]):
+        with torch.serialization.safe_globals([(_Inert, name) for name in unknown]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about tensors of odd kinds, which are refused later
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen kinds for a damaged archive
         if "eights only load failed" in str(error):

@@ -42,6 +42,10 @@ def load_weights(model: nn.Module, path: str | Path) -> dict[str, Any]:
 
 def _put(model: nn.Module, found: dict[str, Any], path: str | Path) -> None:
     own = model.state_dict()
+    for name, tensor in found.items():
+        if tensor.is_quantized or tensor.is_meta or tensor.layout != torch.strided:
+            kind = "quantized" if tensor.is_quantized else "without values" if tensor.is_meta else "sparse"
+            raise UserError(f"{path}: {name!r} is {kind}; save the weights as they were trained, in plain tensors")
     state = fitted(found, own)
     _check_names(state, own, path)
     for name, tensor in state.items():
@@ -50,6 +54,9 @@ def _put(model: nn.Module, found: dict[str, Any], path: str | Path) -> None:
                 f"{path}: {name!r} has shape {tuple(tensor.shape)} and the model needs {tuple(own[name].shape)}; "
                 "these weights belong to another model, or to other classes"
             )
+        if tensor.is_floating_point() != own[name].is_floating_point() or tensor.is_complex():
+            wanted = own[name].dtype
+            raise UserError(f"{path}: {name!r} is {tensor.dtype}, for {wanted}; save the weights as they were trained")
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise UserError(f"{path}: {name!r} holds NaN or infinity; every weight must be finite")
     model.load_state_dict(state, strict=False)

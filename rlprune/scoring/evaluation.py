@@ -106,8 +106,10 @@ class Evaluator:
 
     def score_split(self, model: nn.Module, split: Split) -> Score:
         """Score `model` on any split."""
-        with keeping_activations(), evaluating(model), torch.inference_mode(), self.precision():
+        with keeping_activations(), evaluating(model), torch.inference_mode(), self.precision(), _own_work(self.task):
             score = self._score(model, split)
+        if not math.isfinite(score.value):
+            raise UserError(f"the task {self.task.name} gave a score of {score.value}; it must give a finite number")
         self.ledger.evaluations += 1
         self.ledger.images_evaluated += score.n
         self.ledger.test_evaluations += split.role in ("test", "whole_test")
@@ -183,6 +185,23 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+@contextmanager
+def _own_work(task: Task) -> Iterator[None]:
+    """Around what runs a task: whatever a user's own class raises is one UserError that names it."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        own = [kind.__name__ for kind in type(task).__mro__ if not kind.__module__.startswith(("rlprune.", "builtins"))]
+        if not own or own[0] in ("Protocol", "Generic"):
+            raise
+        raise UserError(
+            f"the task {own[0]} cannot score what the network gives ({type(error).__name__}: {first_line(error)}); "
+            "mend its methods"
+        ) from error
+
+
 def check_runs(model: nn.Module, split: Any, task: Task, device: str | torch.device = "cpu") -> None:
     """Run one example of a user's loader through a model; raises UserError naming the argument if that fails."""
     batch = next(iter(split.first(1).batches(1, device=device)))
@@ -207,7 +226,7 @@ def check_fits(model: nn.Module, data: DataSplits, task: Task, device: str | tor
     try:
         with evaluating(model), torch.no_grad():
             model(*task.inputs(batch))
-    except RuntimeError as error:
+    except Exception as error:  # whatever a user's forward raises
         wanted = input_channels(model.modules())
         if wanted is not None and wanted != channels:
             raise UserError(
@@ -218,7 +237,7 @@ def check_fits(model: nn.Module, data: DataSplits, task: Task, device: str | tor
         size = "x".join(map(str, data.input_shape))
         raise UserError(
             f"the model cannot take the {size} images of {data.name!r} ({reason}); take other data or another model"
-        ) from None
+        ) from error
 
 
 def input_channels(modules: Iterable[nn.Module]) -> int | None:

@@ -148,7 +148,14 @@ class OutputTask:
 
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """`loss_of` of what the model returns."""
-        return self.loss_of(self.output(model(*self.inputs(batch)), batch[1]), batch[1])
+        return self._loss(self.output(model(*self.inputs(batch)), batch[1]), batch[1])
+
+    def _loss(self, output: Any, targets: Any) -> torch.Tensor:
+        found = self.loss_of(output, targets)
+        if not isinstance(found, torch.Tensor) or found.ndim:
+            what = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, torch.Tensor) else repr(found)
+            raise UserError(f"loss_of of the task {self.name} gave {what}; it must give one number, a tensor")
+        return found
 
     def score(self, model: nn.Module, batches: Iterable[Batch]) -> Score:
         """`measure` over all examples; the interval comes from drawing them anew."""
@@ -161,7 +168,7 @@ class OutputTask:
             found = self.examples(output, batch[1])
             found = found.detach().double().cpu().numpy() if isinstance(found, torch.Tensor) else found
             tables.append(np.asarray(found, dtype=np.float64))
-            loss += float(self.loss_of(output, batch[1])) * len(tables[-1])
+            loss += float(self._loss(output, batch[1])) * len(tables[-1])
         if not sum(map(len, tables)):
             raise UserError("there are no examples to score; give the split at least one")
         seen, table = sum(map(len, tables)), self.together(np.concatenate(tables))

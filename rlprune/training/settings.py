@@ -84,6 +84,8 @@ class TrainSettings:
         if self.nesterov and self.momentum == 0:
             raise UserError("nesterov needs a momentum > 0; it is 0")
         SCHEDULES.get(self.schedule)
+        if self.milestones and self.schedule != "step":
+            raise UserError(f"milestones are of the schedule 'step', and it is {self.schedule!r}; give --schedule step")
         object.__setattr__(self, "amp", {"on": True, "off": False}.get(str(self.amp), self.amp))
         if self.amp not in (True, False, "auto"):
             raise unknown_name("amp", str(self.amp), ("auto", "on", "off"))
