@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 from collections.abc import Iterable, Iterator
+from numbers import Integral
 
 MANY = 30  # names that are not listed in one line
 
@@ -47,15 +48,26 @@ def check_rate(name: str, value: float) -> float:
     return value
 
 
-def check_seed(value: int) -> None:
+def check_seed(value: object) -> None:
     """Raise UserError unless `value` is a seed that every library takes."""
-    if not 0 <= value < 2**63:
+    if not isinstance(value, Integral) or not 0 <= int(value) < 2**63:
         raise UserError(f"seed is {value}; it must be a whole number from 0 on")
 
 
 def first_line(error: object, most: int = 160) -> str:
     """The beginning of what an error says, up to `most` letters of its first line."""
     return (str(error).strip().splitlines() or [""])[0][:most]
+
+
+@contextlib.contextmanager
+def calling(what: str) -> Iterator[None]:
+    """Around a call of a user's own code: whatever it raises is one UserError that says what was called."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{what} failed ({type(error).__name__}: {first_line(error)}); mend it") from error
 
 
 @contextlib.contextmanager

@@ -21,12 +21,13 @@ from rlprune.data import DataSplits
 from rlprune.data.calling import Order
 from rlprune.data.live import CALIBRATION, LiveData, LiveSplit, ToBatch, reader
 from rlprune.devices import checked_device
-from rlprune.errors import Notice, UserError
+from rlprune.errors import Notice, UserError, check_seed
 from rlprune.heap import keep_freed
 from rlprune.measuring.store import Measured
 from rlprune.network import Network
 from rlprune.scoring.evaluation import Evaluator, Ledger, OwnEvaluator, batch_within, check_fits, check_runs, evaluating
 from rlprune.tasks import Batch, Score, Task, as_task, overlooked
+from rlprune.typed import checked
 
 SHOWN = 3  # reasons in a line
 CALIBRATION_PIXELS = 2**20  # in a batch
@@ -88,6 +89,12 @@ class PruningProblem:
         if not isinstance(model, nn.Module):
             raise UserError(f"model is a {type(model).__name__}; it must be a torch.nn.Module")
         keep_freed()
+        for name, function in (("evaluate", evaluate), ("fit", fit), ("batch", batch)):
+            if function is not None and not callable(function):
+                raise UserError(f"{name} is {function!r}; it must be a function")
+        check_seed(seed)
+        keep = checked(list[str] | tuple[str, ...], [keep] if isinstance(keep, str) else keep, "keep")
+        checked(int, round_to, "round_to"), checked(int, min_channels, "min_channels")
         model = unwrapped(model)
         check_finite(model)
         order = Order(model)

@@ -28,7 +28,6 @@ FILES = {
     "coco/train.json": "{}",
     "coco/val.json": "[]",
     "coco/train/0.png": "x",
-    "hf/config.json": "not json",
     "needs.py": "def build(width): return width\n",
     "named.py": "from torch import nn\n"
     "class Net(nn.Module):\n"
@@ -88,7 +87,6 @@ MISTAKES = {
     "prune --repair.momentum 1": "it must lie in [0, 1)",
     "prune --finish.temperature 0": "it must be a finite number > 0",
     "prune --model needs.py:build --weights w.pt": "missing 1 required positional argument: 'width'",
-    "prune --model hf:hf": "no image classifier",
     "prune --data /": "give the folder of the data alone",
     "prune --data blank.csv": "lists no file",
     "prune --data gone.csv": "names 'nope.png'",
@@ -108,7 +106,7 @@ MISTAKES = {
     "prune --weights meta.pt": "is without values",
     "prune --weights tensor.pt": "holds a Tensor",
     "prune --weights extra.pt": "'extra.weight' first",
-    "prune --task tasks.py:Words": "the task Words cannot score what the network gives",
+    "prune --task tasks.py:Words": "the task Words, scoring a network, failed",
     "prune --task tasks.py:Raises": "KeyError: 'k'",
     "prune --task tasks.py:Nan": "a score of nan",
     "prune --task tasks.py:Three": "loss_of of the task own gave 3",
@@ -124,7 +122,6 @@ MISTAKES = {
     "episode --env-kwargs '[]'": "leave --env-kwargs out",
     "train-agent --set n_steps=x": "n_steps is 'x'; it must be a whole number",
     "train-agent --set gamma=2": "it must lie in [0, 1]",
-    "train-agent --set policy=Nothing": "Policy Nothing unknown",
     "train-agent --start-method telepathy": "known: fork, forkserver, spawn",
     "train-agent --agent-device abacus": "unknown device 'abacus'",
     "train-agent --cache coco": "give another file for --cache",

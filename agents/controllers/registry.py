@@ -9,7 +9,7 @@ from typing import Any
 
 from rlprune.agents.controllers.base import Rule
 from rlprune.errors import UserError, unknown_name
-from rlprune.typed import check_table
+from rlprune.typed import check_table, checked
 
 RULES: dict[str, str] = {
     "uniform": "fixed:Uniform",
@@ -49,7 +49,7 @@ def make_rule(name: str, options: Mapping[str, Any] | None = None) -> Rule:
     Raises:
         UserError: For an unknown rule or option, or a value that it cannot have.
     """
-    rule = rule_class(name)
+    rule, options = rule_class(name), checked(Mapping[str, Any], options or {}, f"options of {name!r}")
     known = {field.name for field in fields(rule)}  # type: ignore[arg-type]
     for key in options or {}:
         if key not in known:

@@ -13,7 +13,7 @@ import yaml
 
 from rlprune.envs.registration import LAYERWISE, MIXED
 from rlprune.errors import UserError, check_seed, unknown_name
-from rlprune.typed import checked
+from rlprune.typed import check_fields
 
 ALGORITHMS = {
     "ppo": ("stable_baselines3", "PPO"),
@@ -92,6 +92,7 @@ class AgentSettings:
     patience: int = 0
 
     def __post_init__(self) -> None:
+        check_fields(self)
         check_algorithm(self.algorithm)
         check_seed(self.seed)
         if self.around not in (None, *CENTRES):

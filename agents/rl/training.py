@@ -30,7 +30,7 @@ from rlprune.agents.rl.settings import AgentSettings
 from rlprune.artifact import fingerprint
 from rlprune.envs import AroundAdvice, DiscreteRates, ScoreCache
 from rlprune.envs.registration import ITERATIVE, LAYERWISE, MIXED
-from rlprune.errors import UserError, unknown_name
+from rlprune.errors import UserError, first_line, unknown_name
 from rlprune.files import read_json, write_json, write_text
 from rlprune.locking import locked
 from rlprune.problem import PruningProblem
@@ -113,6 +113,8 @@ def _go_on(course: Course, fresh: bool, resume: bool, command: str, on_episode: 
 
 def _changed(settings: AgentSettings, changes: dict[str, Any]) -> AgentSettings:
     """The settings with some fields replaced."""
+    if not isinstance(settings, AgentSettings):
+        raise UserError(f"settings is a {type(settings).__name__}; give rlprune.agents.AgentSettings(...)")
     known = [field.name for field in fields(AgentSettings)]
     for name in changes:
         if name not in known:
@@ -213,7 +215,10 @@ def _with_problems(settings: AgentSettings, problems: Sequence[PruningProblem]) 
 
 
 def _made(env_id: str, kwargs: dict[str, Any]) -> gymnasium.Env[Any, Any]:
-    return gymnasium.make(f"rlprune:{env_id}" if env_id.startswith("rlprune/") else env_id, **kwargs)
+    try:
+        return gymnasium.make(f"rlprune:{env_id}" if env_id.startswith("rlprune/") else env_id, **kwargs)
+    except gymnasium.error.UnregisteredEnv as error:
+        raise UserError(f"env is {env_id!r}: {first_line(error)}") from None
 
 
 def episode_lengths(settings: AgentSettings, problems: Sequence[PruningProblem] = ()) -> tuple[int, int]:

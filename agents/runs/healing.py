@@ -12,6 +12,7 @@ from torch import nn
 from rlprune.agents.runs.watching import Watcher, follow
 from rlprune.channels import PruningPlan
 from rlprune.drops import score_drop
+from rlprune.errors import calling
 from rlprune.network import Network
 from rlprune.problem import PruningProblem
 from rlprune.recovery import Recovery
@@ -181,7 +182,8 @@ def _own_fit(problem: PruningProblem, model: nn.Module, cycle: Cycle, harm: floa
     state = {name: value.detach().clone() for name, value in model.state_dict().items()}
     epochs = max(1, round(cycle.settings.epochs))
     modes = [(module, module.training) for module in model.modules()]
-    problem.fit(model.train(), epochs)
+    with calling("fit="):
+        problem.fit(model.train(), epochs)
     model.to(problem.device)
     for module, training in modes:
         module.training = training

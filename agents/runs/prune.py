@@ -71,6 +71,8 @@ def prune(  # noqa: D417 (most arguments are those of `PruningProblem`)
     Raises:
         UserError: For anything that can be mended; says which argument does it.
     """
+    if not isinstance(out, str | os.PathLike | None):
+        raise UserError(f"out is {out!r}; it must be the path of a folder")
     if tolerance is None and budget is None:
         raise UserError("tolerance is None and so is the budget; one of them must say how far to go")
     given: dict[str, Any] = {"budget": budget, "epochs": epochs}

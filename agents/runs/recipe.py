@@ -151,7 +151,7 @@ class Recipe:
         training = {name: value for name, value in changes.items() if name in TRAINING and name not in own | rule}
         for phase in PHASES:
             given = changes.get(phase, {})
-            given = asdict(given) if isinstance(given, TrainSettings) else dict(given)
+            given = asdict(given) if isinstance(given, TrainSettings) else checked(Mapping[str, Any], given, phase)
             values[phase] = _trained(phase, getattr(self, phase), {**training, **given})
         for name, value in changes.items():
             if name in PHASES or name in training:

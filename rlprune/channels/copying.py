@@ -24,8 +24,10 @@ def unwrapped(model: nn.Module) -> nn.Module:
     """The network inside wrappers for data parallel training and compilation.
 
     Raises:
-        UserError: the model is scripted or quantized.
+        UserError: the model is scripted, quantized, or none.
     """
+    if not isinstance(model, nn.Module):
+        raise UserError(f"model is a {type(model).__name__}; it must be a torch.nn.Module")
     while True:
         if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
             model = model.module

@@ -37,6 +37,8 @@ def remove_channels(model: nn.Module, groups: ChannelGroups, plan: PruningPlan) 
 
 def removed_copy(model: nn.Module, groups: ChannelGroups, plan: PruningPlan, share: bool = False) -> nn.Module:
     """What `remove_channels` does; with `share`, parameters that stay as they are are not copied."""
+    if not isinstance(plan, PruningPlan):
+        raise UserError(f"plan is a {type(plan).__name__}; give PruningPlan(...), of group names and channels")
     plan.validate(groups)
     model = unwrapped(model)
     cuts: dict[str, list[tuple[int, IntArray]]] = {}

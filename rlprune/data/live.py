@@ -15,11 +15,12 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from rlprune.data.calling import Order
-from rlprune.errors import UserError
+from rlprune.errors import UserError, calling
 from rlprune.seeding import derive, numpy_generator
 from rlprune.tasks.base import Batch
 
 ToBatch = Callable[[Any], Any]
+_END = object()
 BATCH = 64  # of examples that come one by one
 CALIBRATION = 512  # examples of the training data that recovery looks at where nothing else is given
 
@@ -84,7 +85,7 @@ class LiveSplit:
             found: Iterator[Any] = ((self.loader[0][cut], self.loader[1][cut]) for cut in cuts)
         else:
             found = _private(self.loader, derive(self.seed if seed is None else seed, "loader", self.role, epoch))
-        for item in found:
+        for item in _told(found, f"the data of {self.role}="):
             inputs, targets = self.convert(item)
             yield _to(inputs, place), _to(targets, place)
 
@@ -127,6 +128,9 @@ def _batched(loader: Any, role: str) -> Any:
     """What was given as batches, or as a pair of whole tensors; raises UserError if it is neither."""
     if isinstance(loader, tuple) and len(loader) == 2:
         loader = tuple(map(_tensor, loader))
+        sizes = [len(part) for part in loader if isinstance(part, Tensor) and part.ndim]
+        if len(set(sizes)) > 1:
+            raise UserError(f"{role}= has {sizes[0]} inputs and {sizes[1]} targets; there must be one for each")
     if isinstance(loader, (Tensor, np.ndarray)):
         return [(part, None) for part in _tensor(loader).split(BATCH)]
     if isinstance(loader, Dataset) and not isinstance(loader, IterableDataset):
@@ -176,6 +180,16 @@ def _private(loader: Iterable[Any], seed: int) -> Iterator[Any]:
         yield item
 
 
+def _told(items: Iterator[Any], what: str) -> Iterator[Any]:
+    """The items; what making one raises is the user's to mend."""
+    while True:
+        with calling(what):
+            item = next(items, _END)
+        if item is _END:
+            return
+        yield item
+
+
 def _as_is(item: Any) -> Batch:
     return item  # type: ignore[no-any-return]
 
@@ -200,7 +214,8 @@ def reader(order: Order, batch: ToBatch | None) -> ToBatch:
     """
 
     def convert(item: Any) -> Batch:
-        found = batch(item) if batch is not None else item
+        with calling("batch="):
+            found = batch(item) if batch is not None else item
         if isinstance(found, Tensor):
             found = (found, None)
         if isinstance(found, Mapping) and "labels" in found:

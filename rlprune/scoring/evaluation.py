@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from rlprune.data.splits import DataSplits, Split
-from rlprune.errors import UserError, first_line
+from rlprune.errors import UserError, calling, first_line
 from rlprune.heap import keeping_activations
 from rlprune.scoring.pace import Pace
 from rlprune.tasks.base import Batch, Task
@@ -165,7 +165,7 @@ class OwnEvaluator(Evaluator):
         """The user's score on control; the model comes back in the modes it came in."""
         if role != "control":
             return super().score(model, role, limit)
-        with evaluating(model), torch.no_grad():
+        with evaluating(model), torch.no_grad(), calling("evaluate="):
             value = self._own(model)
         if not isinstance(value, (int, float, torch.Tensor)) or not math.isfinite(float(value)):
             raise UserError(f"evaluate gave {value!r}; it must give a finite number, higher for a better network")
@@ -188,23 +188,17 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def _own_work(task: Task) -> Iterator[None]:
     """Around what runs a task: whatever a user's own class raises is one UserError that names it."""
-    try:
+    ours = ("rlprune.", "builtins", "typing")
+    own = [kind.__name__ for kind in type(task).__mro__ if not kind.__module__.startswith(ours)]
+    with calling(f"the task {own[0]}, scoring a network,") if own else nullcontext():
         yield
-    except UserError:
-        raise
-    except Exception as error:
-        own = [kind.__name__ for kind in type(task).__mro__ if not kind.__module__.startswith(("rlprune.", "builtins"))]
-        if not own or own[0] in ("Protocol", "Generic"):
-            raise
-        raise UserError(
-            f"the task {own[0]} cannot score what the network gives ({type(error).__name__}: {first_line(error)}); "
-            "mend its methods"
-        ) from error
 
 
 def check_runs(model: nn.Module, split: Any, task: Task, device: str | torch.device = "cpu") -> None:
     """Run one example of a user's loader through a model; raises UserError naming the argument if that fails."""
     batch = next(iter(split.first(1).batches(1, device=device)))
+    if batch[1] is None and split.role in ("control", "train"):
+        raise UserError(f"{split.role}= gives inputs alone; give pairs (inputs, targets)")
     try:
         with evaluating(model), torch.no_grad():
             model(*task.inputs(batch))

@@ -29,7 +29,8 @@ from rlprune.tasks import (  # noqa: F401 - importing registers them
     regression,
     segmentation,
 )
-from rlprune.tasks.base import TASKS, Batch, OutputTask, Task, as_task, get_task, list_tasks, overlooked
+from rlprune.tasks.base import TASKS, Batch, OutputTask, Task, as_task, get_task, list_tasks
+from rlprune.tasks.overlooking import overlooked
 from rlprune.tasks.score import Score, wilson
 
 __all__ = [

@@ -231,6 +231,9 @@ def as_task(task: Any) -> Task:
         return get_task(task)
     if isinstance(task, OutputTask):
         return task
+    if isinstance(task, type) or not (hasattr(task, "examples") or hasattr(task, "score")):
+        what = f"the class {task.__name__}" if isinstance(task, type) else f"a {type(task).__name__}"
+        raise UserError(f"task is {what}; it must be a name, or an object with the methods of a task (rlprune.tasks)")
     completed = copy.copy(task)
     completed.__class__ = type(type(task).__name__, (type(task), _Plain), {})
     found: Task = completed
@@ -281,36 +284,6 @@ def single_output(output: Any) -> torch.Tensor:
     raise UserError(
         f"the model returned a {type(output).__name__}; expected a tensor of logits, a dict with 'out' or 'logits', "
         f"or a tuple that starts with them{named}"
-    )
-
-
-_SILENT = ("aux", "loss", "hidden_states", "attentions")  # outputs that training or looking into a network needs
-
-
-def overlooked(task: Task, returned: Any) -> str | None:
-    """A warning if a task looks at one of several outputs, so that the tolerance is not kept on the others; else None.
-
-    Args:
-        task: The task.
-        returned: What the model returned for one batch in eval mode.
-    """
-    if not isinstance(task, OutputTask):
-        return None
-    plain = type(task).output is OutputTask.output and type(task).loss is OutputTask.loss  # nobody chose an output
-    if not (task.single or plain):
-        return None
-    if isinstance(returned, dict):
-        names = [str(key) for key, value in returned.items() if isinstance(value, torch.Tensor) and key not in _SILENT]
-    elif isinstance(returned, (tuple, list)):
-        names = [str(place) for place, value in enumerate(returned) if isinstance(value, torch.Tensor)]
-    else:
-        return None
-    if len(names) < 2:
-        return None
-    heads = ";".join(f"{name}={task.name if not i else 'TASK'}" for i, name in enumerate(names))
-    return (
-        f"the model returns {len(names)} outputs and the task {task.name} looks at one alone: the tolerance is not "
-        f"kept on the others; give task 'heads:{heads}' to keep it on all"
     )
 
 
