@@ -81,6 +81,7 @@ def drawn_coco(folder: Path, images: int) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit.load` is deprecated:FutureWarning")  # what ultralytics exports by
 def test_a_yolo_is_trained_by_its_own_trainer_and_loaded_by_its_own_class(tmp_path: Path) -> None:
     drawn_coco(tmp_path / "squares", 96)
     share, drop = outcome("with_ultralytics", tmp_path, str(tmp_path / "squares"), str(tmp_path / "out"), "64", "12")

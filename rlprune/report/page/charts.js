@@ -180,7 +180,7 @@ function heatChart(holder, width, { groups, rates, scores, baseline, unit }) {
 function termChart(holder, width, { rows }) {
   const terms = [...new Set(rows.flatMap((row) => Object.keys(row.terms)))];
   const lines = rows.flatMap((row) => terms.filter((term) => term in row.terms).map((term, k) => ({ ...row, term, head: k === 0, value: row.terms[term] })));
-  const names = Math.min(150, width * 0.4), line = 24, height = 44 + line * lines.length;
+  const names = Math.min(220, width * 0.4), line = 24, height = 44 + line * lines.length;
   const svg = put(holder, "svg", { class: "chart", width, height, viewBox: `0 0 ${width} ${height}`, role: "img" });
   let [low, high] = extent(lines.map((entry) => entry.value).concat(0));
   const sx = linear([low, high === low ? low + 1 : high], [names + 50, width - 50]);
@@ -193,5 +193,5 @@ function termChart(holder, width, { rows }) {
     put(svg, "text", { x: left ? from - 5 : to + 5, y: y + 15, "text-anchor": left ? "end" : "start" }, entry.value.toFixed(3));
   });
   put(svg, "line", { class: "axis", x1: sx(0), x2: sx(0), y1: 2, y2: height - 34 });
-  put(svg, "text", { class: "title", x: sx(0), y: height - 8, "text-anchor": "middle" }, "reward");
+  put(svg, "text", { class: "title", x: (names + width) / 2, y: height - 8, "text-anchor": "middle" }, "reward");
 }

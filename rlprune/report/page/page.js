@@ -120,13 +120,14 @@ function tiles() {
   }
   // Nobody is called the winner above a warning that it is too close to call.
   const [rank, second] = DATA.analysis.ranks, close = DATA.analysis.settings.some((table) => table.close);
-  if (rank && !close && (!second || second.mean_rank > rank.mean_rank)) tile(holder, rank.name, `best mean rank: ${rank.mean_rank.toFixed(2)} over ${rank.blocks} blocks`);
+  if (rank && second && !close && second.mean_rank > rank.mean_rank) tile(holder, rank.name, `best mean rank: ${rank.mean_rank.toFixed(2)} over ${rank.blocks} blocks`);
   for (const table of DATA.analysis.settings.slice(0, 5)) {
     const row = table.rows.find((entry) => entry.merit);
     if (!row) continue;
     const where = DATA.problems.length > 1 ? `${table.model} on ${table.data}, ` : "";
     const first = table.rows.filter((entry) => entry.merit && Math.abs(entry.merit.mean - row.merit.mean) < 1e-9);
-    const who = first.length > 1 ? `${first.length} controllers are level` : table.close ? "too close to call" : `${row.controller} leads`;
+    const who = table.rows.filter((entry) => entry.merit).length < 2 ? `${row.controller}, nothing else is done`
+      : first.length > 1 ? `${first.length} controllers are level` : table.close ? "too close to call" : `${row.controller} leads`;
     tile(holder, meritUnit(table).text(row.merit.mean), `${where}${goalText(table.goal, unitOf(table))}: ${who} (${table.measure})`);
   }
 }
@@ -191,6 +192,11 @@ function standings() {
   }
 }
 
+// Whether a cell of a setting is still to come.
+const awaited = (found, controller) => DATA.cells.some((cell) => cell.controller === controller && cell.status === "running"
+  && cell.goal.kind === found.goal.kind && cell.goal.value === found.goal.value
+  && DATA.problems[cell.problem].model === found.model && DATA.problems[cell.problem].data === found.data);
+
 function standingsTable(holder, found) {
   const unit = meritUnit(found);
   const spread = (interval) => (interval.low === null ? "" : ` ± ${unit.number(interval.high - interval.mean)}`);
@@ -198,7 +204,7 @@ function standingsTable(holder, found) {
     const against = row.against_baseline;
     return [
       row.controller,
-      row.merit ? `${unit.number(row.merit.mean)}${spread(row.merit)}` : row.unmet ? "goal not met" : "failed",
+      row.merit ? `${unit.number(row.merit.mean)}${spread(row.merit)}` : row.unmet ? "goal not met" : awaited(found, row.controller) ? "running" : "failed",
       !against || row.controller === DATA.analysis.baseline ? "–" : `${unit.signed(against.difference.mean)}${spread(against.difference)}`,
       row.macs_left ? percent(row.macs_left.mean, 1) : "–",
       row.evaluations ? count(row.evaluations.mean) : "–",
@@ -392,12 +398,13 @@ function everything() {
         const value = column.value(cell);
         const td = put(tr, "td", { class: column.name === "result" ? "text wrap" : isText(column) ? "text" : null });
         if (column.name === "controller") put(td, "span", { class: "swatch", style: `background: ${colour(indexOf(value))}` });
-        td.append(value === null ? "–" : column.text(value, cell));
+        const said = value === null ? "–" : column.text(value, cell);
+        td.append(isText(column) ? said.replace(/[:/_-]/g, "$&\u200b") : said); // where a long name may break
       }
     }
   });
 }
-const isText = (column) => ["controller", "network", "result"].includes(column.name);
+const isText = (column) => ["controller", "network", "goal", "result"].includes(column.name);
 
 function sortedCells(shown) {
   const column = shown.find((entry) => entry.name === choice.sort);

@@ -92,6 +92,9 @@ const cells = (column) => texts(`#table tbody tr td:nth-child(${column})`);
 const heads = () => texts("#table th");
 const press = (name) => document.querySelectorAll("#table th button")[heads().indexOf(name)].click();
 found.sections = [...document.querySelectorAll("section")].map((node) => node.id);
+found.tiles = texts(".tile");
+found.standings = texts("#standings td");
+found.networks = heads().includes("network") ? cells(heads().indexOf("network") + 1) : [];
 found.charts = document.querySelectorAll("svg.chart").length;
 found.marks = document.querySelectorAll("#scores svg.chart path[transform]").length;
 const split = heads().includes("test") ? "test" : "control";
@@ -148,6 +151,22 @@ def test_a_comparison_works_in_a_browser(comparison, tmp_path, width, dark):
     assert found["overflow"] <= 0 and found["unnamed"] == 0
     assert found["table"] <= 0 or width < 1280, "every column is seen without scrolling"
     assert "broken" not in found
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on this machine")
+def test_what_is_still_to_come_is_neither_failed_nor_beaten(comparison, tmp_path):
+    first = comparison["cells"][0]
+    for cell in comparison["cells"]:
+        if cell["controller"] != first["controller"]:
+            cell |= {"status": "running", "stages": {}}
+            cell.pop("error", None)
+    comparison["cells"][-1]["problem"] |= {"model": "torchvision:mobilenet_v3_small"}
+    found, console = browse(render(comparison_content(comparison)), tmp_path, 1280)
+    assert console == [] and found["nonsense"] == [] and found["overflow"] <= 0
+    assert "running" in found["standings"] and "failed" not in found["standings"]
+    assert any("nothing else is done" in text for text in found["tiles"])
+    assert not [text for text in found["tiles"] if "leads" in text or "best mean rank" in text]
+    assert any("torchvision:\u200bmobilenet_\u200bv3_" in text for text in found["networks"]), "breaks between words"
 
 
 @pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome on this machine")
