@@ -16,7 +16,7 @@ from rlprune.spec import ProblemSpec
 def evaluate(argv: Sequence[str], about: str, examples: str) -> int:
     """Score a network, or that of a run on the run's own splits."""
     run = argv[0] if argv and not argv[0].startswith("-") else None
-    sections = [Section(ProblemSpec), Section(Json)] if run is None else [Section(Json)]
+    sections = [Section(ProblemSpec), Section(Json)] if run is None else [Section(Trust), Section(Json)]
     given = parse("evaluate", sections, argv if run is None else argv[1:], about=about, examples=examples)
     from rlprune.agents.runs.replaying import rebuild
     from rlprune.report.summary import describe_scores, near_chance
@@ -25,7 +25,7 @@ def evaluate(argv: Sequence[str], about: str, examples: str) -> int:
         problem, test = spec_of(given).build(), "whole_test"
         network = problem.base()
     else:
-        (problem, network), test = rebuild(Path(run)), "test"
+        (problem, network), test = rebuild(Path(run), model=given["model"], trust=given["trust"]), "test"
     found = {
         **problem.evaluator.score(network.model, "control").figures("control"),
         **problem.evaluator.score(network.model, test).figures("test"),

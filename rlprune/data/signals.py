@@ -71,7 +71,8 @@ def read_signals(pools: Mapping[str, Sequence[Path]], size: int | None) -> dict[
 def read_signal(path: Path, size: int | None = None) -> np.ndarray:
     """One file, the channels first, uint8 or float32.
 
-    A sound is (channels, samples) in [-1, 1]. Of an array (L,) is a signal, (H, W) an image, (H, W, 1 or 3) and
+    A sound is (channels, samples) in [-1, 1]. Of an array (L,) is a signal, (C, L) one of up to 12 channels where it is at
+    least eight times as long as they are many, any other (H, W) an image, (H, W, 1 or 3) and
     (C, H, W) images with channels, (C, D, H, W) a volume.
 
     Raises:
@@ -92,7 +93,7 @@ def read_signal(path: Path, size: int | None = None) -> np.ndarray:
         array = array.astype(np.float32)
         if not np.isfinite(array).all():
             raise UserError(f"{path} holds NaN or infinity; every value must be finite")
-    if path.suffix.lower() == ".npy" and array.ndim in (1, 2):
+    if path.suffix.lower() == ".npy" and array.ndim in (1, 2) and not _of_channels(array):
         array = array[None]
     elif array.ndim == 3 and array.shape[2] in (1, 3):
         array = array.transpose(2, 0, 1)
@@ -101,6 +102,11 @@ def read_signal(path: Path, size: int | None = None) -> np.ndarray:
     if size is not None and array.ndim == 2:
         array = np.pad(array[:, :size], ((0, 0), (0, max(0, size - array.shape[1]))))
     return np.ascontiguousarray(array)
+
+
+def _of_channels(array: np.ndarray) -> bool:
+    """Whether two axes are channels and samples, as of twelve leads or three accelerations, and no image."""
+    return array.ndim == 2 and array.shape[0] <= 12 and array.shape[1] >= 8 * array.shape[0]
 
 
 def _sound(path: Path) -> np.ndarray:

@@ -52,6 +52,7 @@ def foreign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 COMMANDS = [
     ["replay", "runs/one"],
+    ["evaluate", "runs/one"],
     ["export", "runs/one", "--format", "pt2"],
     ["pareto", "runs", "--export", "one", "--out", "small.pt"],
 ]

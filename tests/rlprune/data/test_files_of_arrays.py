@@ -70,7 +70,16 @@ def test_every_kind_of_number_is_a_sound_between_minus_one_and_one(tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("shape", "found"), [((30,), (1, 30)), ((8, 9), (1, 8, 9)), ((8, 9, 3), (3, 8, 9)), ((2, 5, 6, 7), (2, 5, 6, 7))]
+    ("shape", "found"),
+    [
+        ((30,), (1, 30)),
+        ((3, 24), (3, 24)),
+        ((12, 96), (12, 96)),
+        ((3, 23), (1, 3, 23)),
+        ((8, 9), (1, 8, 9)),
+        ((8, 9, 3), (3, 8, 9)),
+        ((2, 5, 6, 7), (2, 5, 6, 7)),
+    ],
 )
 def test_arrays_of_any_rank(tmp_path: Path, shape: tuple[int, ...], found: tuple[int, ...]) -> None:
     rng = np.random.default_rng(0)
