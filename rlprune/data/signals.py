@@ -71,9 +71,8 @@ def read_signals(pools: Mapping[str, Sequence[Path]], size: int | None) -> dict[
 def read_signal(path: Path, size: int | None = None) -> np.ndarray:
     """One file, the channels first, uint8 or float32.
 
-    A sound is (channels, samples) in [-1, 1]. Of an array (L,) is a signal, (C, L) one of up to 12 channels where it is at
-    least eight times as long as they are many, any other (H, W) an image, (H, W, 1 or 3) and
-    (C, H, W) images with channels, (C, D, H, W) a volume.
+    A sound is (channels, samples) in [-1, 1]. Of an array (L,) is a signal, (C, L) one of up to 12 channels where L is
+    at least 8 C, any other (H, W) an image, (H, W, 1 or 3) and (C, H, W) images with channels, (C, D, H, W) a volume.
 
     Raises:
         UserError: It cannot be read, or holds NaN, infinity or something else than numbers.
