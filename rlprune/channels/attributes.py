@@ -27,7 +27,7 @@ _WIDTH = re.compile(
 )
 _NO_WIDTH = re.compile(
     r"stride|kernel|padding|dilation|depth|stage|level|layers|class|image|img|resolution|reduction"
-    r"|(^|_)(index|idx)$|steps|window|patch|^save$|^nc$|^[if]$"
+    r"|(^|_)(index|idx)$|steps|window|patch|grid|shift|partition|^save$|^nc$|^[ifp]$"
 )
 _HEADS = re.compile(r"(^|_)n?_?heads?$")
 _HEAD_WIDTH = re.compile(r"head_?(dim|size|width|channels|features)|(dim|size|channels)_(per_)?head$|^d_[kqv]$")

@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 from torch import nn
 
 from rlprune.channels.attributes import Choice
-from rlprune.channels.comparing import SHARE, Comparer, Difference
+from rlprune.channels.comparing import SHARE, Comparer, Difference, around
 from rlprune.channels.copying import shaken
 from rlprune.channels.forward import Forward
 from rlprune.channels.groups import ChannelGroups
@@ -31,6 +30,8 @@ __all__ = ["CHECKS", "TRIES", "Checker", "check_groups", "shaken"]
 
 CHECKS = ("on", "strict", "off")
 _NUMBER = re.compile(r"\d+")
+Chosen = dict[Choice, int]  # the option of each number that may follow
+Make = tuple[str, frozenset[tuple[str, int, str]]]  # kind of a module, where in it a group lives
 TRIES = 24  # comparisons spent on finding out which plain numbers follow
 
 
@@ -75,7 +76,8 @@ class Checker(Comparer):
     ) -> None:
         super().__init__(model, groups, forward, choices)
         self._tries = TRIES
-        self._failing: dict[tuple[Any, str], str] = {}
+        self._failing: dict[tuple[Make, str], str] = {}
+        self._kinds = {path: type(module).__qualname__ for path, module in model.named_modules()}
 
     def failures(self, *shares: float, whole: Collection[str] = ()) -> dict[str, str]:
         """Group name -> reason, for every group that must be locked; `shares` of the units are removed in turn.
@@ -88,22 +90,33 @@ class Checker(Comparer):
         rounds = [exact, [group.name for group in able]] if len(exact) < len(able) else [exact]
         for share, names in itertools.product(shares or (0.0, SHARE), rounds):
             left = [name for name in names if name not in failed]
+            stopped = False
             while left:
-                difference = self.compare(self.plan(left, share))
+                plan = self.plan(left, share)
+                difference = self._wrong(plan) if stopped else self.compare(plan)
                 if difference is None:
                     break
-                if not difference.numeric and self._runs_further(left, share):
-                    continue
-                found, alone = self._culprits(left, share, difference)
-                for name, what in found.items():
-                    before = self.chosen
-                    if self._other_numbers([name] if alone else list(found), share):
-                        self._generalise(before, left, share)
-                        break
-                    failed[name] = self._named(name, what.reason)
-                    if alone:
-                        failed.update(self._alike(name, what.reason, left, failed))
-                left = [name for name in left if name not in failed]
+                failed.update(again := self._again(difference, left))
+                stopped = not difference.numeric and not again
+                if not again and not (stopped and self._runs_further(left, share, difference)):
+                    failed.update(self._failing_of(left, share, difference))
+                if any(name in failed for name in left):
+                    left = [name for name in left if name not in failed]
+                    self.forget()
+        return failed
+
+    def _failing_of(self, left: list[str], share: float, difference: Difference) -> dict[str, str]:
+        """Groups that must be locked, and why, given that all of `left` fail; none if other numbers help them."""
+        failed: dict[str, str] = {}
+        found, alone = self._culprits(left, share, difference)
+        for name, what in found.items():
+            before = self.chosen
+            if self._other_numbers([name] if alone else list(found), share):
+                self._generalise(before, left, share)
+                break
+            failed[name] = self._named(name, what.reason)
+            if alone:
+                failed.update(self._alike(name, what, left, failed))
         return failed
 
     def leave_alone(self, share: float) -> None:
@@ -111,32 +124,57 @@ class Checker(Comparer):
 
         What is called like a width follows, since code outside of the forward pass may read it.
         """
-        numbers = [c for c, option in self.chosen.items() if c.attribute(option) is not None and not c.says_width]
-        if not numbers:
-            return
         plan = self.plan([group.name for group in self.groups.prunable if group.max_removable], share)
-        for key in dict.fromkeys((c.kind, c.name) for c in numbers):
+        kinds = list(
+            dict.fromkeys(
+                (c.kind, c.name)
+                for c, option in self.chosen.items()
+                if (a := c.attribute(option)) and a.after(plan.counts) != a and not c.says_width
+            )
+        )
+        for keys in [kinds, *([key] for key in kinds)] if len(kinds) > 1 else [kinds][: len(kinds)]:
             before = self.chosen
-            self.follow({c: len(c.options) if (c.kind, c.name) == key else option for c, option in before.items()})
-            if self._wrong(plan):
+            self.follow({c: len(c.options) if (c.kind, c.name) in keys else option for c, option in before.items()})
+            if self.compare(plan):
                 self.follow(before)
+            elif keys is kinds:
+                return
 
     def _wrong(self, plan: PruningPlan) -> Difference | None:
         """As `compare`, at the least cost: whether the smaller network runs comes first."""
         return self.compare(plan, values=False) or self.compare(plan)
 
-    def _alike(self, name: str, reason: str, left: list[str], failed: dict[str, str]) -> dict[str, str]:
+    def _alike(self, name: str, what: Difference, left: list[str], failed: Collection[str]) -> dict[str, str]:
         """Groups of the same make as two that fail for the same reason, as those of repeated blocks do."""
-        key = self._make(name), _NUMBER.sub("#", reason)
-        first = self._failing.setdefault(key, name)
-        if first == name:
-            return {}
-        alike = [other for other in left if other not in failed and self._make(other) == key[0]]
-        return {other: self._named(other, f"as in {first}, {reason}") for other in alike}
+        make = next(filter(None, (self._make(name, path) for path in (*what.inside, ""))))
+        first = self._failing.setdefault((make, _NUMBER.sub("#", what.reason)), name)
+        return {} if first == name else self._as_in(first, make, what.reason, [n for n in left if n not in failed])
 
-    def _make(self, name: str) -> tuple[tuple[str, int, str], ...]:
-        """Where a group lives, whichever of several equal blocks it is in."""
-        return tuple(sorted({(_NUMBER.sub("#", s.tensor), s.dim, s.role) for s in self.groups[name].slots}))
+    def _again(self, difference: Difference, left: list[str]) -> dict[str, str]:
+        """Groups of the same make as one that failed alone, in modules that stop for the reason that its own did."""
+        pattern = _NUMBER.sub("#", difference.reason)
+        for name, path in itertools.product(self._suspects(left, difference), difference.inside):
+            make = self._make(name, path)
+            if make is not None and (make, pattern) in self._failing:
+                return self._as_in(self._failing[make, pattern], make, difference.reason, left)
+        return {}
+
+    def _as_in(self, first: str, make: Make, reason: str, left: list[str]) -> dict[str, str]:
+        """The reason for groups of one make."""
+        return {
+            name: self._named(name, f"as in {first}, {reason}")
+            for name in left
+            if any(self._make(name, path) == make for path in around(self.groups[name].slots[0].tensor))
+        }
+
+    def _make(self, name: str, path: str = "") -> Make | None:
+        """Where a group lives in a module, whichever of several equal ones that is; None if it also lives elsewhere."""
+        prefix = f"{path}." if path else ""
+        slots = self.groups[name].slots
+        if not all(slot.tensor.startswith(prefix) for slot in slots):
+            return None
+        where = frozenset((_NUMBER.sub("#", s.tensor[len(prefix) :]), s.dim, s.role) for s in slots)
+        return self._kinds.get(path, ""), where
 
     def _other_numbers(self, names: list[str], share: float, what: Difference | None = None) -> bool:
         """Whether groups that fail pass once other numbers follow; they then do.
@@ -146,11 +184,11 @@ class Checker(Comparer):
         """
         before, plan = self.chosen, self.plan(names, share)
         what = what or self.compare(plan, values=False)
-        for changed in self._changes(names, what):
+        for chosen in self._promising(self._changes(names, what), plan, what):
             if self._tries <= 0:
                 break
             self._tries -= 1
-            self.follow({**before, **changed})
+            self.follow(chosen)
             result = self._wrong(plan)
             if result is None:
                 return True
@@ -159,7 +197,37 @@ class Checker(Comparer):
         self.follow(before)
         return False
 
-    def _changes(self, names: list[str], what: Difference | None) -> list[dict[Choice, int]]:
+    def _promising(
+        self, changes: Sequence[Chosen], plan: PruningPlan, what: Difference | None, reached: int = 0
+    ) -> Iterator[Chosen]:
+        """What to choose instead: changes with which the call that was not finished comes to its end, if it is known.
+
+        One with which it gets further is looked at together with each of the others. What has no effect is left out.
+        Numbers of one name in modules of one kind are changed alike first.
+        """
+        before, seen = self.chosen, [self.changes(plan, self.chosen)]
+        for change, chosen in ((c, {**before, **w}) for c in changes for w in (self._widely(c), c)):
+            after = self.changes(plan, chosen)
+            if after in seen:
+                continue
+            seen.append(after)
+            stop = None if what is None else what.stop
+            further = None if stop is None else stop.gets(next(iter(change)).module, self.model, after)
+            if further is None or further < 0:
+                yield chosen
+            elif further > reached:
+                self.follow(chosen)
+                rest = [other for other in changes if other.keys() != change.keys()]
+                yield from self._promising(rest, plan, what, further)
+                self.follow(before)
+
+    def _widely(self, change: Chosen) -> Chosen:
+        """The same change of all numbers of that name in modules of one kind."""
+        (first, option), *_ = change.items()
+        alike = (c for c in self.chosen if (c.kind, c.name) == (first.kind, first.name))
+        return {c: min(option, len(c.options)) for c in alike}
+
+    def _changes(self, names: list[str], what: Difference | None) -> list[Chosen]:
         """Other ways for one of the numbers that may follow, those read last first."""
         found = []
         chosen = {choice: option for choice, option in self.chosen.items() if not choice.groups.isdisjoint(names)}
@@ -172,15 +240,14 @@ class Checker(Comparer):
             found += [{choice: other} for other in others if other != option]
         return found
 
-    def _runs_further(self, names: list[str], share: float) -> bool:
+    def _runs_further(self, names: list[str], share: float, what: Difference) -> bool:
         """Whether the network runs further once the number that was read last follows in another way; it then does."""
         before, plan = self.chosen, self.plan(names, share)
-        what = self.compare(plan, values=False)
-        if what is None or not what.read or self._tries <= 0:
+        if not what.read or self._tries <= 0:
             return False
-        for changed in self._changes(names, what)[:2]:
+        for chosen in self._promising(self._changes(names, what)[:2], plan, what):
             self._tries -= 1
-            self.follow({**before, **changed})
+            self.follow(chosen)
             result = self._wrong(plan)
             if result is None or (result.steps > what.steps and not result.numeric):
                 self._generalise(before, names, share)
@@ -188,7 +255,7 @@ class Checker(Comparer):
         self.follow(before)
         return False
 
-    def _generalise(self, before: dict[Choice, int], names: list[str], share: float) -> None:
+    def _generalise(self, before: Chosen, names: list[str], share: float) -> None:
         """Let numbers of modules of one kind follow alike, if the network then runs further than without."""
         now, plan = self.chosen, self.plan(names, share)
         changed = {(c.kind, c.name): option for c, option in now.items() if before[c] != option}
@@ -208,11 +275,16 @@ class Checker(Comparer):
         words = ", ".join(f"{'.'.join(filter(None, (c.module, c.name)))} = {c.value}" for c in found[:3])
         return f"{reason}; numbers that may stand for it: {words}"
 
+    def _suspects(self, names: list[str], difference: Difference) -> list[str]:
+        """Groups that the layers at which a difference showed make or read."""
+        at = set(difference.layers)
+        return [n for n in names if not at.isdisjoint((*self.groups[n].consumers, *self.groups[n].producers))]
+
     def _culprits(self, names: list[str], share: float, difference: Difference) -> tuple[dict[str, Difference], bool]:
         """What is wrong with at least one group, given that all of `names` fail; and whether each fails alone."""
         if len(names) == 1:
             return {names[0]: difference}, True
-        suspects = [n for n in names if set(difference.layers) & {*self.groups[n].consumers, *self.groups[n].producers}]
+        suspects = self._suspects(names, difference)
         if suspects and len(suspects) <= 8 and len(suspects) < len(names):
             alone = {n: self.compare(self.plan([n], share), difference.numeric) for n in suspects}
             found = {n: result for n, result in alone.items() if result is not None}

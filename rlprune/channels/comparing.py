@@ -15,9 +15,11 @@ from rlprune.channels.attributes import Choice, Reads, watched_attributes
 from rlprune.channels.copying import duplicate, shaken
 from rlprune.channels.forward import Forward, tensors_in, training_paths
 from rlprune.channels.groups import ChannelGroups
-from rlprune.channels.lockstep import DIFFERS, Follow, Mismatch, Record, close
+from rlprune.channels.lockstep import DIFFERS, Follow, Mismatch, Record, ShapesOfGradients, close
 from rlprune.channels.plan import PruningPlan
-from rlprune.channels.surgery import masked_copy, removed_copy
+from rlprune.channels.reuse import Reuse
+from rlprune.channels.stopping import Stop
+from rlprune.channels.surgery import Changes, masked_copy, removed_copy
 from rlprune.channels.units import ChannelGroup
 from rlprune.seeding import numpy_generator
 
@@ -28,7 +30,7 @@ SHARE = 0.3  # of the units, which go in the first check
 class Difference:
     """What went wrong in a comparison: the reason in words, the layers at which it showed.
 
-    If values were not compared, also how many operators ran until then, and which numbers (module, name) were read.
+    Also how many operators ran until then, which numbers (module, name) were read, and where an error was raised.
     """
 
     reason: str
@@ -36,6 +38,22 @@ class Difference:
     numeric: bool = False
     steps: int = 0
     read: tuple[tuple[str, str], ...] = ()
+    stop: Stop | None = None
+
+    @property
+    def inside(self) -> list[str]:
+        """Paths of the modules in which an error was raised, innermost first."""
+        return [] if self.stop is None else [call.path for call in self.stop.calls]
+
+
+def around(path: str) -> list[str]:
+    """Paths of the modules around a tensor or module, the outermost first.
+
+    >>> around("a.b.weight")
+    ['', 'a', 'a.b']
+    """
+    parts = path.split(".")
+    return [".".join(parts[:end]) for end in range(len(parts))]
 
 
 class Comparer:
@@ -53,9 +71,11 @@ class Comparer:
         self.forward = forward
         self._sharpen()
         self.passes = 0
+        self._reuse = Reuse()  # masked networks of plans that differ little compute alike up to there
         self.groups = groups
         self._places = {name: place for place, name in enumerate(groups.names)}
         self.follow({choice: choice.first for choice in choices})
+        self.forget()
         self._double: tuple[nn.Module, Forward] | None = None
         self._expected: tuple[PruningPlan, tuple[list[Any], list[Tensor]]] | None = None
 
@@ -73,13 +93,19 @@ class Comparer:
     def follow(self, chosen: dict[Choice, int]) -> None:
         """Let numbers follow in other ways than so far."""
         self.chosen = chosen
-        attributes = [choice.attribute(option) for choice, option in chosen.items()]
+        attributes = (choice.attribute(option) for choice, option in chosen.items())
         self.groups = self.groups.with_attributes(a for a in attributes if a is not None)
+
+    def changes(self, plan: PruningPlan, chosen: dict[Choice, int]) -> Changes:
+        """What a plan changes in numbers that follow so."""
+        attributes = (choice.attribute(option) for choice, option in chosen.items())
+        return self.groups.with_attributes(a for a in attributes if a is not None).attributes_after(plan)
 
     def train(self, training: bool = True) -> None:
         """Go on in training mode, or back in evaluation mode."""
         self.training = training
         self._double = self._expected = None
+        self.forget()
         if training:
             training_paths(self.model)
         else:
@@ -122,8 +148,19 @@ class Comparer:
     def compare(self, plan: PruningPlan, values: bool = True) -> Difference | None:
         """None if masked equals removed, else what is wrong; numeric differences are confirmed in double precision.
 
-        Without `values` the removed network has to run and to give the right shapes.
+        Without `values` the removed network has to run and to give the right shapes. What was compared since `forget`
+        is known.
         """
+        key = values, plan, repr(self.groups.attributes_after(plan))
+        if key not in self._known:
+            self._known[key] = self._confirmed(plan, values)
+        return self._known[key]
+
+    def forget(self) -> None:
+        """Compare anew, and let go of the networks that stopped."""
+        self._known: dict[Any, Difference | None] = {}
+
+    def _confirmed(self, plan: PruningPlan, values: bool) -> Difference | None:
         difference = self._compare(self.model, self.forward, plan, values)
         if difference is not None and difference.numeric:
             if self._double is None:
@@ -151,7 +188,8 @@ class Comparer:
     def _masked(self, model: nn.Module, forward: Forward, plan: PruningPlan) -> tuple[list[Any], list[Tensor]]:
         self.passes += 1
         masked = masked_copy(model, self.groups, plan, share=True)
-        record = Record(masked, self.groups)
+        self._reuse.begin()
+        record = Record(masked, self.groups, self._reuse)
         with torch.no_grad():
             outputs = self._outputs(masked, forward, record)
         return record.products, outputs
@@ -172,9 +210,9 @@ class Comparer:
         products, expected = self._full(model, forward, plan, exact)
         self.passes += 1
         removed = removed_copy(model, self.groups, plan, share=True)
-        follow = Follow(removed, self.groups, plan, list(products) if exact else None)
+        follow = Follow(removed, self.groups, plan, list(products), exact)
         reads: Reads = {}
-        with nullcontext() if values else watched_attributes(reads, set()):
+        with watched_attributes(reads, set()):
             found = self._run(removed, forward, follow, expected)
         difference = self._gradients(model, removed, found, plan) if isinstance(found, list) else found
         if difference is None:
@@ -196,13 +234,13 @@ class Comparer:
         except Exception as error:
             text = " ".join(str(error).split())[:160]
             reason = f"sizes are constants in the model's code: the smaller network does not run ({text})"
-            return Difference(reason, follow.at)
+            return Difference(reason, follow.at, stop=Stop(removed, error, self.groups.attributes_after(follow.plan)))
         if follow.wrong:
             return Difference(f"{DIFFERS}: layer {follow.wrong[0]} sees other values", tuple(follow.wrong), True)
-        if follow.left:
+        if follow.left and follow.values:
             left = tuple(product.layer for product in follow.left)
             return Difference("the smaller network leaves out some layers", left)
-        return self._compare_outputs(expected, outputs, follow.left is not None) or outputs
+        return self._compare_outputs(expected, outputs, follow.values) or outputs
 
     @staticmethod
     def _compare_outputs(expected: list[Tensor], outputs: list[Tensor], exact: bool) -> Difference | None:
@@ -234,9 +272,14 @@ def _backward(model: nn.Module, outputs: list[Tensor]) -> str | None:
     """Why gradients of the outputs cannot be computed, if so."""
     loss = [t.float().sum() for t in outputs if t.requires_grad and t.is_floating_point()]
     parameters = [p for p in model.parameters() if p.requires_grad]
-    if loss and parameters:
+    if not (loss and parameters):
+        return None
+    error = None
+    for mode in (ShapesOfGradients(), nullcontext()):  # type: ignore[no-untyped-call]  # some code needs more than zeros
         try:
-            torch.autograd.grad(sum(loss), parameters, allow_unused=True)  # type: ignore[arg-type]
-        except Exception as error:
-            return " ".join(str(error).split())[:160]
-    return None
+            with mode:
+                torch.autograd.grad(sum(loss), parameters, retain_graph=True, allow_unused=True)  # type: ignore[arg-type]
+            return None
+        except Exception as failed:
+            error = " ".join(str(failed).split())[:160]
+    return error

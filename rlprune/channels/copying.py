@@ -35,7 +35,7 @@ def unwrapped(model: nn.Module) -> nn.Module:
             model = model.get_submodule("_orig_mod")
         else:
             break
-    for path, module in model.named_modules():
+    for path, module in modules_in(model).items():
         if isinstance(module, torch.jit.ScriptModule):
             what = f"its part {path!r} is" if path else "it is"
             raise UserError(
@@ -49,6 +49,33 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return model
 
 
+def modules_in(model: nn.Module) -> dict[str, nn.Module]:
+    """What `named_modules` gives, without its nested generators."""
+    found: dict[str, nn.Module] = {}
+    seen: set[int] = set()
+    left = [("", model)]
+    while left:
+        path, module = left.pop()
+        if id(module) not in seen:
+            seen.add(id(module))
+            found[path] = module
+            parts = [(f"{path}.{n}" if path else n, part) for n, part in module._modules.items() if part is not None]
+            left += reversed(parts)
+    return found
+
+
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters, then buffers, by name; a tied one under its first name only."""
+    modules = modules_in(model)
+    found: dict[int, tuple[str, Tensor]] = {}
+    for table in ("_parameters", "_buffers"):
+        for path, module in modules.items():
+            for name, tensor in getattr(module, table).items():
+                if tensor is not None:
+                    found.setdefault(id(tensor), (f"{path}.{name}" if path else name, tensor))
+    return dict(found.values())
+
+
 def duplicate(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
     """A deep copy in the model's modes, whose functions are bound to it; `memo` is deepcopy's.
 
@@ -56,19 +83,20 @@ def duplicate(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module
         UserError: the model cannot be copied.
     """
     memo = {**graph_tensors(model), **(memo or {})}
-    for module in model.modules():  # most of what a module holds is empty hook tables, which need no recursion
+    modules = modules_in(model).values()
+    for module in modules:  # most of what a module holds is empty hook tables, which need no recursion
         for value in vars(module).values():
             if type(value) in (dict, OrderedDict, set) and not value:
                 memo[id(value)] = type(value)()
     try:
-        for module in model.modules():
+        for module in modules:
             if isinstance(module, fx.GraphModule):
                 _copy_graph_module(module, memo)
         copied: nn.Module = copy.deepcopy(model, memo)
     except (RuntimeError, TypeError) as error:
         text = " ".join(str(error).split())[:160]
         raise UserError(f"the model cannot be deep-copied ({text}); keep no graph tensors or handles in it") from error
-    for before, after in zip(model.modules(), copied.modules(), strict=False):
+    for before, after in zip(modules, modules_in(copied).values(), strict=False):
         after.training = before.training
         tables: tuple[Any, ...] = (vars(after), after._forward_hooks, after._forward_pre_hooks, after._backward_hooks)
         for table in tables:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from rlprune.channels.copying import duplicate, unwrapped
+from rlprune.channels.copying import duplicate, modules_in, tensors_of, unwrapped
 from rlprune.channels.groups import ChannelGroups
 from rlprune.channels.plan import PruningPlan
 from rlprune.channels.units import IntArray, Layer
 from rlprune.errors import UserError
 
+Changes = dict[str, dict[str, int | dict[int, int]]]  # see `ChannelGroups.attributes_after`
 CHANGED = "_changed_by_pruning"  # attribute of a pruned network: module path -> names of the attributes that changed
 
 
@@ -44,16 +46,16 @@ def removed_copy(model: nn.Module, groups: ChannelGroups, plan: PruningPlan, sha
     cuts: dict[str, list[tuple[int, IntArray]]] = {}
     for (name, dim), keep in groups.kept(plan).items():
         cuts.setdefault(name, []).append((dim, keep))
-    memo: dict[int, Any] = {id(p): p for p in model.parameters()} if share else {}
-    resized: dict[int, str] = {}
     tensors = _tensors(model, groups)
+    memo = _shared(tensors) if share else {}
+    resized: dict[int, str] = {}
     for name, cut in cuts.items():
         memo[id(tensors[name])] = _cut(tensors[name], cut)
         resized[id(tensors[name])] = name
     pruned = _copied(model, memo)
     _check_replaced(pruned, {name: memo[id(tensors[name])] for name in cuts})
     _update_attributes(model, pruned, resized, groups)
-    _follow(pruned, groups.attributes_after(plan))
+    set_numbers(pruned, groups.attributes_after(plan))
     _note_changes(model, pruned)
     return pruned
 
@@ -75,7 +77,7 @@ def masked_copy(model: nn.Module, groups: ChannelGroups, plan: PruningPlan, shar
     plan.validate(groups)
     model = unwrapped(model)
     tensors = _tensors(model, groups)
-    memo: dict[int, Any] = {id(p): p for p in model.parameters()} if share else {}
+    memo = _shared(tensors) if share else {}
     with torch.inference_mode(False), torch.no_grad():
         for name, units in plan.removed.items():
             for slot in groups[name].slots:
@@ -94,7 +96,7 @@ def masked_copy(model: nn.Module, groups: ChannelGroups, plan: PruningPlan, shar
 
 def _check_replaced(copied: nn.Module, expected: dict[str, Any]) -> None:
     """A model with a copying method of its own (a scripted one, say) may have kept its old weights."""
-    tensors = {**dict(copied.named_parameters()), **dict(copied.named_buffers())}
+    tensors = tensors_of(copied)
     for name, tensor in expected.items():
         if tensors.get(name) is not tensor:
             raise UserError(
@@ -105,7 +107,7 @@ def _check_replaced(copied: nn.Module, expected: dict[str, Any]) -> None:
 
 def _tensors(model: nn.Module, groups: ChannelGroups) -> dict[str, Tensor]:
     """The model's parameters and buffers that the groups name, checked against the shapes the groups know."""
-    tensors = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    tensors = tensors_of(model)
     for name, shape in groups.shapes.items():
         if name not in tensors:
             raise UserError(f"the model has no tensor {name!r}; these groups were traced from another model")
@@ -117,9 +119,14 @@ def _tensors(model: nn.Module, groups: ChannelGroups) -> dict[str, Tensor]:
     return tensors
 
 
+def _shared(tensors: Mapping[str, Tensor]) -> dict[int, Any]:
+    """What tells a copy to take the parameters as they are."""
+    return {id(tensor): tensor for tensor in tensors.values() if isinstance(tensor, nn.Parameter)}
+
+
 def _copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
     with torch.inference_mode(False):  # else the copy could not be trained
-        for tensor in (*model.parameters(), *model.buffers()):
+        for tensor in tensors_of(model).values():
             if tensor.is_inference() and id(tensor) not in memo:
                 memo[id(tensor)] = _cut(tensor, [])
         return duplicate(model, memo)
@@ -130,13 +137,14 @@ def _cut(tensor: Tensor, cuts: list[tuple[int, IntArray]]) -> Tensor:
         smaller = tensor.detach().clone() if tensor.is_inference() else tensor.detach()
         for dim, keep in sorted(cuts, key=lambda cut: len(cut[1]) / tensor.shape[cut[0]]):
             smaller = smaller.index_select(dim, torch.from_numpy(keep).to(tensor.device))
-        smaller = smaller.contiguous(memory_format=_memory_format(tensor))
+        smaller = smaller.contiguous(memory_format=memory_format(tensor))
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(smaller, requires_grad=tensor.requires_grad)
     return smaller
 
 
-def _memory_format(tensor: Tensor) -> torch.memory_format:
+def memory_format(tensor: Tensor) -> torch.memory_format:
+    """The order in which a tensor's elements lie, among those that operators keep."""
     if not tensor.is_contiguous():
         if tensor.ndim == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
             return torch.channels_last
@@ -148,7 +156,7 @@ def _memory_format(tensor: Tensor) -> torch.memory_format:
 def _update_attributes(model: nn.Module, pruned: nn.Module, resized: dict[int, str], groups: ChannelGroups) -> None:
     layers = {layer.weight: layer for layer in groups.layers.values()}
     after: Any
-    for before, after in zip(model.modules(), pruned.modules(), strict=True):
+    for before, after in zip(modules_in(model).values(), modules_in(pruned).values(), strict=True):
         own = {**before._parameters, **before._buffers}
         if parametrize.is_parametrized(before, "weight"):
             own["weight"] = getattr(before.parametrizations.weight, "original", None)  # type: ignore[union-attr]
@@ -165,8 +173,13 @@ def _update_attributes(model: nn.Module, pruned: nn.Module, resized: dict[int, s
             after.num_features = len(after.get_buffer("running_mean"))
 
 
-def _follow(pruned: nn.Module, changes: dict[str, dict[str, int | dict[int, int]]]) -> None:
-    """Set the plain numbers of modules that follow."""
+def set_numbers(
+    pruned: nn.Module, changes: Changes, original: nn.Module | None = None, former: Changes | None = None
+) -> None:
+    """Set the plain numbers of modules that follow, after those that did formerly are as in the original again."""
+    for path, numbers in (former or {}).items():
+        for name in numbers:
+            setattr(pruned.get_submodule(path), name, getattr(original.get_submodule(path), name))  # type: ignore[union-attr]
     for path, numbers in changes.items():
         module = pruned.get_submodule(path)
         for name, new in numbers.items():
@@ -187,7 +200,7 @@ def _plain(value: Any) -> bool:
 def _note_changes(model: nn.Module, pruned: nn.Module) -> None:
     """Remember in the pruned network which attributes removals changed; caches that fill later are none of them."""
     changed = {path: set(names) for path, names in getattr(model, CHANGED, {}).items()}
-    for (path, before), after in zip(model.named_modules(), pruned.modules(), strict=True):
+    for (path, before), after in zip(modules_in(model).items(), modules_in(pruned).values(), strict=True):
         old, new = vars(before), vars(after)
         names = {key for key, value in new.items() if _plain(value) and _plain(old.get(key)) and old[key] != value}
         if names:

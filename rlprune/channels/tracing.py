@@ -33,6 +33,7 @@ from rlprune.channels.forward import (
 )
 from rlprune.channels.groups import ChannelGroups
 from rlprune.channels.lockstep import close
+from rlprune.channels.reuse import Reuse, Reusing
 from rlprune.channels.rules.table import apply
 from rlprune.channels.trace import ParameterWritten, Trace
 from rlprune.errors import UserError
@@ -48,10 +49,11 @@ _READS_KEYS = re.compile(r"(^|\.)[kv]_proj_weight$")  # of attention whose keys 
 
 
 class _Tracer(OperatorMode):
-    def __init__(self, trace: Trace, originals: Mapping[int, str]) -> None:
+    def __init__(self, trace: Trace, originals: Mapping[int, str], reuse: Reuse) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.trace = trace
         self.originals = originals
+        self._reuse = reuse
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -64,7 +66,7 @@ class _Tracer(OperatorMode):
             name = self.trace.parameter_storages.get(args[0].untyped_storage()._cdata)
             if name is not None:
                 raise ParameterWritten(name)
-        out = func(*args, **kwargs)
+        out = self._reuse(func, args, kwargs)
         apply(self.trace, func, args, kwargs, out)
         return out
 
@@ -91,6 +93,7 @@ def _run_trace(model: nn.Module, forward: Forward, private: bool, approximate: b
     _keep_hidden_states(trace, worker)
     originals = {id(tensor): name for name, tensor in named_tensors(model).items()}
     reads: Reads = {}
+    reuse = Reuse()
     paths = {id(module): path for path, module in worker.named_modules()}
 
     def prepare(inputs: list[Tensor]) -> None:
@@ -99,7 +102,8 @@ def _run_trace(model: nn.Module, forward: Forward, private: bool, approximate: b
             trace.activate(tensor)
 
     def run() -> list[Tensor]:
-        with watched_attributes(reads, trace.head_counts), _same_numbers(), _Tracer(trace, originals):
+        reuse.begin()
+        with watched_attributes(reads, trace.head_counts), _same_numbers(), _Tracer(trace, originals, reuse):
             result = forward(worker, prepare)
         outputs = forward.picked(result) if trace.counting else tensors_in(result)
         for tensor in outputs:
@@ -108,7 +112,7 @@ def _run_trace(model: nn.Module, forward: Forward, private: bool, approximate: b
 
     outputs = run()
     if not private:  # else running the original would change it
-        _check_copy(model, forward, outputs)
+        _check_copy(model, forward, outputs, reuse)
     if trace.never_ran():
         # layers that only run in training (auxiliary heads) read channels too
         training_paths(worker)
@@ -159,25 +163,29 @@ def _keep_hidden_states(trace: Trace, worker: nn.Module) -> None:
                     trace.book.lock(trace.site(name, dim, "in" if dim else "out"), reason)
 
 
-def _check_copy(model: nn.Module, forward: Forward, outputs: list[Tensor]) -> None:
-    """The copy that was traced must give the model's own outputs.
+def _check_copy(model: nn.Module, forward: Forward, outputs: list[Tensor], reuse: Reuse) -> None:
+    """The copy that was traced must give the model's own outputs; `reuse` has seen its pass.
 
     Raises:
         UserError: it does not.
     """
     flags = [(module, module.training) for module in model.modules()]
-    states = [(module, dict(vars(module)), dict(module._buffers)) for module, _ in flags]
+    states = [(module, dict(vars(module))) for module, _ in flags]
+    tables = [(t, t.copy()) for _, state in states for t in state.values() if isinstance(t, (dict, list, set))]
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     if any(training for _, training in flags):
         model.eval()
     try:
-        with _same_numbers():
+        reuse.begin()
+        with _same_numbers(), Reusing(reuse):
             expected = forward.picked(forward(model))
     finally:
-        for module, state, own in states:  # caches that a run fills are not left behind
+        for module, state in states:  # caches that a run fills, and hooks that it sets, are not left behind
             module.__dict__.clear()
             module.__dict__.update(state)
-            module._buffers.update(own)
+        for table, content in tables:
+            table.clear()
+            table.extend(content) if isinstance(table, list) else table.update(content)
         with torch.no_grad():
             for buffer, value in buffers:
                 buffer.copy_(value)

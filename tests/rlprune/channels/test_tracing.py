@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from typing import Any
 
@@ -11,8 +12,10 @@ import torch.nn.functional as F
 from channel_helpers import difference, random_plan
 from channel_structures import STRUCTURES, Net, conv, inputs_of
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from rlprune.channels import remove_channels, trace_channels
+from rlprune.channels.attributes import choices
 from rlprune.channels.checking import Checker
 from rlprune.channels.forward import Forward
 from rlprune.channels.trace import Trace
@@ -203,3 +206,57 @@ def test_memory_that_is_used_again_is_not_shared_memory() -> None:
     trace.put(view, None)
     trace.put(first, None)
     assert [id(t) for t in trace.sharing(second)] == [id(view)]
+
+
+def test_a_check_computes_the_products_of_four_passes() -> None:
+    """Those of the labels and of both masked networks: the rest is known from these, and of gradients the shapes."""
+    model = Net(lambda s, x: s.c(s.b(s.a(x).relu()).relu()), a=conv(3, 16), b=conv(16, 24), c=conv(24, 4)).eval()
+    with FlopCounterMode(display=False) as once, torch.no_grad():
+        model(X)
+    with FlopCounterMode(display=False) as counter:
+        assert len(trace_channels(model, X).prunable) == 2
+    assert counter.get_total_flops() <= 3 * once.get_total_flops()
+
+
+def test_a_number_is_tried_where_the_network_stopped() -> None:
+    """Alike blocks that fail cost a comparison of the whole network each time one is found, not each try."""
+
+    class Block(nn.Module):
+        def __init__(self, heads: int) -> None:
+            super().__init__()
+            self.heads, self.a, self.b = heads, nn.Linear(32, 32), nn.Linear(32, 32)
+
+        def forward(self, x: Tensor) -> Tensor:
+            n, t, c = x.shape
+            y = self.a(x).view(n, t, self.heads, 32 // 4).transpose(1, 2)
+            return x + self.b(y.transpose(1, 2).reshape(n, t, c))
+
+    model = nn.Sequential(nn.Linear(16, 32), nn.LayerNorm(32), *(Block(4) for _ in range(6)), nn.Linear(32, 5)).eval()
+    x = torch.randn(1, 9, 16)
+    groups = trace_channels(model, x, check="off")
+    checker = Checker(model, groups, Forward((x,)), choices(model, groups, {(str(i), "heads") for i in range(2, 8)}))
+    reasons = checker.failures()
+    assert len(reasons) == 6 and all("does not run" in reason for reason in reasons.values())
+    assert sum(reason.startswith("as in 2.a, ") for reason in reasons.values()) == 5
+    assert checker.passes <= 8
+
+
+def test_hooks_that_the_first_call_sets_are_not_set_twice() -> None:
+    """Libraries set them once and note that; a note without its hooks, or hooks without their note, break the model."""
+
+    class Capturing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = conv(3, 8), conv(8, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            if not hasattr(self, "hooked"):
+                self.hooked = True
+                self.a.register_forward_hook(lambda module, args, out: out + 1)
+            return self.b(self.a(x))
+
+    model = Capturing().eval()
+    trace_channels(model, X)
+    assert not hasattr(model, "hooked") and not model.a._forward_hooks
+    expected = copy.deepcopy(model)(X)
+    assert torch.equal(model(X), expected)
