@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from rlprune.channels.groups import ChannelGroups
@@ -35,6 +36,7 @@ _INNER = re.compile(r"attn|attention|inner|hidden|mid|expan|all_head")
 _BUILT_IN = ("num_groups", "input_size", "groups", "unflattened_size")  # those of torch's own modules that may follow
 _OWN = ("in_channels", "out_channels", "in_features", "out_features", "num_features", "num_channels", "num_parameters")
 _MOST = 16  # numbers in a list
+_LISTS = (list, tuple, torch.Size)
 
 
 @contextmanager
@@ -43,7 +45,7 @@ def watched_attributes(reads: Reads, head_counts: set[int]) -> Iterator[None]:
 
     def read(module: nn.Module, name: str) -> Any:
         value = object.__getattribute__(module, name)
-        if type(value) in (int, tuple, list) and name != "training":
+        if type(value) in (int, *_LISTS) and name != "training":
             reads.pop((id(module), name), None)
             reads[id(module), name] = None
             if type(value) is int and value > 1 and _HEADS.search(name):
@@ -154,7 +156,7 @@ def _numbers(value: Any) -> list[tuple[int | None, int]]:
     """The numbers in an attribute, with their places if it holds several."""
     if type(value) is int:
         return [(None, value)]
-    if type(value) in (list, tuple) and len(value) <= _MOST and all(type(number) is int for number in value):
+    if type(value) in _LISTS and len(value) <= _MOST and all(type(number) is int for number in value):
         return [] if sorted(value) == list(range(len(value))) else list(enumerate(value))  # an order of axes
     return []
 

@@ -153,7 +153,13 @@ def _bound_anew(value: Any, memo: dict[int, Any], depth: int = 0) -> Any:
 
 
 def _part_anew(value: Any, memo: dict[int, Any]) -> Any:
-    """The copy of a part of the model, or of a method of one; anything else as it is."""
+    """The copy of a part of the model, of a method of one, or of a list or dict of such; anything else as it is."""
+    if type(value) in (list, tuple, dict):
+        old = list(value.values() if isinstance(value, dict) else value)
+        new = [_part_anew(part, memo) for part in old]
+        if all(a is b for a, b in zip(old, new, strict=True)):
+            return value
+        return dict(zip(value, new, strict=True)) if isinstance(value, dict) else type(value)(new)
     if isinstance(value, (nn.Module, Tensor)):
         return memo.get(id(value), value)
     if isinstance(value, types.MethodType) and id(value.__self__) in memo:

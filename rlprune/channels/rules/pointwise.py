@@ -15,7 +15,7 @@ from rlprune.channels.units import IntArray
 
 
 @rule("_prelu_kernel", "hardswish", "hardsigmoid", "copy", "where", "lerp", "masked_fill", "rrelu_with_noise",
-      "native_dropout", "rrelu_with_noise_functional", "mish", "log_sigmoid_forward")  # fmt: skip
+      "complex", "polar", "native_dropout", "rrelu_with_noise_functional", "mish", "log_sigmoid_forward")  # fmt: skip
 def elementwise(trace: Trace, op: Op) -> None:
     """Broadcast the operands and unite the labels that meet."""
     operands = op.inputs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -50,7 +51,7 @@ def check(model: nn.Module, x: Tensor = X, least: float = 0.99, **options: Any) 
     return groups
 
 
-@pytest.mark.parametrize("how", ["compiled", "function", "partial", "hook"])
+@pytest.mark.parametrize("how", ["compiled", "function", "partial", "hook", "list", "dict"])
 def test_functions_that_close_over_the_model_are_bound_to_its_copies(how: str) -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3), *head(4)).eval()
     old = model.forward
@@ -60,6 +61,9 @@ def test_functions_that_close_over_the_model_are_bound_to_its_copies(how: str) -
         model.forward = lambda x: old(x) * 2
     elif how == "partial":
         model.forward = torch.autocast("cpu", enabled=False)(old)
+    elif how in ("list", "dict"):
+        parts: Any = list(model) if how == "list" else dict(model.named_children())
+        model.forward = lambda x: functools.reduce(lambda y, m: m(y), parts if how == "list" else parts.values(), x)
     else:
         model[3].register_forward_hook(lambda module, args, out: out * model[1].weight.sum())
     groups = trace_channels(model, X)
@@ -255,11 +259,21 @@ class Heads(nn.Module):
         return x + y.transpose(1, 2).reshape(n, c, h, w)
 
 
+class View(nn.Module):
+    def __init__(self, sizes: tuple[int, ...]) -> None:
+        super().__init__()
+        self.sizes = torch.Size(sizes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.view(-1, *self.sizes)
+
+
 WIDTHS: dict[str, Callable[[], nn.Module]] = {
     "halves": lambda: nn.Sequential(MFM(3, 8), MFM(8, 16), *head(16)),
     "quarters": lambda: nn.Sequential(cb(3, 16), PConv(16, False), cb(16, 16), *head(16)),
     "list of sizes": lambda: nn.Sequential(cb(3, 16), PConv(16, True), cb(16, 16), *head(16)),
     "blur": lambda: nn.Sequential(cb(3, 8), cb(8, 16), Blur(16), cb(16, 16), *head(16)),
+    "size": lambda: nn.Sequential(cb(3, 8), View((8, 16, 16)), cb(8, 8), *head(8)),
     "heads": lambda: nn.Sequential(cb(3, 8), Heads(8, 6), cb(8, 8), *head(8)),
     "unflatten": lambda: nn.Sequential(
         cb(3, 8), nn.Flatten(), nn.Linear(2048, 72), nn.Unflatten(1, (8, 3, 3)), cb(8, 8), *head(8)

@@ -56,6 +56,22 @@ def test_fourier_transforms_over_space_leave_channels_apart(own: bool) -> None:
     assert small.scale.shape[0] == (4 if own else 1)
 
 
+def test_a_convolution_over_real_and_imaginary_parts() -> None:
+    """Fast Fourier convolutions (Chi et al., 2020) build complex numbers of two halves of their channels."""
+
+    class Fourier(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mix = nn.Conv2d(16, 16, 1)
+
+        def between(self, x: Tensor) -> Tensor:
+            spectrum = torch.fft.rfft2(x, norm="ortho")
+            real, imaginary = self.mix(torch.cat([spectrum.real, spectrum.imag], 1)).chunk(2, 1)
+            return torch.fft.irfft2(torch.complex(real, imaginary), s=x.shape[2:], norm="ortho")
+
+    pruned(Fourier(), "a", "mix", "b")
+
+
 def test_a_fourier_transform_over_channels_locks() -> None:
     class Mixing(Net):
         def between(self, x: Tensor) -> Tensor:
