@@ -89,9 +89,7 @@ class PruningProblem:
         if not isinstance(model, nn.Module):
             raise UserError(f"model is a {type(model).__name__}; it must be a torch.nn.Module")
         keep_freed()
-        for name, function in (("evaluate", evaluate), ("fit", fit), ("batch", batch)):
-            if function is not None and not callable(function):
-                raise UserError(f"{name} is {function!r}; it must be a function")
+        _check_functions(evaluate=evaluate, fit=fit, batch=batch)
         check_seed(seed)
         keep = checked(list[str] | tuple[str, ...], [keep] if isinstance(keep, str) else keep, "keep")
         checked(int, round_to, "round_to"), checked(int, min_channels, "min_channels")
@@ -263,6 +261,12 @@ def _placed(order: Order, inputs: Any, device: torch.device) -> tuple[Any, ...] 
 def removed_counts(plan: PruningPlan) -> dict[str, int]:
     """How many channels of every group a plan takes out."""
     return {name: len(indices) for name, indices in plan.removed.items()}
+
+
+def _check_functions(**functions: Any) -> None:
+    for name, function in functions.items():
+        if function is not None and not callable(function):
+            raise UserError(f"{name} is {function!r}; it must be a function")
 
 
 def check_finite(model: nn.Module) -> None:

@@ -93,7 +93,11 @@ def load_data(
     if spec.startswith("torchvision:"):
         return load_torchvision(spec.partition(":")[2], cut, None if root is None else Path(root))
     path, side = _path_and_size(spec, Path() if root is None else Path(root))
-    cut = replace(cut, size=side or size)
+    return _load_path(spec, path, replace(cut, size=side or size), task)
+
+
+def _load_path(spec: str, path: Path, cut: Cut, task: str | None) -> DataSplits:
+    """The data in a file or a folder, which `spec` named."""
     if path.suffix == ".npz":
         with reading(path, "an .npz file of arrays"):
             return load_npz(path, cut, task or "classification")
