@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import multiprocessing
+import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +26,7 @@ from rlprune.tasks.score import Score
 # At most; what a channel sees are positions: 128 images of 32 pixels have 8,192 at 8x8, 83 of 224 have 4,067 at 7x7.
 BN_IMAGES, BN_PIXELS = 128, 2**22
 BATCH_IMAGES, BATCH_PIXELS = 64, 2**21
-MEMORY = 2**30
+MEMORY = 2**30  # bytes, for the machine
 ENTRIES = 12  # an iterative run makes a new network a round, and comes back to the first one only
 
 T = TypeVar("T")
@@ -79,20 +83,32 @@ def bn_calls(problem: Bench) -> Iterator[tuple[Any, ...]]:
     return calibration_calls(problem, batch_within(BN_PIXELS, BN_IMAGES, problem.data.input_shape))
 
 
+def memory_bound() -> int:
+    """Bytes that this process may keep: a worker's part is what there is for the machine, over its cores."""
+    alone = multiprocessing.parent_process() is None
+    return MEMORY if alone else MEMORY // (os.cpu_count() or 1)
+
+
 class Measured:
     """What was measured on networks, found again by their content: a hash of the weights.
 
     So a fresh copy of a network finds it again, and a trained one does not. It belongs to one problem and goes with it.
 
     Args:
-        memory: Bytes to keep, of a dozen measurements at most; the least recently used goes first, the last one asked
-            for always stays. Of the Gram matrices of one network, what takes more than half of it lies in files: so
-            they are not collected anew in every episode for the lack of room.
+        memory: Bytes to keep, over all problems of this process, and of a dozen measurements at most; the least
+            recently used goes first, the last one asked for always stays. Of the Gram matrices of one network, what
+            takes more than half of it lies in files: so they are not collected anew in every episode for the lack of
+            room. None takes `memory_bound()`.
     """
 
-    def __init__(self, memory: int = MEMORY) -> None:
-        self.memory = memory
+    _all: ClassVar[WeakSet[Measured]] = WeakSet()
+    _clock: ClassVar[Iterator[int]] = itertools.count()
+
+    def __init__(self, memory: int | None = None) -> None:
+        self.memory = memory_bound() if memory is None else memory
         self._kept: OrderedDict[str, tuple[Any, Callable[[Any], int]]] = OrderedDict()
+        self._used = next(Measured._clock)
+        Measured._all.add(self)
 
     @property
     def bytes(self) -> int:
@@ -131,8 +147,12 @@ class Measured:
         if key not in self._kept:
             self._kept[key] = make(), size
         self._kept.move_to_end(key)
-        while len(self._kept) > 1 and (len(self._kept) > ENTRIES or self.bytes > self.memory):
+        self._used = next(Measured._clock)
+        while len(self._kept) > ENTRIES:
             self._kept.popitem(last=False)
+        for one in sorted(Measured._all, key=lambda one: one._used):  # that of the problem left longest ago gives first
+            while len(one._kept) > (one is self) and sum(each.bytes for each in Measured._all) > self.memory:
+                one._kept.popitem(last=False)
         kept: T = self._kept[key][0]
         return kept
 

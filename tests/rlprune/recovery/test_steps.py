@@ -12,6 +12,7 @@ import torch
 from rlprune.criteria import plan_from_counts
 from rlprune.data import load_data
 from rlprune.errors import UserError
+from rlprune.measuring.store import memory_bound
 from rlprune.problem import PruningProblem
 from rlprune.recovery import GramStore, Measured, TrainSettings, list_recoveries, make_recovery
 from rlprune.recovery import train as train_network
@@ -87,6 +88,25 @@ def test_what_is_kept_is_bounded(problem):
         other.model[0].weight.mul_(2)
     assert small.grams(other, problem) is not first
     assert small.grams(problem.base(), problem) is not first
+
+
+def test_problems_of_one_process_share_the_bound(problem):
+    first, second = Measured(), Measured()
+    held = first.grams(problem.base(), problem)
+    second.norms(problem.base(), problem)
+    assert first.bytes and second.bytes
+    second.memory = first.bytes + second.bytes
+    second.grams(problem.base(), problem)
+    assert first.bytes == 0 < second.bytes
+    assert first.grams(problem.base(), problem) is not held
+
+
+def test_workers_share_the_memory_of_the_machine(monkeypatch):
+    alone = memory_bound()
+    monkeypatch.setattr("rlprune.measuring.store.os.cpu_count", lambda: 8)
+    assert memory_bound() == alone
+    monkeypatch.setattr("rlprune.measuring.store.multiprocessing.parent_process", lambda: object())
+    assert Measured().memory == memory_bound() == alone // 8
 
 
 def test_many_networks_take_no_more_memory_than_a_few(problem):
