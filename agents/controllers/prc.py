@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import gymnasium
 
 RATES = ("best", "error", "threshold", "uniform")
-START = "threshold+uniform"  # the kind of rates with which the first round looks how far it gets
+TINY = 5e-324  # the least number above 0
 
 
 def pressure(accuracy: float, baseline: float, tolerance: float) -> float:
@@ -78,11 +78,9 @@ class PRC(RoundRule):
     def __post_init__(self) -> None:
         if not 0 < self.alpha <= 1:
             raise UserError(f"alpha is {self.alpha}; it must lie in (0, 1]")
-        if not 0 <= self.penalty < float("inf"):
-            raise UserError(f"penalty is {self.penalty}; it must be a finite number >= 0")
-        for name in ("delta", "step", "healing"):
-            if not 0 < getattr(self, name) < float("inf"):
-                raise UserError(f"{name} is {getattr(self, name)}; it must be a finite number > 0")
+        for name, least in {"penalty": 0.0, "delta": TINY, "step": TINY, "healing": TINY}.items():
+            if not least <= (value := getattr(self, name)) < float("inf"):
+                raise UserError(f"{name} is {value}; it must be a finite number {'>' if least else '>='} 0")
         if self.patience < 1:
             raise UserError(f"patience is {self.patience}; it must be at least 1")
         if self.rates not in RATES:
@@ -92,13 +90,14 @@ class PRC(RoundRule):
     def _forget(self) -> None:
         self.threshold: float | None = None  # W_0, once it is known
         self._idle = 0
-        self._kind = START if self.rates == "best" else self.rates  # of rates
+        self._kind = "threshold+uniform" if self.rates == "best" else self.rates  # of rates, in the first round
         self._region = TrustRegion(self.step, healing=Healing(self.healing))
 
     def bind(self, env: gymnasium.Env[Any, Any]) -> None:
-        """Play in this environment, from its first round."""
+        """Play in this environment, from its first round; raises UserError for a `probe_recovery` that is none."""
         super().bind(env)
         self._forget()
+        self._probe()
 
     # The game: what is left of the tolerance, and how far it reaches -------------------------------------------
 
@@ -182,12 +181,14 @@ class PRC(RoundRule):
         """Whether there are images to measure activations on."""
         return getattr(self.env.problem.data, "calibration", None) is not None
 
-    def _loss(self, counts: Mapping[str, int]) -> float:
-        """What a removal leaves after the cheap recovery: the control loss, or the score where there is none."""
+    def _probe(self) -> Any:
         from rlprune.recovery import make_recovery
 
-        probe = make_recovery(self.probe_recovery if self._looks else "none")
-        score, _ = self.env.preview(self.env.feasible(counts), probe)
+        return make_recovery(self.probe_recovery if self._looks else "none")
+
+    def _loss(self, counts: Mapping[str, int]) -> float:
+        """What a removal leaves after the cheap recovery: the control loss, or the score where there is none."""
+        score, _ = self.env.preview(self.env.feasible(counts), self._probe())
         return -score.value if score.loss is None else score.loss
 
     def _norms(self, name: str) -> Any:
@@ -222,9 +223,7 @@ class PRC(RoundRule):
 
     def _bisect(self, order: list[tuple[float, str]], allowed: float) -> float:
         """Just above the k-th weakest norm, k the most that can go at an immediate drop of `allowed`."""
-        from rlprune.recovery import make_recovery
-
-        env, probe = self.env, make_recovery(self.probe_recovery)
+        env, probe = self.env, self._probe()
 
         def drop(count: int) -> float:
             score, _ = env.preview(env.feasible(counts_of(name for _, name in order[:count])), probe)

@@ -13,6 +13,7 @@ from rlprune.agents.controllers.prc import PRC, pressure
 from rlprune.agents.controllers.rounds import largest_harmless
 from rlprune.agents.controllers.seeking import Healing
 from rlprune.envs import FilterPruningEnv, Rules
+from rlprune.errors import UserError
 from rlprune.spec import ProblemSpec
 from rlprune.tasks import Score
 from rlprune.training.settings import TrainSettings
@@ -202,3 +203,9 @@ def test_the_state_is_all_it_knows():
     other.load_state_dict(rule.state_dict())
     now = standing(share=aim.share, drop=0.004)
     assert other.aim(now) == rule.aim(now) and other.state_dict() == rule.state_dict()
+
+
+def test_an_unknown_probe_is_refused_before_the_first_round(problem):
+    env = FilterPruningEnv.from_problem(problem, Rules(), recovery="none")
+    with pytest.raises(UserError, match="lsqq"):
+        PRC(probe_recovery="lsqq").bind(env)
