@@ -68,7 +68,7 @@ def test_unknown_names_suggest_the_closest(complaint, argv, closest):
 
 @pytest.mark.parametrize(
     ("option", "bound"),
-    [("--tolerance", ">= 0"), ("--target-macs", "(0, 1]"), ("--max-rate", "[0, 1]"), ("--prc.alpha", "[0, 1]")],
+    [("--tolerance", ">= 0"), ("--target-macs", "(0, 1]"), ("--max-rate", "[0, 1]"), ("--prc.alpha", "(0, 1]")],
 )
 @pytest.mark.parametrize("value", ["1.5", "-0.1", "nan"])
 def test_rates_outside_their_interval(complaint, option, bound, value):

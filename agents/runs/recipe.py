@@ -207,6 +207,8 @@ def _trained(phase: str, settings: TrainSettings, given: Mapping[str, Any]) -> T
         if name not in known:
             raise unknown_name(f"option of {phase}", name, known)
     milestones = {"milestones": tuple(given["milestones"])} if "milestones" in given else {}
+    if given.get("schedule", "step") != "step":  # the recipe's own are of the schedule that it had
+        milestones.setdefault("milestones", ())
     return replace(settings, **{**given, **milestones})
 
 

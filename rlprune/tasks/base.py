@@ -218,11 +218,12 @@ def _own(spec: str) -> Task:
         classes = [key for key, value in vars(user_module(file)).items() if isinstance(value, type)]
         raise unknown_name(f"class in {file}", name, classes or ["(none)"])
     try:
-        return as_task(found())
+        made = found()
     except Exception as error:
         raise UserError(
             f"{spec} failed when it was made ({type(error).__name__}: {error}); it takes no argument"
         ) from None
+    return as_task(made)
 
 
 def as_task(task: Any) -> Task:
@@ -233,7 +234,9 @@ def as_task(task: Any) -> Task:
         return task
     if isinstance(task, type) or not (hasattr(task, "examples") or hasattr(task, "score")):
         what = f"the class {task.__name__}" if isinstance(task, type) else f"a {type(task).__name__}"
-        raise UserError(f"task is {what}; it must be a name, or an object with the methods of a task (rlprune.tasks)")
+        raise UserError(
+            f"task is {what}; it must be a name, or an object, which needs a method examples(output, targets)"
+        )
     completed = copy.copy(task)
     completed.__class__ = type(type(task).__name__, (type(task), _Plain), {})
     found: Task = completed

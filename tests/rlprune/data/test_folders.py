@@ -165,7 +165,11 @@ def test_a_folder_says_how_it_is_read(tmp_path: Path) -> None:
     (root / "dataset.yml").write_text("normalise: none\nsize: 16\n")
     assert load_data(str(root)).input_shape == (3, 16, 16) and float(pixels(load_data(str(root))).min()) >= 0
     assert load_data(str(root), size=24).input_shape == (3, 24, 24), "what is asked for goes first"
-    for text, message in {"sise: 3": "did you mean 'size'", "size: big": "must be a int", "[": "as YAML"}.items():
+    for text, message in {
+        "sise: 3": "did you mean 'size'",
+        "size: big": "must be a whole number",
+        "[": "as YAML",
+    }.items():
         (root / "dataset.yml").write_text(text)
         with pytest.raises(UserError, match=message):
             load_data(str(root))
