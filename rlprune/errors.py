@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import math
 from collections.abc import Iterable, Iterator
 from numbers import Integral
 
@@ -48,6 +49,12 @@ def check_rate(name: str, value: float) -> float:
     return value
 
 
+def check_number(name: str, value: float, *, above_zero: bool = False) -> None:
+    """Raise UserError unless `value` is finite and at least 0, or above it."""
+    if not 0.0 <= value < math.inf or (above_zero and value == 0):  # also for NaN
+        raise UserError(f"{name} is {value}; it must be a finite number {'>' if above_zero else '>='} 0")
+
+
 def check_seed(value: object) -> None:
     """Raise UserError unless `value` is a seed that every library takes."""
     if not isinstance(value, Integral) or not 0 <= int(value) < 2**63:
@@ -60,14 +67,19 @@ def first_line(error: object, most: int = 160) -> str:
 
 
 @contextlib.contextmanager
-def calling(what: str) -> Iterator[None]:
-    """Around a call of a user's own code: whatever it raises is one UserError that says what was called."""
+def guarding(trouble: str, remedy: str, most: int = 160) -> Iterator[None]:
+    """Around what runs a user's own code: whatever it raises is one UserError, with up to `most` letters of it."""
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"{what} failed ({type(error).__name__}: {first_line(error)}); mend it") from error
+        raise UserError(f"{trouble} ({type(error).__name__}: {first_line(error, most)}); {remedy}") from error
+
+
+def calling(what: str) -> contextlib.AbstractContextManager[None]:
+    """Around a call of a user's own code: whatever it raises is one UserError that says what was called."""
+    return guarding(f"{what} failed", "mend it")
 
 
 @contextlib.contextmanager

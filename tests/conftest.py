@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,3 +52,19 @@ def real_data() -> Path:
     if not Path(given).is_dir():
         pytest.skip(f"RLPRUNE_TEST_DATA is {given}, which is no folder")
     return Path(given)
+
+
+@pytest.fixture
+def complains(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[[str, Path, str], None]:
+    """Checks that a command line, given in a folder, is a mistake told in one line that holds a text."""
+    from rlprune.cli import main
+
+    def check(line: str, folder: Path, text: str) -> None:
+        monkeypatch.chdir(folder)
+        assert main(shlex.split(line)) == 2
+        said = capsys.readouterr()
+        (complaint,) = said.err.strip().splitlines()
+        assert complaint.startswith(f"rlprune {line.split()[0]}: ") and text in complaint, complaint
+        assert not said.out
+
+    return check

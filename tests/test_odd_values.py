@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import shlex
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from rlprune.cli import main
 from rlprune.models import create_model
 
 FILES = {
@@ -173,12 +171,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("line", MISTAKES)
-def test_an_odd_value_is_one_line(
-    line: str, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(folder)
-    assert main(shlex.split(line)) == 2
-    said = capsys.readouterr()
-    (complaint,) = said.err.strip().splitlines()
-    assert complaint.startswith(f"rlprune {line.split()[0]}: ") and MISTAKES[line] in complaint, complaint
-    assert not said.out and not list(folder.glob("runs/*/record.json"))
+def test_an_odd_value_is_one_line(line: str, folder: Path, complains: Callable[[str, Path, str], None]) -> None:
+    complains(line, folder, MISTAKES[line])
+    assert not list(folder.glob("runs/*/record.json"))

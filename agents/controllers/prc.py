@@ -21,14 +21,13 @@ from rlprune.agents.controllers.base import RoundRule
 from rlprune.agents.controllers.law import Aim, Law, Standing
 from rlprune.agents.controllers.rounds import aimed, counts_of, first_to_meet, global_order, largest_harmless
 from rlprune.agents.controllers.seeking import Healing, TrustRegion
-from rlprune.errors import UserError, unknown_name
+from rlprune.errors import UserError, check_number, unknown_name
 from rlprune.training.settings import TrainSettings
 
 if TYPE_CHECKING:
     import gymnasium
 
 RATES = ("best", "error", "threshold", "uniform")
-TINY = 5e-324  # the least number above 0
 
 
 def pressure(accuracy: float, baseline: float, tolerance: float) -> float:
@@ -78,9 +77,9 @@ class PRC(RoundRule):
     def __post_init__(self) -> None:
         if not 0 < self.alpha <= 1:
             raise UserError(f"alpha is {self.alpha}; it must lie in (0, 1]")
-        for name, least in {"penalty": 0.0, "delta": TINY, "step": TINY, "healing": TINY}.items():
-            if not least <= (value := getattr(self, name)) < float("inf"):
-                raise UserError(f"{name} is {value}; it must be a finite number {'>' if least else '>='} 0")
+        check_number("penalty", self.penalty)
+        for name in ("delta", "step", "healing"):
+            check_number(name, getattr(self, name), above_zero=True)
         if self.patience < 1:
             raise UserError(f"patience is {self.patience}; it must be at least 1")
         if self.rates not in RATES:

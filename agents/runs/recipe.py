@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -12,7 +11,7 @@ import yaml
 
 from rlprune.agents.controllers.registry import RULES, make_rule, rule_class
 from rlprune.envs.rules import ON_VIOLATION, check_confidence, check_tolerance
-from rlprune.errors import UserError, check_rate, reading, unknown_name
+from rlprune.errors import UserError, check_number, check_rate, reading, unknown_name
 from rlprune.kinds import check_kinds
 from rlprune.training.settings import TrainSettings
 from rlprune.typed import check_fields, check_table, checked
@@ -99,10 +98,9 @@ class Recipe:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{name} is {value}; it must be at least 1")
-        for name, least, what in (("epochs", 0.0, ">= 0"), ("minutes", math.ulp(0.0), "> 0")):
-            value = getattr(self, name)
-            if value is not None and not least <= value < math.inf:
-                raise UserError(f"{name} is {value}; it must be a finite number {what}")
+        for name in ("epochs", "minutes"):
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name), above_zero=name == "minutes")
         if (self.samples or 1) > 1 and not self.published and not self.controller.startswith(AGENT):
             raise UserError(
                 f"samples is {self.samples}, and at a tolerance they are of a trained agent: leave it out, or play "

@@ -6,7 +6,7 @@ import copy
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from rlprune.channels.copying import duplicate
-from rlprune.errors import UserError, first_line
+from rlprune.errors import guarding
 
 _RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 
@@ -48,18 +48,9 @@ class _PlainRecurrence(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-@contextmanager
-def running(what: str) -> Iterator[None]:
+def running(what: str) -> AbstractContextManager[None]:
     """Around what runs a user's network: whatever its forward raises is one UserError, `what` cannot be done to it."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        reason = first_line(error, 200)
-        raise UserError(
-            f"the network cannot be {what} ({type(error).__name__}: {reason}); its forward must run on its example"
-        ) from error
+    return guarding(f"the network cannot be {what}", "its forward must run on its example", 200)
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from rlprune.errors import UserError, check_rate, unknown_name
+from rlprune.errors import UserError, check_number, check_rate, unknown_name
 from rlprune.registry import Registry
 from rlprune.typed import check_fields
 
@@ -71,9 +71,9 @@ class TrainSettings:
     def __post_init__(self) -> None:
         check_fields(self)
         for name in ("epochs", "weight_decay", "warmup_epochs", "orthogonality", "clip_norm", "gamma", "patience"):
-            _check(name, getattr(self, name), 0.0, "a finite number >= 0")
+            check_number(name, getattr(self, name))
         for name in ("lr", "temperature"):
-            _check(name, getattr(self, name), math.ulp(0.0), "a finite number > 0")
+            check_number(name, getattr(self, name), above_zero=True)
         for name in ("label_smoothing", "distillation"):
             check_rate(name, getattr(self, name))
         for name in ("momentum", "ema"):
@@ -101,11 +101,6 @@ class TrainSettings:
         [32, 64, 128]
         """
         return self.batch_size or min(128, max(32, 2 ** (images // 28).bit_length() // 2))
-
-
-def _check(name: str, value: float, least: float, what: str) -> None:
-    if not least <= value < math.inf:
-        raise UserError(f"{name} is {value}; it must be {what}")
 
 
 SCHEDULES: Registry[Callable[[TrainSettings, float], float]] = Registry("schedule")
