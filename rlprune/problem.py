@@ -22,7 +22,7 @@ from rlprune.data.calling import Order
 from rlprune.data.live import CALIBRATION, LiveData, LiveSplit, ToBatch, reader
 from rlprune.devices import checked_device
 from rlprune.errors import Notice, UserError, check_seed
-from rlprune.heap import keep_freed
+from rlprune.heap import give_back, keep_freed
 from rlprune.measuring.store import Measured
 from rlprune.network import Network
 from rlprune.scoring.evaluation import Evaluator, Ledger, OwnEvaluator, batch_within, check_fits, check_runs, evaluating
@@ -122,6 +122,7 @@ class PruningProblem:
                 f"no channel group of this network can be pruned ({reasons or 'it has none'}); `rlprune inspect` and "
                 "print(rlprune.trace_channels(model, example)) show every reason"
             )
+        give_back()  # what reading the data and tracing left
         self.cost = CostModel(self.groups)
         if evaluate is None:
             self._introduce()

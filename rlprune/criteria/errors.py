@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from rlprune.channels import ChannelGroups
 from rlprune.criteria.combining import weight_slots
 from rlprune.criteria.reconstruction import norm_scale, readings
-from rlprune.measuring.grams import Factor, GramStore
+from rlprune.measuring.grams import Factor, GramStore, LayerGram
 from rlprune.measuring.solving import STRIP, WIDE, ridge_factor
 
 RIDGE = 1e-6  # added to the covariance, as a fraction of its mean diagonal; ten times as much until it can be factored
@@ -58,11 +58,12 @@ def error_curves(
                 continue
             gram = grams[layer.name]
             positions = torch.from_numpy(slot.index)
-            for block, covariance, weight, columns in readings(gram, positions, norm_scale(model, gram)):
-                factor = _factor(covariance, columns[order.to(columns.device)])
+            for block, weight, columns in readings(gram, positions, norm_scale(model, gram)):
+                factor = _factor(gram, block, columns[order.to(columns.device)])
                 curves.append(_curve(factor, weight, columns.shape))
-                if len(covariance) > WIDE:
+                if len(factor.order) > WIDE:
                     gram.factors[block] = replace(factor, lower=grams.room.keep(factor.lower))
+                    grams.room.rest()
         if curves:
             found[name] = np.mean(curves, axis=0)
     return found
@@ -83,18 +84,18 @@ def _curve(factor: Factor, weight: Tensor, shape: Sequence[int]) -> NDArray[np.f
     return curve
 
 
-def _factor(covariance: Tensor, columns: Tensor) -> Factor:
-    """The covariance factored so that the columns (units, columns a unit), in the order of removal, come last.
+def _factor(gram: LayerGram, block: int, columns: Tensor) -> Factor:
+    """A conv group's covariance factored so that the columns (units, columns a unit), in the order of removal, come last.
 
     The ridge is as small as it can be; for wide readers it is that of least squares, which goes on with this factor.
     """
     last = columns.flip(0).reshape(-1)
-    stays = torch.ones(len(covariance), dtype=torch.bool, device=covariance.device)
+    stays = torch.ones(gram.gram.shape[1], dtype=torch.bool, device=gram.gram.device)
     stays[last] = False
     order = torch.cat([stays.nonzero().flatten(), last])
-    ordered = covariance.index_select(0, order).index_select(1, order)
+    covariance = gram.moments(block, order, order)
     size = float(covariance.diagonal().mean())
     if size <= 0.0:  # dead inputs
-        return Factor(order, torch.zeros_like(ordered), 0.0)
-    lower, ridge = ridge_factor(ordered, (WIDE_RIDGE if len(order) > WIDE else RIDGE) * size)
+        return Factor(order, torch.zeros_like(covariance), 0.0)
+    lower, ridge = ridge_factor(covariance, (WIDE_RIDGE if len(order) > WIDE else RIDGE) * size)
     return Factor(order, lower, ridge)

@@ -168,8 +168,8 @@ def eliminate(views: list[View], size: int, most: int) -> Scores:
 def _views(gram: LayerGram, positions: Tensor, scale: Tensor | None, ridge: float) -> list[View]:
     """The layer as seen from a group whose unit j reads at `positions[j]` of its input channels."""
     found = []
-    for _, covariance, weight, columns in readings(gram, positions, scale):
-        covariance, weight = covariance.cpu().contiguous(), weight.cpu()
+    for block, weight, columns in readings(gram, positions, scale):
+        covariance, weight = gram.covariance(block).cpu(), weight.cpu()
         variance = float((weight * (covariance @ weight)).sum(dtype=torch.float64))
         size = float(covariance.diagonal().mean())
         spread = variance if variance > 0 else 1.0
@@ -177,12 +177,12 @@ def _views(gram: LayerGram, positions: Tensor, scale: Tensor | None, ridge: floa
     return found
 
 
-def readings(gram: LayerGram, positions: Tensor, scale: Tensor | None) -> Iterator[tuple[int, Tensor, Tensor, Tensor]]:
+def readings(gram: LayerGram, positions: Tensor, scale: Tensor | None) -> Iterator[tuple[int, Tensor, Tensor]]:
     """What a layer, or each conv group of it, does with a group whose unit j reads at `positions[j]` of its inputs.
 
     Yields:
-        Which conv group, the covariance of all its inputs (columns, columns), its weight (columns, outputs) with the
-        outputs scaled by `scale`, and the columns of every unit (units, columns a unit).
+        Which conv group, its weight (columns, outputs) with the outputs scaled by `scale`, and the columns of every
+        unit (units, columns a unit).
     """
     unfolding, (blocks, outputs, columns) = gram.unfolding, gram.matrix.shape
     inputs = columns // unfolding.taps
@@ -195,13 +195,11 @@ def readings(gram: LayerGram, positions: Tensor, scale: Tensor | None) -> Iterat
             mine = positions[here].reshape(len(positions), -1) - block * inputs
         else:
             mine = positions
-        mean = gram.mean[block]
-        covariance = gram.gram[block].addr(mean.to(gram.gram.dtype), mean.to(gram.gram.dtype), alpha=-1)
         weight = gram.matrix[block].T
         if scale is not None:
             own = scale[block * outputs : (block + 1) * outputs] if len(scale) != outputs else scale
             weight = weight * own.to(weight)
-        yield block, covariance, weight, torch.stack([unfolding.columns(row) for row in mine])
+        yield block, weight, torch.stack([unfolding.columns(row) for row in mine])
 
 
 def norm_scale(model: nn.Module, gram: LayerGram) -> Tensor | None:

@@ -56,9 +56,17 @@ class LayerGram:
         """Memory held."""
         return sum(t.nbytes for t in (self.gram, self.mean, self.matrix, *(f.lower for f in self.factors.values())))
 
+    def covariance(self, group: int) -> Tensor:
+        """Of all columns of a conv group, (columns, columns), in the precision it is in."""
+        mean = self.mean[group].to(self.gram.dtype)
+        return self.gram[group].addr(mean, mean, alpha=-1)
+
     def moments(self, group: int, rows: Tensor, columns: Tensor, *, centred: bool = True) -> Tensor:
         """E[a_i a_j] of some columns of a conv group with others, or their covariance, in the precision it is in."""
-        found = self.gram[group].index_select(0, rows).index_select(1, columns)
+        found = self.gram.new_empty(len(rows), len(columns))
+        for start in range(0, len(rows), PANEL):
+            panel = self.gram[group].index_select(0, rows[start : start + PANEL])
+            torch.index_select(panel, 1, columns, out=found[start : start + PANEL])
         if centred:
             mean = self.mean[group].to(found.dtype)
             found.addr_(mean[rows], mean[columns], alpha=-1)
@@ -152,7 +160,11 @@ class GramStore(Mapping[str, LayerGram]):
                 model(*arguments)
                 if all(s.full for s in sums.values()):
                     break
-        return cls({name: sums.pop(name).finish(name, norms.get(name)) for name in list(sums)}, room)
+        found = {}
+        for name in list(sums):
+            found[name] = sums.pop(name).finish(name, norms.get(name))
+            room.rest()
+        return cls(found, room)
 
 
 class _Sum:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import mmap
 import os
 import tempfile
 from collections.abc import Sequence
+from weakref import ReferenceType, ref
 
 import torch
 from torch import Tensor
@@ -14,9 +16,10 @@ from rlprune.errors import UserError
 
 
 class Room:
-    """Hands out memory up to a bound; beyond it, memory that the system may write to a file and take back.
+    """Hands out memory up to a bound; beyond it, files that are read and written as if they were memory.
 
-    The files lie in the folder for temporary ones (`TMPDIR`), have no name, and go with the tensors.
+    They lie in the folder for temporary ones (`TMPDIR`), have no name, and go with the tensors. What was touched of
+    them is this process's memory until `rest`.
 
     Args:
         limit: Bytes of ordinary memory.
@@ -27,6 +30,7 @@ class Room:
 
     def __init__(self, limit: float = math.inf) -> None:
         self._left = limit
+        self._files: list[ReferenceType[mmap.mmap]] = []
         self.filed = 0
 
     def zeros(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -36,7 +40,9 @@ class Room:
             self._left -= size
             return torch.zeros(*shape, dtype=dtype, device=device)
         self.filed += size
-        return _in_a_file(size, dtype).view(*shape)
+        file = _file(size)
+        self._files.append(ref(file))
+        return torch.frombuffer(file, dtype=dtype).view(*shape)
 
     def keep(self, tensor: Tensor) -> Tensor:
         """The tensor as it is where there is room, else a copy in a file."""
@@ -45,9 +51,15 @@ class Room:
             return tensor
         return self.zeros(tensor.shape, tensor.dtype, tensor.device).copy_(tensor)
 
+    def rest(self) -> None:
+        """Leave what the files hold to the system, until it is looked at again."""
+        for file in filter(None, (found() for found in self._files)):
+            if hasattr(file, "madvise"):
+                file.madvise(mmap.MADV_DONTNEED)
 
-def _in_a_file(size: int, dtype: torch.dtype) -> Tensor:
-    """A tensor of so many bytes, all zero, mapped on a file."""
+
+def _file(size: int) -> mmap.mmap:
+    """So many bytes, all zero, mapped on a file."""
     with tempfile.NamedTemporaryFile(prefix="rlprune-") as file:
         try:
             if hasattr(os, "posix_fallocate"):  # a full disk is told now; later it would end the process
@@ -59,4 +71,4 @@ def _in_a_file(size: int, dtype: torch.dtype) -> Tensor:
                 f"{size / 2**20:.0f} MB of Gram matrices do not fit into {tempfile.gettempdir()} ({error.strerror}); "
                 "set TMPDIR to a folder with more room, or recover with 'bn-delta' alone"
             ) from None
-        return torch.from_file(file.name, shared=True, size=size // dtype.itemsize, dtype=dtype)
+        return mmap.mmap(file.fileno(), size)

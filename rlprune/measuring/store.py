@@ -97,8 +97,8 @@ class Measured:
     Args:
         memory: Bytes to keep, over all problems of this process, and of a dozen measurements at most; the least
             recently used goes first, the last one asked for always stays. Of the Gram matrices of one network, what
-            takes more than half of it lies in files: so they are not collected anew in every episode for the lack of
-            room. None takes `memory_bound()`.
+            takes more than a quarter of it lies in files: so they are not collected anew in every episode for the
+            lack of room. None takes `memory_bound()`.
     """
 
     _all: ClassVar[WeakSet[Measured]] = WeakSet()
@@ -127,8 +127,10 @@ class Measured:
         """The Gram matrices of what the layers of `network` read."""
 
         def collect() -> GramStore:
-            calls, half = calibration_calls(problem), self.memory / 2
-            return GramStore.collect(network.model, network.groups, calls, seed=problem.seed, memory=half)
+            calls, part = calibration_calls(problem), self.memory / 4
+            found = GramStore.collect(network.model, network.groups, calls, seed=problem.seed, memory=part)
+            give_back()  # a wide layer's sums take several times what stays
+            return found
 
         kind = f"gram/{len(network.groups.prunable)}"
         return self._get(kind, network, problem, collect, lambda found: found.bytes)

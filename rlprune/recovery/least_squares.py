@@ -67,6 +67,7 @@ def least_squares(
         norm = layers.get(gram.norm) if gram.norm is not None else None
         centred = layer.bias is not None or isinstance(norm, _BatchNorm)
         weight, shift = _refit(gram, kept_in, kept_out, ridge, centred)
+        grams.room.rest()
         layer.weight.copy_(weight.reshape(layer.weight.shape))
         if layer.bias is not None:
             assert original.bias is not None

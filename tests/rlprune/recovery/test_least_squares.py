@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import importlib
+import mmap
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -246,8 +248,11 @@ def test_factoring_by_blocks():
     torch.manual_seed(9)
     matrix = torch.randn(1300, 1300, dtype=torch.float64)
     matrix = matrix @ matrix.T / 1300 + torch.eye(1300)
-    torch.testing.assert_close(cholesky(matrix), torch.linalg.cholesky(matrix))
-    assert cholesky(matrix - 2 * torch.eye(1300)) is None
+    torch.testing.assert_close(cholesky(matrix.clone()), torch.linalg.cholesky(matrix))
+    indefinite = matrix - 2 * torch.eye(1300)
+    untouched = indefinite.clone()
+    assert cholesky(indefinite) is None
+    torch.testing.assert_close(indefinite, untouched)
 
 
 def test_gram_matrices_by_panels():
@@ -314,6 +319,20 @@ def test_what_exceeds_the_memory_lies_in_files(side, monkeypatch):
     assert torch.equal(found[0][0], found[1][0])
     assert found[0][1].room.filed == 0 and found[1][1].room.filed == 8 * (6 * 72 + 5 * 54 + 72 * 72 + 2 * 54 * 54)
     assert found[1][1].bytes == found[0][1].bytes - found[1][1].room.filed
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
+def test_what_rests_in_files_is_not_memory_and_comes_back():
+    def resident():
+        status = Path("/proc/self/statm").read_text().split()
+        return int(status[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    room = Room(0)
+    tensor = room.keep(torch.ones(2**22))
+    before = resident()
+    room.rest()
+    assert before - resident() > 2**23
+    assert float(tensor.sum()) == 2**22
 
 
 def test_files_that_do_not_fit_are_said(monkeypatch):
