@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from rlprune.channels.copying import duplicate
 from rlprune.scoring.evaluation import evaluating
 
 Statistics = dict[str, tuple[Tensor, Tensor]]  # mean and variance by module name
@@ -61,13 +60,19 @@ def running_statistics(model: nn.Module) -> Statistics:
     }
 
 
+@torch.no_grad()
 def measure_bn(model: nn.Module, calls: Iterable[tuple[Any, ...]]) -> Statistics:
-    """Mean and variance of what every batch norm of `model` reads; the model is left alone.
+    """Mean and variance of what every batch norm of `model` reads; the model is left as it was.
 
     Args:
         model: Any network.
         calls: Its positional arguments, a tuple a batch.
     """
-    probe = duplicate(model)
-    recalibrate_bn(probe, calls)
-    return running_statistics(probe)
+    buffers = [buffer for _, norm in tracking_norms(model) for buffer in norm.buffers(recurse=False)]
+    former = [buffer.clone() for buffer in buffers]
+    try:
+        recalibrate_bn(model, calls)
+        return {name: (mean.clone(), var.clone()) for name, (mean, var) in running_statistics(model).items()}
+    finally:
+        for buffer, value in zip(buffers, former, strict=True):
+            buffer.copy_(value)
