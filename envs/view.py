@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from rlprune.channels import ChannelGroup
 from rlprune.envs.episode.budget import Budget
+from rlprune.envs.episode.racing import Trial, Worth, race
 from rlprune.envs.episode.rewards import Terms
 from rlprune.envs.episode.rounds import Scope
 from rlprune.envs.episode.state import EpisodeState
@@ -196,9 +197,24 @@ class EpisodeView:
             counts: By group, or one for each of `prunable`.
             recovery: Another one than the environment's, such as a cheaper one.
         """
+        return self._episode.preview(self._counted(counts), recovery)
+
+    def race(
+        self, counts: Counts | Mapping[str, int], rival: Trial | None, worth: Worth, recovery: Repairs | None = None
+    ) -> Trial:
+        """As `preview`, but stopped once `rival` is better by `worth` with a probability of 99 %.
+
+        Args:
+            counts: By group, or one for each of `prunable`.
+            rival: Who is in front; None scores all images.
+            worth: What decides; it must not fall where the score rises.
+            recovery: Another one than the environment's.
+        """
+        return race(self._episode, self._counted(counts), rival, worth, recovery)
+
+    def _counted(self, counts: Counts | Mapping[str, int]) -> Counts:
         current = self._episode.current
-        counts = current.counted(counts) if isinstance(counts, Mapping) else np.asarray(counts, dtype=np.int64)
-        return self._episode.preview(counts, recovery)
+        return current.counted(counts) if isinstance(counts, Mapping) else np.asarray(counts, dtype=np.int64)
 
     @property
     def state_key(self) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from rlprune.agents.controllers.base import Controller, RoundRule
 from rlprune.agents.controllers.error import advised_counts
 from rlprune.agents.controllers.sampling import STOCHASTIC, seeded
+from rlprune.envs.episode.racing import Trial
 from rlprune.seeding import derive
 
 AGENT, RULE = "agent", "error"
@@ -46,17 +47,17 @@ class Beside(RoundRule):
 
     def plan(self) -> dict[str, int]:
         """The best schedule of this round."""
-        env, round_, best = self.env, self.env.round, -float("inf")
-        chosen: dict[str, int] = {}
+        env, round_, chosen = self.env, self.env.round, {}
+        best: Trial | None = None
         for number, (name, schedule) in enumerate(self._schedules().items()):
             counts = env.feasible(schedule())
-            score = env.preview(counts, self.cheap)[0].value
-            evaluations = env.problem.ledger.evaluations
+            trial = env.race(counts, best, lambda one: one.score.value, self.cheap)
+            score, evaluations = trial.score.value, env.problem.ledger.evaluations
             self.tried.append({"round": round_, "by": name, "score": score, "evaluations": evaluations})
-            if score > best:
-                best, chosen, self.leads = score, counts, RULE if name == RULE else AGENT
+            if best is None or score > best.score.value:
+                best, chosen, self.leads = trial, counts, RULE if name == RULE else AGENT
             if self.on_trial is not None:
-                self.on_trial(number + 1, self.samples, best)
+                self.on_trial(number + 1, self.samples, best.score.value)
         return chosen
 
     def _schedules(self) -> dict[str, Callable[[], dict[str, int]]]:

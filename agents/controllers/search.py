@@ -1,7 +1,8 @@
 """Search over whole schedules: random (EagleEye) and cross-entropy, as controllers like any other.
 
-At the start of a round they try schedules by `env.preview`, which prunes, recovers and scores without changing
-anything, and then play the best. Every trial is an evaluation and counts as one.
+At the start of a round they try schedules by `env.race`, which prunes, recovers and scores without changing anything,
+and no further than it takes to tell who is better; then they play the best. Every trial is an evaluation and counts as
+one, with the images that it was scored on.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlprune.agents.controllers.base import RoundRule
-from rlprune.envs.episode.budget import Counts
+from rlprune.envs.episode.racing import Trial
 from rlprune.errors import UserError, unknown_name
 from rlprune.seeding import numpy_generator
 
@@ -23,24 +24,17 @@ STARTS = {"uniform": 2.0, "error": 0.5}
 """Where a cross-entropy search may start, and how widely it then looks around."""
 
 
-@dataclass(frozen=True, eq=False)
-class Trial:
-    """A schedule that was tried: counts by place in the round, its control score, and the round's reward."""
-
-    counts: Counts
-    score: float
-    reward: float
-
-
 class Search(RoundRule):
     """A controller that looks for the best schedule of a round before it plays it.
 
     Attributes:
         trials: Schedules tried in the current round, in order.
         draw: Which of its random streams it draws from.
+        racing: Whether a schedule is scored only until it is beaten with a probability of 99 %, where that can be told.
     """
 
     draw: int = 0
+    racing: bool = True
 
     def bind(self, env: gymnasium.Env[Any, Any]) -> None:
         """Search in this environment."""
@@ -66,14 +60,17 @@ class Search(RoundRule):
 
     cheap: Any = None  # a cheaper recovery for trials than the one that is played
 
-    def attempt(self, proposal: Vector, total: int) -> Trial:
-        """Try proposed rates (n,), repaired to the budget."""
+    def attempt(self, proposal: Vector, total: int, rival: Trial | None) -> Trial:
+        """Try proposed rates (n,), repaired to the budget, against the trial that a better one would replace."""
         counts = self.env.budget.repair(proposal)
-        score, terms = self.env.preview(counts, self.cheap)
-        self.trials.append(Trial(counts, score.value, float(sum(terms.values()))))
+        if self.racing:
+            trial = self.env.race(counts, rival, lambda one: one.reward, self.cheap)
+        else:
+            trial = Trial(counts, *self.env.preview(counts, self.cheap))
+        self.trials.append(trial)
         if self.on_trial is not None:
             self.on_trial(len(self.trials), total, self.best.reward)
-        return self.trials[-1]
+        return trial
 
 
 @dataclass
@@ -85,9 +82,11 @@ class RandomSearch(Search):
 
     Attributes:
         episodes: Schedules to try.
+        racing: Whether a schedule that is beaten with a probability of 99 % is scored no further.
     """
 
     episodes: int = 60
+    racing: bool = True
 
     def __post_init__(self) -> None:
         _check(episodes=self.episodes)
@@ -96,7 +95,8 @@ class RandomSearch(Search):
         """Draw and try."""
         size = len(self.env.prunable)
         for _ in range(self.episodes):
-            self.attempt(generator.uniform(0.0, self.env.rate_cap, size), self.episodes)
+            rival = self.best if self.trials else None
+            self.attempt(generator.uniform(0.0, self.env.rate_cap, size), self.episodes, rival)
 
 
 @dataclass
@@ -113,6 +113,7 @@ class CrossEntropySearch(Search):
         spread: Standard deviation of z at the start; None takes 2 around `uniform`, 0.5 around `error`.
         least: Least standard deviation of z.
         smoothing: Weight of the new fit against the old distribution.
+        racing: Whether a schedule that will not be among the elite, with 99 %, is scored no further.
     """
 
     episodes: int = 240
@@ -122,6 +123,7 @@ class CrossEntropySearch(Search):
     spread: float | None = None
     least: float = 0.1
     smoothing: float = 0.7
+    racing: bool = True
 
     def __post_init__(self) -> None:
         _check(episodes=self.episodes, population=self.population)
@@ -140,12 +142,12 @@ class CrossEntropySearch(Search):
         spread = np.full(size, STARTS[self.start] if self.spread is None else self.spread)
         keep = max(2, round(self.elite * self.population))
         while len(self.trials) < self.episodes:
-            drawn: list[tuple[float, Vector]] = []
+            drawn: list[tuple[Trial, Vector]] = []
             for _ in range(min(self.population, self.episodes - len(self.trials))):
                 z = mean + spread * generator.standard_normal(size) if self.trials else mean
-                trial = self.attempt(cap / (1.0 + np.exp(-z)), self.episodes)
-                drawn.append((trial.reward, z))
-            drawn.sort(key=lambda pair: -pair[0])
+                rival = drawn[keep - 1][0] if len(drawn) >= keep else None
+                drawn.append((self.attempt(cap / (1.0 + np.exp(-z)), self.episodes, rival), z))
+                drawn.sort(key=lambda pair: -pair[0].reward)
             elite = np.array([z for _, z in drawn[:keep]])
             mean = self.smoothing * elite.mean(0) + (1.0 - self.smoothing) * mean
             spread = np.maximum(self.least, self.smoothing * elite.std(0) + (1.0 - self.smoothing) * spread)

@@ -40,6 +40,8 @@ class OfflineTransitions(Transitions):
         lookup: The score after a plan.
     """
 
+    race = None  # a look-up costs nothing
+
     def __init__(
         self,
         groups: ChannelGroups,

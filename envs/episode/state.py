@@ -61,7 +61,7 @@ class EpisodeState:
         self.base = self.state = transitions.base()
         self._first: dict[str, Round] = {}  # by what is counted, the first that was ranked on the unpruned network
         self._base_ranking = Ranking({})
-        self._reward = make_reward(rules.reward)
+        self.reward = make_reward(rules.reward)
         self._measured: list[NetworkState] = []
         self._damage: tuple[Ranking | None, Round | None, Damage | None] = (None, None, None)
         self.scope.check(rules.max_rate, rules.skip)
@@ -251,7 +251,7 @@ class EpisodeState:
         if not idle:
             self.score = self.transitions.score(after)
         within = keeper.inside(self.score)
-        terms = self._reward.terms(self._outcome(after, self.score, current.executed()))
+        terms = self.terms(after, self.score, current.executed())
         self.round += 1
         self.idle = self.idle + 1 if idle else 0
         self._record(terms, within)
@@ -293,9 +293,10 @@ class EpisodeState:
         """The score and the reward's terms that this round would have if its groups lost `counts`."""
         after = self.next(self.current.named(counts), recovery) if counts.any() else self.state
         score = self.transitions.score(after) if counts.any() else self.score
-        return score, self._reward.terms(self._outcome(after, score, self.current.executed(counts)))
+        return score, self.terms(after, score, self.current.executed(counts))
 
-    def _outcome(self, after: NetworkState, score: Score, executed: Counts) -> Outcome:
+    def terms(self, after: NetworkState, score: Score, executed: Counts) -> Terms:
+        """The reward's terms where this round ends with a network, its score, and so many filters gone."""
         keeper, current = self.keeper, self.current
         outcome = Outcome(
             baseline=keeper.baseline.value,
@@ -309,15 +310,15 @@ class EpisodeState:
             parameters=self.scope.parameters(executed),
         )
         target = self.target if self.target is not None else self.scope.cost(executed)
-        if "uniform" in self._reward.needs:
+        if "uniform" in self.reward.needs:
             outcome = replace(outcome, uniform_score=self._score_of(current.uniform_counts(target)))
-        if "advised" in self._reward.needs:
+        if "advised" in self.reward.needs:
             advised = current.advised_counts(self.damage, current.towards(target))
             outcome = replace(outcome, advised_score=self._score_of(advised))
-        if "latency" in self._reward.needs:
+        if "latency" in self.reward.needs:
             before, now = self.transitions.latency(self.state), self.transitions.latency(after)
             outcome = replace(outcome, latency_before=before, latency=now)
-        return outcome
+        return self.reward.terms(outcome)
 
     def _score_of(self, counts: Counts) -> float:
         """The score that the current network would have without its lowest filters, `counts` (m,) of them."""

@@ -26,6 +26,7 @@ from rlprune.errors import UserError
 from rlprune.network import Network
 from rlprune.problem import PruningProblem
 from rlprune.recovery import make_recovery
+from rlprune.scoring.racing import Race
 from rlprune.tasks import Score
 from rlprune.training.loop import train
 from rlprune.training.settings import TrainSettings
@@ -170,6 +171,11 @@ class Transitions:
             found = self.problem.evaluator.score(state.network.model, "control")
             self.store.put(state.key, found, state.parent, state.removed)
         return found
+
+    @cached_property
+    def race(self) -> Race | None:
+        """Where candidates are scored only as far as they may win; None where that cannot be."""
+        return Race.over(self.problem.evaluator, self.problem.baseline, self.problem.seed)
 
     def error_curves(
         self, state: NetworkState, names: Sequence[str], scores: Mapping[str, NDArray[np.float64]]

@@ -85,7 +85,7 @@ def _curve(factor: Factor, weight: Tensor, shape: Sequence[int]) -> NDArray[np.f
 
 
 def _factor(gram: LayerGram, block: int, columns: Tensor) -> Factor:
-    """A conv group's covariance factored so that the columns (units, columns a unit), in the order of removal, come last.
+    """A conv group's covariance, factored so that columns (units, columns a unit), in the order of removal, come last.
 
     The ridge is as small as it can be; for wide readers it is that of least squares, which goes on with this factor.
     """

@@ -46,8 +46,8 @@ def ridge_factor(matrix: Tensor, ridge: float) -> tuple[Tensor, float]:
 def cholesky(matrix: Tensor) -> Tensor | None:
     """The lower factor of a symmetric matrix; None if it is not positive definite, which leaves it as it was.
 
-    Wide ones are factored where they lie, by blocks, so that matrix products do the work: in half of the memory, and two
-    to three times as fast on a CPU. Until the end their upper triangle is what it was.
+    Wide ones are factored where they lie, by blocks, so that matrix products do the work: in half of the memory, and
+    two to three times as fast on a CPU. Until the end their upper triangle is what it was.
     """
     if len(matrix) <= BLOCKED:
         factor, info = torch.linalg.cholesky_ex(matrix)

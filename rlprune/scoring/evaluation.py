@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -106,14 +106,22 @@ class Evaluator:
 
     def score_split(self, model: nn.Module, split: Split) -> Score:
         """Score `model` on any split."""
-        with keeping_activations(), evaluating(model), torch.inference_mode(), self.precision(), _own_work(self.task):
-            score = self._score(model, split)
-        if not math.isfinite(score.value):
-            raise UserError(f"the task {self.task.name} gave a score of {score.value}; it must give a finite number")
-        self.ledger.evaluations += 1
-        self.ledger.images_evaluated += score.n
-        self.ledger.test_evaluations += split.role in ("test", "whole_test")
+        (score,) = self.score_parts(model, [split])
         return score
+
+    def score_parts(self, model: nn.Module, parts: Sequence[Split]) -> Iterator[Score]:
+        """Score `model` on one split after the other, as far as somebody asks: one evaluation, whatever that is."""
+        for number, split in enumerate(parts):
+            with keeping_activations(), evaluating(model), torch.inference_mode(), self.precision():
+                with _own_work(self.task):
+                    score = self._score(model, split)
+            if not math.isfinite(score.value):
+                given = f"the task {self.task.name} gave a score of {score.value}"
+                raise UserError(f"{given}; it must give a finite number")
+            self.ledger.evaluations += number == 0
+            self.ledger.images_evaluated += score.n
+            self.ledger.test_evaluations += split.role in ("test", "whole_test")
+            yield score
 
     def _score(self, model: nn.Module, split: Split) -> Score:
         try:
