@@ -112,16 +112,18 @@ class Evaluator:
     def score_parts(self, model: nn.Module, parts: Sequence[Split]) -> Iterator[Score]:
         """Score `model` on one split after the other, as far as somebody asks: one evaluation, whatever that is."""
         for number, split in enumerate(parts):
-            with keeping_activations(), evaluating(model), torch.inference_mode(), self.precision():
-                with _own_work(self.task):
-                    score = self._score(model, split)
-            if not math.isfinite(score.value):
-                given = f"the task {self.task.name} gave a score of {score.value}"
-                raise UserError(f"{given}; it must give a finite number")
+            score = self._computed(model, split)
             self.ledger.evaluations += number == 0
             self.ledger.images_evaluated += score.n
             self.ledger.test_evaluations += split.role in ("test", "whole_test")
             yield score
+
+    def _computed(self, model: nn.Module, split: Split) -> Score:
+        with keeping_activations(), evaluating(model), torch.inference_mode(), self.precision(), _own_work(self.task):
+            score = self._score(model, split)
+        if not math.isfinite(score.value):
+            raise UserError(f"the task {self.task.name} gave a score of {score.value}; it must give a finite number")
+        return score
 
     def _score(self, model: nn.Module, split: Split) -> Score:
         try:
