@@ -2,9 +2,9 @@
 
     OMP_NUM_THREADS=1 python tests/benchmarks/bench_costs.py [--data FOLDER] [--further N] [PART ...]
 
-Parts: start, tables, cell, engine, cifar, large; all of them by default. `cifar` needs FOLDER with `cifar10.npz` and
-`weights/cifar10_NAME.pt` (a network without weights there is timed untrained: its scores mean nothing, its passes cost
-the same); `engine` compares with Torch-Pruning where that is installed.
+Parts: start, tables, cell, engine, race, cifar, large; all of them by default. `cifar` and `race` need FOLDER with
+`cifar10.npz` and `weights/cifar10_NAME.pt` (for `cifar`, a network without weights there is timed untrained: its scores
+mean nothing, its passes cost the same); `engine` compares with Torch-Pruning where that is installed.
 
 Times are of the processor, in one thread, so that what else the machine does matters less; each part, and each network
 of `cifar` and `large`, runs in a process of its own, whose peak of memory is told. Per network:
@@ -31,6 +31,7 @@ import tempfile
 import time
 import warnings
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -39,6 +40,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rlprune.agents.controllers.search import RandomSearch
 from rlprune.channels import remove_channels, trace_channels
 from rlprune.criteria import CriterionContext, get_criterion, plan_from_counts
 from rlprune.envs import FilterPruningEnv, Rules, ScoreTable, TablePruningEnv
@@ -208,6 +210,33 @@ def engine() -> None:
         )
 
 
+# Searches ------------------------------------------------------------------------------------------------------------
+
+
+def race(folder: Path, seeds: int) -> None:
+    """Random search over 60 schedules of ResNet-20, on all of 1,000 images and racing."""
+    weights = folder / "weights" / "cifar10_resnet20.pt"
+    spec = ProblemSpec(model="resnet20", data=str(folder / "cifar10.npz"), weights=str(weights), control_from="test")
+    problem = replace(spec, control_size=1000, calibration_size=256).build()
+    same, images, seconds = [], [], []
+    for seed in range(seeds):
+        found = []
+        for racing in (False, True):
+            own = problem.fresh()
+            env = FilterPruningEnv.from_problem(own, replace(LAYERWISE, budget=0.6, seed=seed), recovery="bn-delta")
+            env.reset()
+            search = RandomSearch(60, racing=racing)
+            search.bind(env)
+            scored, begin = own.ledger.images_evaluated, CLOCK()
+            found.append((search.plan(), own.ledger.images_evaluated - scored, CLOCK() - begin))
+            env.close()
+        (plan, all_images, whole), (raced, some_images, part) = found
+        same.append(plan == raced), images.append(some_images / all_images), seconds.append(part / whole)
+        winner = "the same" if same[-1] else "another"
+        line(f"seed {seed}: {winner} winner, {images[-1]:.2f} of the images, {seconds[-1]:.2f} of the time")
+    line(f"the same winner in {sum(same)} of {seeds} (9 of 10), {np.mean(images):.2f} of the images (0.40)")
+
+
 # Episodes ------------------------------------------------------------------------------------------------------------
 
 
@@ -303,21 +332,25 @@ def main() -> None:
     parser.add_argument("parts", nargs="*")
     parser.add_argument("--data", type=Path)
     parser.add_argument("--further", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=10)
     given = parser.parse_args()
     torch.set_num_threads(1)
-    plain = {"start": start, "tables": tables, "cell": cell, "engine": engine}
+    plain: dict[str, Any] = {"start": start, "tables": tables, "cell": cell, "engine": engine}
     if len(given.parts) == 2:  # a network
         kind, name = given.parts
         return cifar(name, given.data, given.further) if kind == "cifar" else large(name, given.further)
+    if given.data:
+        plain["race"] = partial(race, given.data, given.seeds)
     if len(given.parts) == 1 and given.parts[0] in plain:
         return plain[given.parts[0]]()
     wanted = given.parts or [*plain, *(["cifar"] if given.data else []), "large"]
     jobs = [[part] for part in wanted if part in plain]
     jobs += [[part, name] for part, names in (("cifar", CIFAR), ("large", LARGE)) if part in wanted for name in names]
-    options = ["--further", str(given.further), *(["--data", str(given.data)] if given.data else [])]
+    options = ["--further", str(given.further), "--seeds", str(given.seeds)]
+    options += ["--data", str(given.data)] if given.data else []
     for number, job in enumerate(jobs):
         if len(job) == 1:
-            line(f"\n{plain[job[0]].__doc__}")
+            line(f"\n{race.__doc__ if job == ['race'] else plain[job[0]].__doc__}")
         elif number == 0 or len(jobs[number - 1]) == 1:
             line("\nEpisodes. Ratios are to `forward`; limits in brackets; classic: collecting + fitting, ratio")
             line(
