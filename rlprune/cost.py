@@ -77,8 +77,9 @@ def count_macs(model: nn.Module, *example_inputs: Any, kwargs: Mapping[str, Any]
     >>> count_macs(nn.Conv2d(3, 8, 3, padding=1), torch.zeros(1, 3, 10, 10))
     21600
     """
-    with plainly(), torch.no_grad(), running("run"):
-        worker = working_copy(unwrapped(model)).eval()
+    model = unwrapped(model)
+    with plainly(model), torch.no_grad(), running("run"):
+        worker = working_copy(model).eval()
         counter = _MacCounter(worker)
         with counter:
             Forward(example_inputs, dict(kwargs or {}))(

@@ -215,8 +215,9 @@ def _options(widths: list[_Width], path: str, name: str, value: int, used: bool)
         inner = bool(_INNER.search(name) or _HEADS.search(name)) and all(
             group.startswith(f"{path}.") for group in width.copies
         )
+        made = any(group.startswith(f"{path}.") for group in width.copies)  # rather than what comes from outside
         late = -place if side == "out" else place
-        ranked.append(((side not in ("", width.role), not inner, width.size != value, not own, late), terms))
+        ranked.append(((side not in ("", width.role), not inner, width.size != value, not own, not made, late), terms))
     if side and not used:
         ranked = [entry for entry in ranked if not entry[0][0]]
     found = list(dict.fromkeys(terms for _, terms in sorted(ranked)))

@@ -1,9 +1,9 @@
 """The self-check: a removed network must compute what the masked one computes, or the group is locked.
 
-About a third of every unlocked group is removed at once in evaluation mode, and one unit of every group in training
-mode, where the smaller network must also give gradients. Four forward passes when all is well; see `lockstep` for how
-the two networks are compared. A group that fails is first tried with other plain numbers of the model following it
-(see `attributes`), and locked if none of them helps.
+About a third of every unlocked group is removed at once in evaluation mode, and a few units of every group in training
+mode, where the smaller network must also give gradients. Four forward passes when all is well, much of them known; see
+`lockstep` for how the two networks are compared. A group that fails is first tried with other plain numbers of the
+model following it (see `attributes`), and locked if none of them helps.
 
 Approximate groups are held to running and training, and to outputs of the same shapes.
 """

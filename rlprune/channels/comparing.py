@@ -1,4 +1,8 @@
-"""Masked and removed networks of one model, run and compared."""
+"""Masked and removed networks of one model, run and compared.
+
+There is one masked network: some units of every group are silent in it. A removal takes out such units of the groups
+under test, so that whatever is tested, in evaluation or in training mode, the network to compare with runs once.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ from rlprune.channels.attributes import Choice, Reads, watched_attributes
 from rlprune.channels.copying import duplicate, shaken
 from rlprune.channels.forward import Forward, tensors_in, training_paths
 from rlprune.channels.groups import ChannelGroups
-from rlprune.channels.lockstep import DIFFERS, Follow, Mismatch, Record, ShapesOfGradients, close
+from rlprune.channels.lockstep import DIFFERS, Follow, Mismatch, Product, Record, ShapesOfGradients, close
 from rlprune.channels.plan import PruningPlan
 from rlprune.channels.reuse import Reuse
 from rlprune.channels.stopping import Stop
@@ -71,13 +75,16 @@ class Comparer:
         self.forward = forward
         self._sharpen()
         self.passes = 0
-        self._reuse = Reuse()  # masked networks of plans that differ little compute alike up to there
+        self._reuse = Reuse()  # much of the masked network computes alike in training mode
         self.groups = groups
         self._places = {name: place for place, name in enumerate(groups.names)}
+        able = [group for group in groups.prunable if group.max_removable]
+        most = {g.name: self._units(g, max(self._count(g, share) for share in (0.0, SHARE))) for g in able}
+        self.model = masked_copy(self.model, groups, PruningPlan(most), share=True)
         self.follow({choice: choice.first for choice in choices})
         self.forget()
         self._double: tuple[nn.Module, Forward] | None = None
-        self._expected: tuple[PruningPlan, tuple[list[Any], list[Tensor]]] | None = None
+        self._expected: tuple[list[Product], list[Tensor]] | None = None
 
     def _sharpen(self) -> None:
         """Compare half precision models in single precision, where a difference shows."""
@@ -114,8 +121,7 @@ class Comparer:
     def runs(self) -> bool:
         """Whether the full network runs in this mode; many cannot train on bare example inputs."""
         try:
-            plan = self.plan([group.name for group in self.groups.prunable if group.max_removable], 0.0)
-            self._expected = plan, self._masked(self.model, self.forward, plan)
+            self._full(self.model, self.forward)
         except Exception:
             return False
         return True
@@ -126,12 +132,14 @@ class Comparer:
         Neighbouring groups lose different numbers, and others in the second check than in the first, so that widths
         which the code ties together do not fit by chance.
         """
-        removed = {}
-        for name in names:
-            group = self.groups[name]
-            chosen = numpy_generator(0, "check", name, str(share)).permutation(group.size)
-            removed[name] = chosen[: self._count(group, share)].tolist()
-        return PruningPlan(removed)
+        groups = [self.groups[name] for name in names]
+        return PruningPlan({group.name: self._units(group, self._count(group, share)) for group in groups})
+
+    @staticmethod
+    def _units(group: ChannelGroup, count: int) -> list[int]:
+        """So many units of a group; fewer are among them."""
+        chosen: list[int] = numpy_generator(0, "check", group.name).permutation(group.size)[:count].tolist()
+        return chosen
 
     def _count(self, group: ChannelGroup, share: float) -> int:
         """How many units of a group go."""
@@ -171,28 +179,20 @@ class Comparer:
                 return difference
         return difference
 
-    def _full(
-        self, model: nn.Module, forward: Forward, plan: PruningPlan, exact: bool
-    ) -> tuple[list[Any], list[Tensor]]:
-        """Products and outputs of the masked network; without `exact`, outputs of another plan's shapes will do."""
+    def _full(self, model: nn.Module, forward: Forward) -> tuple[list[Product], list[Tensor]]:
+        """Products and outputs of the network at full size."""
         own = model is self.model
-        if own and self._expected is not None and (not exact or self._expected[0] == plan):
-            return self._expected[1]
-        if own:
-            self._expected = None  # before there are others
-        result = self._masked(model, forward, plan)
-        if own:
-            self._expected = plan, result
-        return result
-
-    def _masked(self, model: nn.Module, forward: Forward, plan: PruningPlan) -> tuple[list[Any], list[Tensor]]:
+        if own and self._expected is not None:
+            return self._expected
         self.passes += 1
-        masked = masked_copy(model, self.groups, plan, share=True)
         self._reuse.begin()
-        record = Record(masked, self.groups, self._reuse)
+        full = removed_copy(model, self.groups, PruningPlan(), share=True)
+        record = Record(full, self.groups, self._reuse)
         with torch.no_grad():
-            outputs = self._outputs(masked, forward, record)
-        return record.products, outputs
+            result = record.products, self._outputs(full, forward, record)
+        if own:
+            self._expected = result
+        return result
 
     def _outputs(self, model: nn.Module, forward: Forward, mode: TorchDispatchMode) -> list[Tensor]:
         with torch.random.fork_rng(devices=[]), mode:
@@ -207,14 +207,14 @@ class Comparer:
 
     def _compare(self, model: nn.Module, forward: Forward, plan: PruningPlan, values: bool = True) -> Difference | None:
         exact = values and not any(self.groups[name].approximate for name in plan.removed)
-        products, expected = self._full(model, forward, plan, exact)
+        products, expected = self._full(model, forward)
         self.passes += 1
         removed = removed_copy(model, self.groups, plan, share=True)
         follow = Follow(removed, self.groups, plan, list(products), exact)
         reads: Reads = {}
         with watched_attributes(reads, set()):
             found = self._run(removed, forward, follow, expected)
-        difference = self._gradients(model, removed, found, plan) if isinstance(found, list) else found
+        difference = self._gradients(model, removed, found) if isinstance(found, list) else found
         if difference is None:
             return None
         mode = "in training mode, " if self.training else ""
@@ -253,17 +253,15 @@ class Comparer:
                 return Difference(f"{DIFFERS}: the outputs differ", numeric=True)
         return None
 
-    def _gradients(
-        self, model: nn.Module, removed: nn.Module, outputs: list[Tensor], plan: PruningPlan
-    ) -> Difference | None:
+    def _gradients(self, model: nn.Module, removed: nn.Module, outputs: list[Tensor]) -> Difference | None:
         """Whether the smaller network gives gradients, if the masked one does."""
         error = _backward(removed, outputs) if self.training else None
         if error is None:
             return None
-        masked = masked_copy(model, self.groups, plan, share=True)
+        whole = removed_copy(model, self.groups, PruningPlan(), share=True)
         with torch.enable_grad():
-            full = tensors_in(self.forward(masked)) if model is self.model else []
-        if _backward(masked, full) is not None:
+            full = tensors_in(self.forward(whole)) if model is self.model else []
+        if _backward(whole, full) is not None:
             return None
         return Difference(f"sizes are constants in the model's code: gradients fail ({error})")
 

@@ -7,6 +7,7 @@ writes stays, too. Element-wise functions of parameters (a pruning mask) are no 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -51,9 +52,9 @@ def makers(model: nn.Module) -> dict[str, tuple[str, str]]:
     return found
 
 
-def graph_tensors(model: nn.Module) -> dict[int, Tensor]:
-    """A `deepcopy` memo for a model whose hooks left computed weights with a graph behind, which torch cannot copy."""
-    values = [value for module in model.modules() for value in vars(module).values()]
+def graph_tensors(modules: Iterable[nn.Module]) -> dict[int, Tensor]:
+    """A `deepcopy` memo for modules whose hooks left computed weights with a graph behind, which torch cannot copy."""
+    values = [value for module in modules for value in vars(module).values()]
     return {id(t): t.detach().clone() for t in values if isinstance(t, Tensor) and not t.is_leaf}
 
 

@@ -7,8 +7,10 @@ or a hook that was set on the object and closes over it goes on running the orig
 from __future__ import annotations
 
 import copy
+import copyreg
 import functools
 import types
+import weakref
 from collections import OrderedDict
 from typing import Any
 
@@ -64,9 +66,8 @@ def modules_in(model: nn.Module) -> dict[str, nn.Module]:
     return found
 
 
-def tensors_of(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters, then buffers, by name; a tied one under its first name only."""
-    modules = modules_in(model)
+def tensors_of(modules: dict[str, nn.Module]) -> dict[str, Tensor]:
+    """Parameters, then buffers, of a model's `modules_in` by name; a tied one under its first name only."""
     found: dict[int, tuple[str, Tensor]] = {}
     for table in ("_parameters", "_buffers"):
         for path, module in modules.items():
@@ -82,16 +83,18 @@ def duplicate(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module
     Raises:
         UserError: the model cannot be copied.
     """
-    memo = {**graph_tensors(model), **(memo or {})}
-    modules = modules_in(model).values()
-    for module in modules:  # most of what a module holds is empty hook tables, which need no recursion
-        for value in vars(module).values():
-            if type(value) in (dict, OrderedDict, set) and not value:
-                memo[id(value)] = type(value)()
+    modules = list(modules_in(model).values())
+    memo = {**graph_tensors(modules), **(memo or {})}
+    plain = [module for module in modules if _by_state(type(module)) and id(module) not in memo]
     try:
+        for module in plain:  # whatever refers to one then finds its copy
+            memo[id(module)] = object.__new__(type(module))
         for module in modules:
             if isinstance(module, fx.GraphModule):
                 _copy_graph_module(module, memo)
+        for module in reversed(plain):  # parts before the whole
+            state = {name: _copied(value, memo) for name, value in module.__getstate__().items()}
+            memo[id(module)].__setstate__(state)
         copied: nn.Module = copy.deepcopy(model, memo)
     except (RuntimeError, TypeError) as error:
         text = " ".join(str(error).split())[:160]
@@ -101,8 +104,42 @@ def duplicate(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module
         tables: tuple[Any, ...] = (vars(after), after._forward_hooks, after._forward_pre_hooks, after._backward_hooks)
         for table in tables:
             for key, value in table.items():
-                if isinstance(value, (types.FunctionType, functools.partial)):
+                if type(value) in _BOUND or (type(value) in (list, tuple) and any(type(v) in _BOUND for v in value)):
                     table[key] = _bound_anew(value, memo)
+    return copied
+
+
+_ATOMS = (type(None), bool, int, float, str)
+_TABLES = (dict, OrderedDict, set)
+_BOUND = (types.FunctionType, functools.partial, weakref.ref, weakref.WeakMethod)
+
+
+@functools.cache
+def _by_state(kind: type) -> bool:
+    """Whether modules of this kind are copied as `nn.Module` says: their attributes, and nothing else."""
+    plain = all(getattr(kind, name, None) is getattr(nn.Module, name, None) for name in _PROTOCOL)
+    return plain and not any(getattr(base, "__slots__", ()) for base in kind.__mro__) and kind not in _REDUCERS
+
+
+_REDUCERS = copyreg.dispatch_table
+_PROTOCOL = ("__new__", "__deepcopy__", "__reduce_ex__", "__reduce__", "__getstate__", "__getnewargs__",
+             "__getnewargs_ex__")  # fmt: skip
+
+
+def _copied(value: Any, memo: dict[int, Any]) -> Any:
+    """A deep copy of what a module holds: mostly numbers, empty hook tables, tensors and other modules."""
+    kind = type(value)
+    if kind in _ATOMS:
+        return value
+    if kind in _TABLES and not value:
+        return kind()
+    if id(value) in memo:
+        return memo[id(value)]
+    if kind is not dict or not all(type(key) is str for key in value):
+        return copy.deepcopy(value, memo)
+    copied = memo[id(value)] = {}
+    for key, part in value.items():
+        copied[key] = _copied(part, memo)
     return copied
 
 
@@ -162,6 +199,10 @@ def _part_anew(value: Any, memo: dict[int, Any]) -> Any:
         return dict(zip(value, new, strict=True)) if isinstance(value, dict) else type(value)(new)
     if isinstance(value, (nn.Module, Tensor)):
         return memo.get(id(value), value)
+    if isinstance(value, weakref.ref):
+        old = value()
+        new = _part_anew(old, memo)
+        return value if new is old else type(value)(new)
     if isinstance(value, types.MethodType) and id(value.__self__) in memo:
         return types.MethodType(value.__func__, memo[id(value.__self__)])
     return value

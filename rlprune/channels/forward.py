@@ -54,7 +54,7 @@ def running(what: str) -> AbstractContextManager[None]:
 
 
 @contextmanager
-def plainly() -> Iterator[None]:
+def plainly(model: nn.Module) -> Iterator[None]:
     """Run operators as training does, so that what is seen and counted does not depend on how one asks.
 
     That is: not in inference mode, which hides what operators are made of, nor under autocast, compiled, or fused.
@@ -67,7 +67,8 @@ def plainly() -> Iterator[None]:
                 stack.enter_context(torch.autocast(device, enabled=False))
         if "torch._dynamo" in sys.modules:  # else nothing is compiled, and the import takes seconds
             stack.enter_context(torch.compiler.set_stance("force_eager"))
-        stack.enter_context(_PlainRecurrence())
+        if any(isinstance(module, nn.RNNBase) for module in model.modules()):  # seeing every function costs time
+            stack.enter_context(_PlainRecurrence())
         torch.backends.mha.set_fastpath_enabled(False)
         stack.callback(torch.backends.mha.set_fastpath_enabled, fused)
         yield

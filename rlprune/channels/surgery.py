@@ -17,6 +17,7 @@ from rlprune.channels.units import IntArray, Layer
 from rlprune.errors import UserError
 
 Changes = dict[str, dict[str, int | dict[int, int]]]  # see `ChannelGroups.attributes_after`
+Modules = dict[str, nn.Module]  # by path, as `modules_in` gives them
 CHANGED = "_changed_by_pruning"  # attribute of a pruned network: module path -> names of the attributes that changed
 
 
@@ -46,17 +47,19 @@ def removed_copy(model: nn.Module, groups: ChannelGroups, plan: PruningPlan, sha
     cuts: dict[str, list[tuple[int, IntArray]]] = {}
     for (name, dim), keep in groups.kept(plan).items():
         cuts.setdefault(name, []).append((dim, keep))
-    tensors = _tensors(model, groups)
+    modules = modules_in(model)
+    tensors = _tensors(modules, groups)
     memo = _shared(tensors) if share else {}
     resized: dict[int, str] = {}
     for name, cut in cuts.items():
         memo[id(tensors[name])] = _cut(tensors[name], cut)
         resized[id(tensors[name])] = name
-    pruned = _copied(model, memo)
-    _check_replaced(pruned, {name: memo[id(tensors[name])] for name in cuts})
-    _update_attributes(model, pruned, resized, groups)
+    pruned = _copied(model, memo, tensors)
+    smaller = modules_in(pruned)
+    _check_replaced(smaller, {name: memo[id(tensors[name])] for name in cuts})
+    _update_attributes(modules, smaller, resized, groups)
     set_numbers(pruned, groups.attributes_after(plan))
-    _note_changes(model, pruned)
+    _note_changes(modules, smaller)
     return pruned
 
 
@@ -76,7 +79,7 @@ def masked_copy(model: nn.Module, groups: ChannelGroups, plan: PruningPlan, shar
     """What `mask_channels` does; with `share`, parameters that stay as they are are not copied."""
     plan.validate(groups)
     model = unwrapped(model)
-    tensors = _tensors(model, groups)
+    tensors = _tensors(modules_in(model), groups)
     memo = _shared(tensors) if share else {}
     with torch.inference_mode(False), torch.no_grad():
         for name, units in plan.removed.items():
@@ -89,12 +92,14 @@ def masked_copy(model: nn.Module, groups: ChannelGroups, plan: PruningPlan, shar
                     memo[id(tensor)] = _cut(tensor, []) if tensor.is_inference() else copy.deepcopy(tensor)
                 positions = torch.from_numpy(slot.index[list(units)].ravel()).to(tensor.device)
                 memo[id(tensor)].index_fill_(slot.dim, positions, 0)
-    masked = _copied(model, memo)
-    _check_replaced(masked, {name: memo[id(t)] for name, t in tensors.items() if memo.get(id(t), t) is not t})
+    masked = _copied(model, memo, tensors)
+    _check_replaced(
+        modules_in(masked), {name: memo[id(t)] for name, t in tensors.items() if memo.get(id(t), t) is not t}
+    )
     return masked
 
 
-def _check_replaced(copied: nn.Module, expected: dict[str, Any]) -> None:
+def _check_replaced(copied: Modules, expected: dict[str, Any]) -> None:
     """A model with a copying method of its own (a scripted one, say) may have kept its old weights."""
     tensors = tensors_of(copied)
     for name, tensor in expected.items():
@@ -105,9 +110,9 @@ def _check_replaced(copied: nn.Module, expected: dict[str, Any]) -> None:
             )
 
 
-def _tensors(model: nn.Module, groups: ChannelGroups) -> dict[str, Tensor]:
-    """The model's parameters and buffers that the groups name, checked against the shapes the groups know."""
-    tensors = tensors_of(model)
+def _tensors(modules: Modules, groups: ChannelGroups) -> dict[str, Tensor]:
+    """A model's parameters and buffers; those that the groups name have the shapes that the groups know."""
+    tensors = tensors_of(modules)
     for name, shape in groups.shapes.items():
         if name not in tensors:
             raise UserError(f"the model has no tensor {name!r}; these groups were traced from another model")
@@ -124,9 +129,9 @@ def _shared(tensors: Mapping[str, Tensor]) -> dict[int, Any]:
     return {id(tensor): tensor for tensor in tensors.values() if isinstance(tensor, nn.Parameter)}
 
 
-def _copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
+def _copied(model: nn.Module, memo: dict[int, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
     with torch.inference_mode(False):  # else the copy could not be trained
-        for tensor in tensors_of(model).values():
+        for tensor in tensors.values():
             if tensor.is_inference() and id(tensor) not in memo:
                 memo[id(tensor)] = _cut(tensor, [])
         return duplicate(model, memo)
@@ -153,10 +158,10 @@ def memory_format(tensor: Tensor) -> torch.memory_format:
     return torch.contiguous_format
 
 
-def _update_attributes(model: nn.Module, pruned: nn.Module, resized: dict[int, str], groups: ChannelGroups) -> None:
+def _update_attributes(modules: Modules, pruned: Modules, resized: dict[int, str], groups: ChannelGroups) -> None:
     layers = {layer.weight: layer for layer in groups.layers.values()}
     after: Any
-    for before, after in zip(modules_in(model).values(), modules_in(pruned).values(), strict=True):
+    for before, after in zip(modules.values(), pruned.values(), strict=True):
         own = {**before._parameters, **before._buffers}
         if parametrize.is_parametrized(before, "weight"):
             own["weight"] = getattr(before.parametrizations.weight, "original", None)  # type: ignore[union-attr]
@@ -197,16 +202,16 @@ def _plain(value: Any) -> bool:
     return type(value) is int or (isinstance(value, (tuple, list)) and all(type(number) is int for number in value))
 
 
-def _note_changes(model: nn.Module, pruned: nn.Module) -> None:
+def _note_changes(modules: Modules, pruned: Modules) -> None:
     """Remember in the pruned network which attributes removals changed; caches that fill later are none of them."""
-    changed = {path: set(names) for path, names in getattr(model, CHANGED, {}).items()}
-    for (path, before), after in zip(modules_in(model).items(), modules_in(pruned).values(), strict=True):
+    changed = {path: set(names) for path, names in getattr(modules[""], CHANGED, {}).items()}
+    for (path, before), after in zip(modules.items(), pruned.values(), strict=True):
         old, new = vars(before), vars(after)
         names = {key for key, value in new.items() if _plain(value) and _plain(old.get(key)) and old[key] != value}
         if names:
             changed.setdefault(path, set()).update(names)
     if changed:
-        vars(pruned)[CHANGED] = {path: sorted(names) for path, names in changed.items()}
+        vars(pruned[""])[CHANGED] = {path: sorted(names) for path, names in changed.items()}
 
 
 def _resize_layer(module: Any, layer: Layer) -> None:

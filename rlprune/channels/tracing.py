@@ -245,7 +245,7 @@ def trace_channels(
         raise UserError(f"check is {check!r}; it must be one of {', '.join(CHECKS)}")
     model = unwrapped(model)
     forward = Forward(example_inputs, dict(kwargs or {}), outputs)
-    with plainly(), running("traced"):
+    with plainly(model), running("traced"):
         trace = run_trace(model, forward, approximate)
         groups = assemble(trace, model).with_minimum(min_channels, round_to).lock(keep)
         follow = choices(model, groups, trace.reads)
