@@ -93,8 +93,8 @@ def duplicate(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module
             if isinstance(module, fx.GraphModule):
                 _copy_graph_module(module, memo)
         for module in reversed(plain):  # parts before the whole
-            state = {name: _copied(value, memo) for name, value in module.__getstate__().items()}
-            memo[id(module)].__setstate__(state)
+            state = module.__getstate__()  # type: ignore[no-untyped-call]
+            memo[id(module)].__setstate__({name: _copied(value, memo) for name, value in state.items()})
         copied: nn.Module = copy.deepcopy(model, memo)
     except (RuntimeError, TypeError) as error:
         text = " ".join(str(error).split())[:160]
@@ -129,7 +129,7 @@ _PROTOCOL = ("__new__", "__deepcopy__", "__reduce_ex__", "__reduce__", "__getsta
 def _copied(value: Any, memo: dict[int, Any]) -> Any:
     """A deep copy of what a module holds: mostly numbers, empty hook tables, tensors and other modules."""
     kind = type(value)
-    if kind in _ATOMS:
+    if kind in _ATOMS or kind in _BOUND:  # functions and references are bound to the copy later
         return value
     if kind in _TABLES and not value:
         return kind()
@@ -200,9 +200,9 @@ def _part_anew(value: Any, memo: dict[int, Any]) -> Any:
     if isinstance(value, (nn.Module, Tensor)):
         return memo.get(id(value), value)
     if isinstance(value, weakref.ref):
-        old = value()
-        new = _part_anew(old, memo)
-        return value if new is old else type(value)(new)
+        target = value()
+        copied = _part_anew(target, memo)
+        return value if copied is target else type(value)(copied)
     if isinstance(value, types.MethodType) and id(value.__self__) in memo:
         return types.MethodType(value.__func__, memo[id(value.__self__)])
     return value

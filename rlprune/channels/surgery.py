@@ -232,7 +232,7 @@ def _resize_other(module: Any, shape: tuple[int, ...]) -> None:
         module.num_features = shape[0]
     elif hasattr(module, "num_channels"):
         module.num_channels = shape[0]
-    elif isinstance(module, nn.Embedding):
+    elif hasattr(module, "embedding_dim"):
         module.embedding_dim = shape[1]
     elif hasattr(module, "num_parameters"):
         module.num_parameters = shape[0]

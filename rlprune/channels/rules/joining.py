@@ -38,6 +38,24 @@ def index_put(trace: Trace, op: Op) -> None:
     mix(trace, op, reason)
 
 
+@rule("index_copy", "index_add", "slice_scatter")
+def written_along(trace: Trace, op: Op) -> None:
+    """Values written at positions along one axis, when the channels lie along another: those of both go together."""
+    target = op.args[0]
+    values = op.arg(1, "src") if op.name == "slice_scatter" else op.arg(3, "source")
+    axis = int(op.arg(2, "dim", 0) if op.name == "slice_scatter" else op.arg(1, "dim")) % max(target.ndim, 1)
+    for index in op.inputs:
+        if index is not target and index is not values:
+            trace.lock(trace.get(index), f"its values decide which positions of another tensor are written ({op.name})")
+    tensors = (target, values)
+    entries = (trace.labels(target), trace.get(values)) if op.out is target else tuple(map(trace.get, tensors))
+    axes = {entry.axis for entry in entries if isinstance(entry, Labels)}
+    if len(axes) != 1 or None in axes or axis in axes:
+        mix(trace, op, f"it is written into a part of another tensor ({op.name})")
+    else:
+        trace.put(op.out, _side_by_side(trace, op, tensors, entries, axes.pop(), axis, False))
+
+
 @rule("cat", "stack", "concat", "concatenate")
 def concatenation(trace: Trace, op: Op) -> None:
     """Tensors end to end; along the channel axis their labels are, too."""

@@ -277,8 +277,13 @@ def as_strided(trace: Trace, op: Op) -> None:
 def complex_pairs(trace: Trace, op: Op) -> None:
     """Complex numbers as pairs along a new last axis, and back."""
     entry = trace.get(op.args[0])
-    if isinstance(entry, Labels) and entry.axis == op.args[0].ndim - 1 and op.name.startswith("view_as_complex"):
+    last = op.args[0].ndim - 1 if op.name.startswith("view_as_complex") else None
+    if isinstance(entry, Labels) and last is not None and entry.axis == last:
         mix(trace, op, f"two channels become one number ({op.name})")
+    elif isinstance(entry, Bare) and not any(isinstance(w, Lost) for part in entry.parts for w in part.where):
+        apart = [[w if isinstance(w, Labels) and w.axis != last else None for w in part.where] for part in entry.parts]
+        parts = (Part(part.name, tuple(where)) for part, where in zip(entry.parts, apart, strict=True))
+        trace.put(op.out, Bare(tuple(parts)))
     else:
         put_moved(trace, op, entry)
 
@@ -294,17 +299,18 @@ def fourier(trace: Trace, op: Op) -> None:
         put_moved(trace, op, entry)
 
 
-@rule("embedding")
+@rule("embedding", "_embedding_bag", "_embedding_bag_forward_only")
 def embedding(trace: Trace, op: Op) -> None:
-    """Rows of a table by number: its columns are channels."""
-    table, indices = op.args[:2]
-    entry = trace.get(table)
-    trace.lock(trace.get(indices), f"its values decide which positions of another tensor are taken ({op.name})")
+    """Rows of a table by number, or sums of such: its columns are channels."""
+    table, *numbers = op.inputs
+    entry, out = trace.get(table), op.outputs[0]
+    for indices in numbers:
+        trace.lock(trace.get(indices), f"its values decide which positions of another tensor are taken ({op.name})")
     if isinstance(entry, Bare) and len(entry.parts) == 1:
         part = entry.parts[0]
         where = part.where[1] if len(part.where) == 2 else None
         if isinstance(where, Labels) and where.axis == 1 and isinstance(part.where[0], Labels):
-            trace.put(op.out, Labels(op.out.ndim - 1, trace.site(part.name, 1)[where.vector]))
+            trace.put(out, Labels(out.ndim - 1, trace.site(part.name, 1)[where.vector]))
             return
     mix(trace, op, f"rows are picked by their numbers ({op.name})")
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import weakref
+
 import pytest
 import torch
 import torch.nn.functional as F
 from channel_helpers import difference, random_plan
 from torch import Tensor, nn
 
-from rlprune.channels import ChannelGroups, remove_channels, trace_channels
+from rlprune.channels import ChannelGroups, mask_channels, remove_channels, trace_channels
 
 X = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 
@@ -211,3 +213,116 @@ def test_draws_of_the_channels_shape(draw: str) -> None:
 
     groups = trace_channels(Drawing().eval(), X)
     assert groups["a"].locked is None and groups["b"].locked is None
+
+
+def test_a_filter_over_frequencies_that_is_kept_as_pairs_of_real_numbers() -> None:
+    """Global filter networks (Rao et al., 2021): (height, width, channels, 2), seen as complex numbers."""
+
+    class Pairs(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.filter = nn.Parameter(torch.randn(16, 9, 8, 2))
+
+        def between(self, x: Tensor) -> Tensor:
+            spectrum = torch.fft.rfft2(x.permute(0, 2, 3, 1), dim=(1, 2), norm="ortho")
+            spectrum = spectrum * torch.view_as_complex(self.filter)
+            return torch.fft.irfft2(spectrum, s=(16, 16), dim=(1, 2), norm="ortho").permute(0, 3, 1, 2)
+
+    model = Pairs()
+    groups = pruned(model, "a", "b")
+    assert remove_channels(model, groups, random_plan(groups, 0.5)).filter.shape == (16, 9, 4, 2)
+
+
+def test_a_parameter_of_two_channels_seen_as_complex_numbers_stays() -> None:
+    class Mixed(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.randn(4, 2))
+
+        def between(self, x: Tensor) -> Tensor:
+            return x * torch.view_as_real(torch.view_as_complex(self.scale)).flatten()[:, None, None]
+
+    assert pruned(Mixed(), "b")["a"].size < 8 or pruned(Mixed(), "b")["a"].locked
+
+
+WRITES = {
+    "index_copy_": lambda x, y, at: torch.zeros_like(x).index_copy_(2, at, y),
+    "index_copy": lambda x, y, at: x.index_copy(2, at, y),
+    "index_add": lambda x, y, at: x.index_add(2, at, y, alpha=0.5),
+    "index_copy_ into new zeros": lambda x, y, at: y.new_zeros(1, y.shape[1], 16, 16).index_copy_(2, at, y),
+    "slice_scatter": lambda x, y, at: torch.slice_scatter(x, y, 2, 0, 16, 2),
+}
+
+
+@pytest.mark.parametrize("name", WRITES)
+def test_rows_of_pixels_written_into_another_tensor(name: str) -> None:
+    class Written(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.other = nn.Conv2d(8, 8, 3, stride=(2, 1), padding=1)
+
+        def between(self, x: Tensor) -> Tensor:
+            return WRITES[name](x, self.other(x), torch.arange(0, 16, 2))
+
+    groups = pruned(Written(), "a", "b")
+    assert ("other" in groups["a"].producers) == ("new zeros" not in name)
+
+
+@pytest.mark.parametrize("kind", ["index_copy", "slice_scatter"])
+def test_channels_written_at_fixed_places_lock(kind: str) -> None:
+    class Written(Net):
+        def between(self, x: Tensor) -> Tensor:
+            if kind == "index_copy":
+                return x.index_copy(1, torch.tensor([0, 3]), x[:, :2] * 2)
+            return torch.slice_scatter(x, x[:, :2] * 2, 1, 0, 2)
+
+    assert pruned(Written(), "b")["a"].locked
+
+
+@pytest.mark.parametrize("mode", ["sum", "mean", "max"])
+def test_sums_of_rows_of_a_table_scale_channels(mode: str) -> None:
+    class Bag(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bag = nn.EmbeddingBag(6, 8, mode=mode)
+
+        def between(self, x: Tensor) -> Tensor:
+            return x * self.bag(torch.tensor([[1, 4, 5]]))[:, :, None, None]
+
+    model = Bag()
+    groups = pruned(model, "a", "b")
+    small = remove_channels(model, groups, random_plan(groups, 0.5))
+    assert small.bag.weight.shape == (6, 4) and small.bag.embedding_dim == 4
+
+
+@pytest.mark.parametrize("how", ["reference", "in a list", "method"])
+def test_a_parent_that_is_known_by_a_weak_reference_is_the_copys_own(how: str) -> None:
+    class Part(nn.Module):
+        def __init__(self, parent: Net) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(8, 8, 1)
+            refs = weakref.WeakMethod(parent.scaled) if how == "method" else weakref.ref(parent)
+            self.parent = [refs] if how == "in a list" else refs
+
+        def forward(self, x: Tensor) -> Tensor:
+            parent = (self.parent[0] if how == "in a list" else self.parent)()
+            return parent(self.conv(x)) if how == "method" else parent.scaled(self.conv(x))
+
+    class Parent(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.rand(8) + 0.5)
+            self.part = Part(self)
+
+        def scaled(self, x: Tensor) -> Tensor:
+            return x * self.scale[:, None, None]
+
+        def between(self, x: Tensor) -> Tensor:
+            return self.part(x)
+
+    model = Parent()
+    groups = trace_channels(model.eval(), X)
+    plan = random_plan(groups, 0.5)
+    small, silent = remove_channels(model, groups, plan), mask_channels(model, groups, plan)
+    assert {"a", "part.conv"} <= set(plan.removed) and len(small.scale) == 4 and len(model.scale) == 8
+    assert torch.allclose(small(X), silent(X), atol=1e-6)
