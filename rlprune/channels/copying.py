@@ -12,6 +12,7 @@ import functools
 import types
 import weakref
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -104,13 +105,14 @@ def duplicate(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module
         tables: tuple[Any, ...] = (vars(after), after._forward_hooks, after._forward_pre_hooks, after._backward_hooks)
         for table in tables:
             for key, value in table.items():
-                if type(value) in _BOUND or (type(value) in (list, tuple) and any(type(v) in _BOUND for v in value)):
+                if any(type(part) in _BOUND for part in _parts(value)):
                     table[key] = _bound_anew(value, memo)
     return copied
 
 
 _ATOMS = (type(None), bool, int, float, str)
 _TABLES = (dict, OrderedDict, set)
+_CONTAINERS = (list, tuple, dict)
 _BOUND = (types.FunctionType, functools.partial, weakref.ref, weakref.WeakMethod)
 
 
@@ -157,6 +159,8 @@ def _bound_anew(value: Any, memo: dict[int, Any], depth: int = 0) -> Any:
     """A function with what it closes over replaced by the copies, where these are parts of the copied model."""
     if depth > 5:
         return value
+    if type(value) in _CONTAINERS:
+        return _each_anew(value, lambda part: _bound_anew(part, memo, depth + 1))
     part = _part_anew(value, memo)
     if part is not value:
         return part
@@ -189,14 +193,26 @@ def _bound_anew(value: Any, memo: dict[int, Any], depth: int = 0) -> Any:
     return result
 
 
+def _parts(value: Any) -> list[Any]:
+    """What a list or dict holds; of anything else itself."""
+    if type(value) not in _CONTAINERS:
+        return [value]
+    return list(value.values() if isinstance(value, dict) else value)
+
+
+def _each_anew(value: Any, anew: Callable[[Any], Any]) -> Any:
+    """A list or dict with each part replaced; the same one if none is."""
+    old = _parts(value)
+    new = [anew(part) for part in old]
+    if all(a is b for a, b in zip(old, new, strict=True)):
+        return value
+    return dict(zip(value, new, strict=True)) if isinstance(value, dict) else type(value)(new)
+
+
 def _part_anew(value: Any, memo: dict[int, Any]) -> Any:
     """The copy of a part of the model, of a method of one, or of a list or dict of such; anything else as it is."""
-    if type(value) in (list, tuple, dict):
-        old = list(value.values() if isinstance(value, dict) else value)
-        new = [_part_anew(part, memo) for part in old]
-        if all(a is b for a, b in zip(old, new, strict=True)):
-            return value
-        return dict(zip(value, new, strict=True)) if isinstance(value, dict) else type(value)(new)
+    if type(value) in _CONTAINERS:
+        return _each_anew(value, lambda part: _part_anew(part, memo))
     if isinstance(value, (nn.Module, Tensor)):
         return memo.get(id(value), value)
     if isinstance(value, weakref.ref):

@@ -295,6 +295,28 @@ def test_sums_of_rows_of_a_table_scale_channels(mode: str) -> None:
     assert small.bag.weight.shape == (6, 4) and small.bag.embedding_dim == 4
 
 
+@pytest.mark.parametrize("kind", [list, dict])
+def test_functions_in_lists_and_dicts_that_close_over_the_model_are_bound_to_its_copies(kind: type) -> None:
+    class Steps(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.rand(8) + 0.5)
+            steps = (lambda x: x * self.scale[:, None, None], torch.relu)
+            self.steps = kind(enumerate(steps)) if kind is dict else kind(steps)
+
+        def between(self, x: Tensor) -> Tensor:
+            for step in self.steps.values() if isinstance(self.steps, dict) else self.steps:
+                x = step(x)
+            return x
+
+    model = Steps()
+    groups = trace_channels(model.eval(), X)
+    small = remove_channels(model, groups, random_plan(groups, 0.5))
+    assert groups["a"].locked is None and len(small.scale) == 4
+    small(X).sum().backward()
+    assert small.scale.grad is not None and model.scale.grad is None
+
+
 @pytest.mark.parametrize("how", ["reference", "in a list", "method"])
 def test_a_parent_that_is_known_by_a_weak_reference_is_the_copys_own(how: str) -> None:
     class Part(nn.Module):
