@@ -86,7 +86,8 @@ def duplicate(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module
     """
     modules = list(modules_in(model).values())
     memo = {**graph_tensors(modules), **(memo or {})}
-    plain = [module for module in modules if _by_state(type(module)) and id(module) not in memo]
+    kinds = {kind for kind in set(map(type, modules)) if _by_state(kind)}
+    plain = [module for module in modules if type(module) in kinds and id(module) not in memo]
     try:
         for module in plain:  # whatever refers to one then finds its copy
             memo[id(module)] = object.__new__(type(module))
@@ -116,7 +117,6 @@ _CONTAINERS = (list, tuple, dict)
 _BOUND = (types.FunctionType, functools.partial, weakref.ref, weakref.WeakMethod)
 
 
-@functools.cache
 def _by_state(kind: type) -> bool:
     """Whether modules of this kind are copied as `nn.Module` says: their attributes, and nothing else."""
     plain = all(getattr(kind, name, None) is getattr(nn.Module, name, None) for name in _PROTOCOL)

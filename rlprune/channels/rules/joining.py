@@ -53,7 +53,7 @@ def written_along(trace: Trace, op: Op) -> None:
     if len(axes) != 1 or None in axes or axis in axes:
         mix(trace, op, f"it is written into a part of another tensor ({op.name})")
     else:
-        trace.put(op.out, _side_by_side(trace, op, tensors, entries, axes.pop(), axis, False))
+        trace.put(op.out, _side_by_side(trace, op, tensors, entries, cast(int, axes.pop()), axis, False))
 
 
 @rule("cat", "stack", "concat", "concatenate")
