@@ -133,9 +133,10 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
     kind = type(value)
     if kind in _ATOMS or kind in _BOUND:  # functions and references are bound to the copy later
         return value
-    if kind in _TABLES and not value:
-        return kind()
     if id(value) in memo:
+        return memo[id(value)]
+    if kind in _TABLES and not value:
+        memo[id(value)] = kind()  # which others may share
         return memo[id(value)]
     if kind is not dict or not all(type(key) is str for key in value):
         return copy.deepcopy(value, memo)

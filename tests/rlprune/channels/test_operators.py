@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from typing import Any
 
 import pytest
 import torch
@@ -293,6 +294,32 @@ def test_sums_of_rows_of_a_table_scale_channels(mode: str) -> None:
     groups = pruned(model, "a", "b")
     small = remove_channels(model, groups, random_plan(groups, 0.5))
     assert small.bag.weight.shape == (6, 4) and small.bag.embedding_dim == 4
+
+
+@pytest.mark.parametrize("kind", [list, dict, set])
+def test_what_modules_share_their_copies_share(kind: type) -> None:
+    class Writer(nn.Module):
+        def __init__(self, shared: Any) -> None:
+            super().__init__()
+            self.shared, self.conv = shared, nn.Conv2d(8, 8, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.shared.clear()
+            self.shared.update({0: 0, 1: 1}) if kind is not list else self.shared.extend([0, 1])
+            return self.conv(x)
+
+    class Shared(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.shared = kind()
+            self.writer = Writer(self.shared)
+
+        def between(self, x: Tensor) -> Tensor:
+            return self.writer(x) * len(self.shared)
+
+    model = Shared()
+    pruned(model, "a", "writer.conv", "b")
+    assert not model.shared
 
 
 @pytest.mark.parametrize("kind", [list, dict])
