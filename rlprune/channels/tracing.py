@@ -171,7 +171,7 @@ def _check_copy(model: nn.Module, forward: Forward, outputs: list[Tensor], reuse
     """
     flags = [(module, module.training) for module in model.modules()]
     states = [(module, dict(vars(module))) for module, _ in flags]
-    tables = [(t, t.copy()) for _, state in states for t in state.values() if isinstance(t, (dict, list, set))]
+    tables = [(t, _content(t)) for _, state in states for t in state.values() if isinstance(t, (dict, list, set))]
     buffers = [(buffer, buffer.detach().clone()) for buffer in model.buffers()]
     if any(training for _, training in flags):
         model.eval()
@@ -184,8 +184,8 @@ def _check_copy(model: nn.Module, forward: Forward, outputs: list[Tensor], reuse
             module.__dict__.clear()
             module.__dict__.update(state)
         for table, content in tables:
-            table.clear()
-            table.extend(content) if isinstance(table, list) else table.update(content)
+            if list(map(id, content)) != list(map(id, _content(table))):  # one that refuses changes has none
+                _fill(table, content)
         with torch.no_grad():
             for buffer, value in buffers:
                 buffer.copy_(value)
@@ -257,3 +257,20 @@ def trace_channels(
             groups = groups.with_attributes(a for choice in follow if (a := choice.attribute(choice.first)) is not None)
     warn_uncounted(groups.uncounted)
     return groups
+
+
+def _content(table: Any) -> list[Any]:
+    """What a list or set holds; of a dict its keys, then its values."""
+    return [*table, *table.values()] if isinstance(table, dict) else [*table]
+
+
+def _fill(table: Any, content: list[Any]) -> None:
+    """Put back what `_content` found."""
+    table.clear()
+    if isinstance(table, list):
+        table.extend(content)
+    elif isinstance(table, set):
+        table.update(content)
+    else:
+        half = len(content) // 2
+        table.update(zip(content[:half], content[half:], strict=True))

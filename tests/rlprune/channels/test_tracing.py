@@ -260,3 +260,31 @@ def test_hooks_that_the_first_call_sets_are_not_set_twice() -> None:
     assert not hasattr(model, "hooked") and not model.a._forward_hooks
     expected = copy.deepcopy(model)(X)
     assert torch.equal(model(X), expected)
+
+
+class ReadOnly(dict):
+    """A configuration that nobody changes."""
+
+    def update(self, *_):
+        raise RuntimeError("you cannot use update on a ReadOnly instance")
+
+    clear = update
+
+
+class Remembering(nn.Sequential):
+    """Leaves what it saw in tables of its own."""
+
+    def __init__(self, *parts):
+        super().__init__(*parts)
+        self.config, self.seen, self.sizes, self.kinds = ReadOnly({"width": 8}), {"calls": 0}, [], set()
+
+    def forward(self, x):
+        self.seen["calls"] += self.config["width"]
+        self.sizes.append(len(x)), self.kinds.add(x.dtype)
+        return super().forward(x)
+
+
+def test_tables_that_refuse_changes_are_left_alone_and_others_put_back():
+    model = Remembering(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)).eval()
+    assert trace_channels(model, torch.randn(1, 3, 9, 9)).prunable
+    assert (model.seen, model.sizes, model.kinds) == ({"calls": 0}, [], set())
