@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib import import_module, metadata
 from typing import Any
 
-from rlprune.errors import HelpShown, Notice, UserError, unknown_name
+from rlprune.errors import HelpShown, Notice, UserError, printable, unknown_name
 from rlprune.importing import only_results
 
 
@@ -150,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             warnings.showwarning = _one_line(name, warnings.showwarning)
             return int(run(argv[1:], COMMANDS[name].summary, COMMANDS[name].examples))
     except UserError as error:
-        print(f"rlprune {name}: {error}", file=sys.stderr)
+        print(f"rlprune {printable(name)}: {printable(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"rlprune {name}: interrupted; add --resume to go on where it is resumable", file=sys.stderr)
@@ -169,7 +169,7 @@ def _one_line(name: str, show: Callable[..., None]) -> Callable[..., None]:
 
     def showwarning(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
         if issubclass(category, Notice):
-            print(f"rlprune {name}: {message}", file=sys.stderr)
+            print(f"rlprune {name}: {printable(str(message))}", file=sys.stderr)
         else:
             show(message, category, *where, **more)
 

@@ -61,6 +61,11 @@ def check_seed(value: object) -> None:
         raise UserError(f"seed is {value}; it must be a whole number from 0 on")
 
 
+def printable(text: str) -> str:
+    """A text as one line that no terminal takes for a command, whatever the user's values in it hold."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
 def first_line(error: object, most: int = 160) -> str:
     """The beginning of what an error says, up to `most` letters of its first line."""
     return (str(error).strip().splitlines() or [""])[0][:most]

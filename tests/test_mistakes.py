@@ -131,7 +131,7 @@ MISTAKES = {
     "evaluate --weights lacks.pt": "'conv2.weight' first",
     "evaluate --weights zero.pt": "cannot read zero.pt",
     "evaluate --weights pointer.pt": "git lfs pull",
-    "evaluate --weights parts": "its weights are in parts",
+    "evaluate --weights parts": "model.safetensors.index.json has no 'weight_map'",
     "evaluate --weights program.pt": "a TorchScript program",
     "evaluate --weights https://example.org/w.pt": "is an address; download it",
     "evaluate --data https://example.org/d.zip": "is an address; download it",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args, get_origin
@@ -36,6 +37,8 @@ def in_a_line(text: str, argv: Sequence[str], kinds: Mapping[str, Any]) -> str:
         flag, after = wrong[1], " ".join(argv).partition(wrong[1])[2]
         return f"{flag} is {after.split(' --')[0].strip(' =')!r}; it must be {_asked(kinds[flag])}"
     close = [row.split()[0].rstrip(",") for part in parts[1:] for row in part.splitlines() if row.startswith("--")]
+    if message.startswith("unknown option --"):
+        close = [*difflib.get_close_matches(message.split()[2].rstrip(",").lower(), kinds, n=1), *close]
     hint = f"; did you mean {close[0]}?" if close and message.startswith("unknown") else ""
     return f"{message or 'the options are not understood'}{hint}"
 

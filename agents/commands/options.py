@@ -241,7 +241,7 @@ def _words(types: Mapping[str, Any], argv: Sequence[str]) -> list[str]:
     """What was given, as tyro takes it.
 
     `--amp` alone is on, of options that may be on, off, or something else; `none` is None where that can be;
-    `0.1,0.2` are two numbers, and `50%` is one.
+    `0.1,0.2` are two numbers, and `50%` is one; `--keep a b` is `--keep a --keep b`.
     """
     kinds = {flag: get_args(kind) for flag, kind in types.items()}
     shares = {flag for flag, kind in types.items() if float in (kind, *get_args(kind))}
@@ -255,6 +255,8 @@ def _words(types: Mapping[str, Any], argv: Sequence[str]) -> list[str]:
             found += [text, "True"]
         elif off != text and bool in kinds.get(off, ()):
             found += [off, "False"]
+        elif last[2:] in APPENDED and before != last and not text.startswith("--"):
+            found += [last, text]
         elif text == "none" and type(None) in kinds.get(before, ()):
             found.append("None")
         elif last in shares and PERCENT.fullmatch(text):

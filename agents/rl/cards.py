@@ -10,6 +10,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import gymnasium
+
 from rlprune.agents.rl.settings import ALGORITHMS
 from rlprune.envs.observations import FEATURES
 from rlprune.envs.registration import GAMES, LAYERWISE
@@ -22,6 +24,7 @@ FORMAT = "rlprune-agent-1"
 _KEPT = {"sac": ("ent_coef", "use_sde"), "tqc": ("ent_coef", "use_sde"), "crossq": ("ent_coef",),
          "ppo": ("use_sde",), "a2c": ("use_sde",)}  # fmt: skip
 """Settings beside the policy's that decide which tensors an agent has, by algorithm."""
+_ON_POLICY = ("ppo", "a2c", "trpo")  # they keep what was observed before VecNormalize only where there is one
 _OWN = ("optimizer_class", "optimizer_kwargs")  # of the policy's, what the algorithm sets by itself
 
 
@@ -69,21 +72,39 @@ def write_card_of(path: Path, arguments: str) -> None:
         if name not in known | {item.name for item in fields(ProblemSpec)} | {"recovery"}:
             raise unknown_name("argument of the environment", name, known)
     rules = Rules(**{**GAMES["layerwise"], **{name: given[name] for name in given if name in known}})
-    write_json(card, {**_about(path), **_trained(LAYERWISE, rules, given)})
+    about = _about(path)
+    if about["algorithm"] in _ON_POLICY and _data(path).get("_last_original_obs") is not None:
+        raise UserError(
+            f"{path} was trained in VecNormalize, and its zip does not say what that made of observations; "
+            "train it without, or, if rewards alone were normalised, save it by rlprune.agents.write_card(model, env)"
+        )
+    write_json(card, {**about, **_trained(LAYERWISE, rules, given)})
+
+
+def _data(path: Path) -> dict[str, Any]:
+    """What a zip of Stable-Baselines3 says in plain text; nothing is unpickled."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return dict(json.loads(archive.read("data")))
+    except FileNotFoundError:
+        raise UserError(f"no such file: {path}") from None
+    except (OSError, KeyError, ValueError, TypeError, zipfile.BadZipFile):
+        raise UserError(f"{path} is not what Stable-Baselines3 saves; save the agent by model.save()") from None
 
 
 def _about(path: Path) -> dict[str, Any]:
-    """What a zip of Stable-Baselines3 says in plain text of how to build its agent; nothing is unpickled."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            data = json.loads(archive.read("data"))
-    except FileNotFoundError:
-        raise UserError(f"no such file: {path}") from None
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
-        raise UserError(f"{path} is not what Stable-Baselines3 saves; save the agent by model.save()") from None
+    """How to build the agent of a zip."""
+    data = _data(path)
     observed = (data.get("observation_space") or {}).get("_shape")
     if observed != [len(FEATURES)]:
         raise UserError(f"{path} observes {observed}, and this version's environments show [{len(FEATURES)}]")
+    for space in ("observation_space", "action_space"):
+        bounds = {bound for side in ("low", "high") for bound in _numbers(data.get(space), side)}
+        if not bounds <= {"-1.", "1."}:
+            raise UserError(
+                f"{path} has the {space.replace('_', ' ')} {' to '.join(sorted(bounds))}, and the environments here "
+                "have -1 to 1: train it without the wrapper that changes that"
+            )
     policy = dict(data.get("policy_kwargs") or {})
     kwargs = {
         name: _plain(path, name, value)
@@ -99,6 +120,11 @@ def _about(path: Path) -> dict[str, Any]:
         "hyperparameters": {"policy": "MlpPolicy", "policy_kwargs": kwargs, **kept},
         "levels": int(action["n"]) if "Discrete" in str(action.get(":type:")) else None,
     }
+
+
+def _numbers(space: Any, side: str) -> list[str]:
+    """The bounds of a space as they are printed; none of one that has none."""
+    return str(space.get(side, "")).strip("[]").split() if isinstance(space, dict) else []
 
 
 def _algorithm(path: Path, data: Mapping[str, Any]) -> str:
@@ -132,20 +158,28 @@ def _told(env: Any) -> dict[str, Any]:
     """What an environment, or a vector of them, says of itself."""
     from stable_baselines3.common.vec_env import VecEnv, unwrap_vec_normalize
 
-    from rlprune.envs import AroundAdvice
+    from rlprune.envs import AroundAdvice, DiscreteRates
 
+    foreign = False
     if isinstance(env, VecEnv):
-        if unwrap_vec_normalize(env) is not None:
+        normalised = unwrap_vec_normalize(env)
+        if normalised is not None and normalised.norm_obs:
             raise UserError("the agent saw observations of VecNormalize, which no card says; they are bounded without")
+        foreign = env.env_is_wrapped(gymnasium.ObservationWrapper)[0]
         specs, rules, tolerances = (_first(env, name) for name in ("spec", "rules", "tolerances"))
         around = env.env_is_wrapped(AroundAdvice)[0]
     else:
         inner, specs, around = env, env.spec, False
         while inner is not inner.unwrapped:
-            around, inner = around or isinstance(inner, AroundAdvice), inner.env
+            around = around or isinstance(inner, AroundAdvice)
+            changes = isinstance(inner, (gymnasium.ObservationWrapper, gymnasium.ActionWrapper))
+            foreign = foreign or (changes and not isinstance(inner, (AroundAdvice, DiscreteRates)))
+            inner = inner.env
         rules, tolerances = getattr(inner, "rules", None), getattr(inner, "tolerances", None)
     if not isinstance(rules, Rules):
         raise UserError("env is no environment of rlprune.envs, so nothing tells by which rules the agent prunes")
+    if foreign:
+        raise UserError("a wrapper changes what the agent sees or does, which no card says; train it without that")
     kwargs = dict(getattr(specs, "kwargs", None) or rules.to_json())
     env_id = getattr(specs, "id", None) or LAYERWISE
     return {**_trained(env_id, rules, kwargs, tolerances), "around": "advice" if around else "uniform"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -77,7 +78,8 @@ def prune(  # noqa: D417 (most arguments are those of `PruningProblem`)
         raise UserError("tolerance is None and so is the budget; one of them must say how far to go")
     given: dict[str, Any] = {"budget": budget, "epochs": epochs}
     given = {name: value for name, value in given.items() if value is not None}
-    chosen = get_recipe(recipe).change(tolerance=ANY_DROP if tolerance is None else tolerance, **given, **changes)
+    given["tolerance"] = ANY_DROP if tolerance is None else tolerance
+    chosen = get_recipe(recipe).change(inspect.signature(prune).parameters, **given, **changes)
     loaders: dict[str, Any] = {"control": control, "train": train, "calibration": calibration, "test": test}
     own: dict[str, Any] = {"task": task, "evaluate": evaluate, "fit": fit, "batch": batch, "device": device}
     widths: dict[str, Any] = {"keep": keep, "round_to": round_to, "min_channels": min_channels, "seed": seed}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -129,10 +129,11 @@ class Recipe:
         seeks = self.controller.startswith(AGENT) and not self.published and self.budget is None
         return self.samples or (SAMPLES if seeks else 1)
 
-    def change(self, **changes: Any) -> Recipe:
+    def change(self, besides: Collection[str] = (), /, **changes: Any) -> Recipe:
         """This recipe with other values.
 
         Args:
+            besides: Other names that whoever misspelled one may have meant.
             changes: Fields of it; fields of `TrainSettings`, for all phases; a phase's own as a dict or `TrainSettings`
                 (`repair={"lr": 0.02}`); and options of the controller, by themselves or as a dict behind its name
                 (`prc={"alpha": 0.2}`).
@@ -141,6 +142,8 @@ class Recipe:
             UserError: For a name that is none of these, or a value that cannot be.
         """
         own = {item.name for item in fields(self)}
+        if "target_macs" in changes:  # as the command line calls it, too
+            changes["budget"] = changes.pop("target_macs")
         controller = changes.get("controller", self.controller)
         others = set(changes) - own - set(PHASES) - set(RULES)
         rule = _options_of(controller) if others else set()  # its module is imported only if it is asked
@@ -163,7 +166,7 @@ class Recipe:
                     raise UserError(f"{name} is not this run's controller, {controller!r} is: leave its options out")
                 options |= dict(value)
             else:
-                raise unknown_name("option", name, own | rule | TRAINING | {"target_macs"})
+                raise unknown_name("option", name, own | rule | TRAINING | {*besides})
         return replace(self, **{**values, "options": {**options, **dict(changes.get("options", {}))}})
 
     def to_json(self) -> dict[str, Any]:

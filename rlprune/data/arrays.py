@@ -101,7 +101,7 @@ def splits_from_arrays(
     The normalisation is chosen on the train role.
     """
     arrays, train = dict(pools), pools["train"]
-    labelled, shape = train.labels.dtype == np.int64, tuple(map(int, train.images.shape[1:]))
+    labelled, shape = train.labels.dtype == np.int64 and train.labels.ndim == 1, tuple(map(int, train.images.shape[1:]))
 
     def source(key: str, normalisation: Normalisation) -> Source:
         images, labels = (

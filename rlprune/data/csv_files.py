@@ -13,12 +13,13 @@ from rlprune.data.cutting import Cut
 from rlprune.data.folders import DEFAULT_SIDE, NATIVE_LIMIT, POOL_NAMES, splits_from_files
 from rlprune.data.images import SUFFIXES as IMAGE_SUFFIXES
 from rlprune.data.images import common_shape, decode_all
-from rlprune.data.npz import CLASSES
+from rlprune.data.npz import CLASSES, check_targets
 from rlprune.data.signals import SUFFIXES, read_signals
 from rlprune.data.splits import DataSplits
-from rlprune.errors import UserError
+from rlprune.errors import UserError, first_line
 
 _FORM = "expected a first line 'path,label' or 'path,label,split'; other tasks take a column for every number"
+_DELIMITERS = (",", ";", "\t")
 Row = dict[str, str]
 
 
@@ -28,6 +29,8 @@ def load_csv(path: Path, cut: Cut, task: str = "classification") -> DataSplits:
     A classification's labels are names of classes, in alphabetical order, or in numeric order where all are whole
     numbers. Any other task gets the columns beside `path` and `split` as its targets, float32.
 
+    Columns are parted by commas, semicolons or tabs, as the first line is. An empty number is NaN: not known.
+
     Raises:
         UserError: It cannot be read, has other columns, or names a file that is not there.
     """
@@ -36,7 +39,7 @@ def load_csv(path: Path, cut: Cut, task: str = "classification") -> DataSplits:
     every = [file for found in files.values() for file in found]
     images = every[0].suffix.lower() in IMAGE_SUFFIXES
     if task.partition(":")[0] not in CLASSES:
-        targets = {pool: _numbers(path, rows, columns) for pool, rows in pools.items()}
+        targets = {pool: _numbers(path, rows, columns, task) for pool, rows in pools.items()}
         return _of_arrays(path, files, targets, tuple(columns), cut, task, images)
     if "label" not in columns:
         raise UserError(f"{path} has no column 'label'; {_FORM}")
@@ -51,11 +54,16 @@ def load_csv(path: Path, cut: Cut, task: str = "classification") -> DataSplits:
 def _pools(path: Path) -> tuple[dict[str, list[Row]], list[str]]:
     """Lines by pool, and the columns that hold targets."""
     try:
-        with path.open(newline="") as file:
-            reader = csv.DictReader(file, skipinitialspace=True)
-            rows, heads = list(reader), list(reader.fieldnames or [])
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"cannot read {path} as CSV ({str(error).splitlines()[0]})") from None
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            first = file.readline()
+            file.seek(0)
+            reader = csv.DictReader(file, skipinitialspace=True, delimiter=max(_DELIMITERS, key=first.count))
+            rows = list(reader)
+            heads = [name.strip() for name in reader.fieldnames or []]
+    except UnicodeDecodeError:
+        raise UserError(f"cannot read {path}: it is no UTF-8 text; save it as CSV in UTF-8") from None
+    except (OSError, csv.Error) as error:
+        raise UserError(f"cannot read {path} as CSV ({first_line(error)})") from None
     columns = [name for name in heads if name not in ("path", "split")]
     if "path" not in heads or not columns:
         raise UserError(f"{path} has the columns {', '.join(heads) or '(none)'}; {_FORM}")
@@ -98,13 +106,12 @@ def _labels(path: Path, rows: Sequence[Row], classes: Sequence[str]) -> np.ndarr
     return np.array([places[row["label"]] for row in rows], dtype=np.int64)
 
 
-def _numbers(path: Path, rows: Sequence[Row], columns: Sequence[str]) -> np.ndarray:
+def _numbers(path: Path, rows: Sequence[Row], columns: Sequence[str], task: str) -> np.ndarray:
     try:
-        found = np.array([[float(row[name]) for name in columns] for row in rows], dtype=np.float32)
+        found = np.array([[float(row[name] or "nan") for name in columns] for row in rows], dtype=np.float32)
     except ValueError as error:
         raise UserError(f"{path}: {error}; the targets of this task are numbers") from None
-    if not np.isfinite(found).all():
-        raise UserError(f"{path}: a target is NaN or infinite; every one must be finite")
+    check_targets(found, str(path), task)
     return found
 
 

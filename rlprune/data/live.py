@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -33,8 +34,9 @@ class LiveSplit:
     comes from a stream of its own, so that equal seeds give equal batches and nobody else's draws change.
 
     Args:
-        loader: A `DataLoader`, a list of batches, a data set of single examples (which a `DataLoader` then batches), a
-            pair of tensors or arrays (inputs, targets) of equal length, or inputs alone where nothing asks for targets.
+        loader: A `DataLoader`, a list of batches, a data set or list of single examples (which a `DataLoader` then
+            batches), a pair of tensors or arrays (inputs, targets) of equal length, or inputs alone where nothing asks
+            for targets.
         role: What it may be used for.
         convert: Turns whatever the loader yields into `(inputs, targets)`.
         seed: Of the order of a split that is not for training.
@@ -133,14 +135,24 @@ def _batched(loader: Any, role: str) -> Any:
             raise UserError(f"{role}= has {sizes[0]} inputs and {sizes[1]} targets; there must be one for each")
     if isinstance(loader, (Tensor, np.ndarray)):
         return [(part, None) for part in _tensor(loader).split(BATCH)]
-    if isinstance(loader, Dataset) and not isinstance(loader, IterableDataset):
+    listed = hasattr(loader, "__getitem__") and hasattr(loader, "__len__") and not isinstance(loader, Iterable)
+    if (isinstance(loader, Dataset) and not isinstance(loader, IterableDataset)) or listed:
         return DataLoader(loader, batch_size=BATCH, shuffle=role == "train")
+    if isinstance(loader, (IterableDataset, list)) and _alone(next(iter(loader), None)):
+        shuffle = role == "train" and isinstance(loader, list)
+        return DataLoader(loader, batch_size=BATCH, shuffle=shuffle)  # type: ignore[arg-type]
     if not isinstance(loader, Iterable) or isinstance(loader, Iterator):
         raise UserError(
             f"{role}= is a {type(loader).__name__}, which cannot be gone through twice; give a DataLoader, a list "
             "of batches, or a pair of tensors (inputs, targets)"
         )
     return loader
+
+
+def _alone(item: Any) -> bool:
+    """Whether an item is one example rather than a batch: its target is a single number."""
+    target = item[1] if isinstance(item, (tuple, list)) and len(item) == 2 else None
+    return isinstance(target, Real) or (isinstance(target, (Tensor, np.ndarray)) and target.ndim == 0)
 
 
 def _tensor(part: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ _OTHERS = {
     ".tflite": "a TensorFlow Lite file", ".onnx": "an ONNX graph",
     ".pt2": "a torch.export program", ".npz": "NumPy arrays",
 }  # fmt: skip
+_WRAPPED = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 _POINTER = b"version https://git-lfs"
 _SAVE = 'save model.state_dict(), as in torch.save(model.state_dict(), "weights.pt")'
 
@@ -41,7 +43,8 @@ def read_weights(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """The state dict of a file and what the file says about itself (`meta`).
 
     A state dict of torch, alone or under a name that checkpoints use (Lightning's, timm's with its averaged weights,
-    DDP's), or safetensors. Anything else in a checkpoint, such as an argparse Namespace, is left out unread.
+    DDP's), or safetensors, in one file or in parts. Anything else in a checkpoint, such as an argparse Namespace, is
+    left out unread.
 
     Raises:
         UserError: The file is missing, damaged or of another kind; says which, and how to save the right one.
@@ -50,7 +53,12 @@ def read_weights(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
         raise UserError(f"{path} is an address; download it, and give the file")
     path = Path(path)
     if path.is_dir():
-        raise UserError(f"{path} is a folder; {_inside(path)}")
+        indices = sorted(path.glob("*.index.json"))
+        if len(indices) != 1:
+            raise UserError(f"{path} is a folder; {_inside(path)}")
+        path = indices[0]
+    if path.name.endswith(".index.json"):
+        return _in_parts(path), {}
     check_archive(path)
     with path.open("rb") as file:
         if file.read(len(_POINTER)) == _POINTER:
@@ -65,12 +73,8 @@ def read_weights(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     if not isinstance(content, Mapping):
         raise UserError(f"{path} holds a {type(content).__name__}; expected a dict of tensors: {_SAVE}")
     meta = content.get("meta", {})
-    for key in (*_WRAPPERS, *_own_wrapper(content)):
-        if isinstance(content.get(key), _Inert):
-            raise UserError(f"{path} holds a pickled whole model under {key!r}; {_SAVE}")
-        if isinstance(content.get(key), Mapping) and content[key]:
-            content = content[key]
-            break
+    while (key := _wrapper(content, path)) is not None:
+        content = content[key]
     state = {str(name): value for name, value in content.items()}
     for name, value in state.items():
         if not isinstance(value, Tensor):
@@ -81,11 +85,30 @@ def read_weights(path: str | Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return state, dict(meta) if isinstance(meta, Mapping) else {}
 
 
-def _own_wrapper(content: Mapping[Any, Any]) -> list[str]:
-    """The one name such as `ema_state_dict` under which a checkpoint keeps its weights, where there is just one."""
-    training = ("optim", "sched", "scaler")
-    found = [str(key) for key in content if str(key).endswith("state_dict") and not str(key).startswith(training)]
-    return found if len(found) == 1 else []
+def _wrapper(content: Mapping[Any, Any], path: Path) -> str | None:
+    """The name under which a checkpoint keeps its weights; None where it is a state dict itself."""
+    for key in _WRAPPERS:
+        if isinstance(content.get(key), _Inert):
+            raise UserError(f"{path} holds a pickled whole model under {key!r}; {_SAVE}")
+        if isinstance(content.get(key), Mapping) and content[key]:
+            return key
+    found = [
+        key
+        for key, value in content.items()
+        if isinstance(value, Mapping) and value and all(isinstance(part, Tensor) for part in value.values())
+    ]
+    chosen = _meant(found)
+    if len(chosen) > 1:
+        raise UserError(
+            f"{path} holds weights under {' and '.join(map(repr, chosen))}; save those that are meant alone, "
+            f'as in torch.save(checkpoint[{chosen[0]!r}], "weights.pt")'
+        )
+    return chosen[0] if chosen else None
+
+
+def _meant(names: list[str]) -> list[str]:
+    """Those of averaged weights, if there are any."""
+    return [name for name in names if "ema" in re.split(r"[^a-z]+", str(name).lower())] or names
 
 
 def _torch_file(path: Path) -> Any:
@@ -122,12 +145,17 @@ def _safetensors(path: Path) -> dict[str, Any]:
         raise UserError(f"cannot read {path} as safetensors ({reason}); it is damaged or something else") from None
 
 
+def _in_parts(index: Path) -> dict[str, Any]:
+    """The state dict of Hugging Face's files that an index lists."""
+    with reading(index, "the index of weights in parts"):
+        files = {Path(file).name for file in json.loads(index.read_text())["weight_map"].values()}
+    return {name: tensor for file in sorted(files) for name, tensor in read_weights(index.parent / file)[0].items()}
+
+
 def _inside(folder: Path) -> str:
     """Which file of a folder to give."""
     found = sorted(file for file in folder.iterdir() if file.suffix.lower() in _TENSORS)
     preferred = [file for file in found if file.suffix == ".safetensors"] or found
-    if any(folder.glob("*.index.json")):
-        return "its weights are in parts: model.save_pretrained(folder, max_shard_size='100GB') writes one file"
     if preferred:
         return f"give {preferred[0]}"
     return f"it holds no weights: {_SAVE}"
@@ -136,19 +164,26 @@ def _inside(folder: Path) -> str:
 def fitted(state: Mapping[str, Tensor], own: Mapping[str, Any]) -> dict[str, Tensor]:
     """The state dict under the model's own names.
 
-    Compiled modules' `_orig_mod.` goes, and a prefix in front of all of the model's names (`module.` of DDP, `model.`
-    or `net.` of a LightningModule, any other), with whatever does not carry it; so does torchvision's auxiliary head,
-    which models without one do not miss.
+    What torch.compile, FSDP and checkpointing put into names goes, and a prefix in front of all of the model's names
+    (`module.` of DDP, `model.` or `net.` of a LightningModule, any other), with whatever does not carry it; so does
+    torchvision's auxiliary head, which models without one do not miss.
+
+    Raises:
+        UserError: Several prefixes fit, and none says that its weights are averaged.
     """
-    names = {name: name.replace("_orig_mod.", "") for name in state}
+    names = {name: _WRAPPED.sub("", name) for name in state}
     found = {names[name]: value for name, value in state.items()}
     needed = [name for name in own if not name.endswith("num_batches_tracked")]
     if needed and not set(needed) <= found.keys():
         ends = {name[: -len(needed[0])] for name in found if name.endswith("." + needed[0])}
-        for prefix in sorted(ends, key=len):
-            if all(prefix + name in found for name in needed):
-                found = {n.removeprefix(prefix): value for n, value in found.items() if n.startswith(prefix)}
-                break
+        fits = _meant([end for end in sorted(ends) if all(end + name in found for name in needed)])
+        if len(fits) > 1:
+            raise UserError(
+                f"it holds the model's weights under {' and '.join(map(repr, fits))}; save those that are meant alone, "
+                f"their names without {fits[0]!r}"
+            )
+        for prefix in fits:
+            found = {name.removeprefix(prefix): value for name, value in found.items() if name.startswith(prefix)}
     return {name: value for name, value in found.items() if name in own or not name.startswith("aux_classifier.")}
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
+from numbers import Real
 from typing import Any
 
 import torch
@@ -177,7 +178,7 @@ class OwnEvaluator(Evaluator):
             return super().score(model, role, limit)
         with evaluating(model), torch.no_grad(), calling("evaluate="):
             value = self._own(model)
-        if not isinstance(value, (int, float, torch.Tensor)) or not math.isfinite(float(value)):
+        if not isinstance(value, (Real, torch.Tensor)) or not math.isfinite(float(value)):
             raise UserError(f"evaluate gave {value!r}; it must give a finite number, higher for a better network")
         self.ledger.evaluations += 1
         return Score(float(value), 0, "score", percent=False)

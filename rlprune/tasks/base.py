@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -15,10 +16,11 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from rlprune.errors import UserError, unknown_name
+from rlprune.errors import UserError, guarding, unknown_name
 from rlprune.importing import user_module
 from rlprune.options import parse_options
 from rlprune.registry import Registry
+from rlprune.tasks.parts import part, tensors
 from rlprune.tasks.score import Score
 
 # (inputs, targets) of one batch; what they are is between the data and the task. Classification: float32 (N, C, H, W)
@@ -173,7 +175,7 @@ class OutputTask:
             raise UserError("there are no examples to score; give the split at least one")
         seen, table = sum(map(len, tables)), self.together(np.concatenate(tables))
         resample = partial(_resampled, self.measure, table)
-        found = Score(self.measure(table), len(table), self.metric, loss / seen, percent=self.percent)
+        found = Score(float(self.measure(table)), len(table), self.metric, loss / seen, percent=self.percent)
         return replace(found, resample=resample, draws=self.draws)
 
     def prepared(self, score: Callable[[Task], Score]) -> Task:
@@ -187,18 +189,19 @@ def _resampled(measure: Callable[[np.ndarray], float], table: np.ndarray, index:
 
 # Every task is a frozen dataclass whose fields are its options.
 TASKS: Registry[Callable[..., Task]] = Registry("task")
-_OWN = ".py:"
+_OWN = re.compile(r"\.py(:|$)")
 
 
 def get_task(spec: str) -> Task:
     """The task called `spec`, with options where it has any: `segmentation:objective=ce+dice,metric=pixel_accuracy`.
 
-    `mytask.py:Task` is a class of one's own in a file. What it lacks of a task's methods it gets from `OutputTask`.
+    `mytask.py:Task` is a class of one's own in a file, or a function or object there. What it lacks of a task's methods
+    it gets from `OutputTask`.
 
     Raises:
         UserError: Unknown task, option, or value of an option.
     """
-    if _OWN in spec:
+    if _OWN.search(spec):
         return _own(spec)
     name, colon, text = spec.partition(":")
     factory = TASKS.get(name)
@@ -212,18 +215,20 @@ def get_task(spec: str) -> Task:
 
 
 def _own(spec: str) -> Task:
-    file, _, name = spec.rpartition(":")
-    found = getattr(user_module(file), name, None)
-    if not isinstance(found, type):
-        classes = [key for key, value in vars(user_module(file)).items() if isinstance(value, type)]
-        raise unknown_name(f"class in {file}", name, classes or ["(none)"])
-    try:
-        made = found()
-    except Exception as error:
-        raise UserError(
-            f"{spec} failed when it was made ({type(error).__name__}: {error}); it takes no argument"
-        ) from None
-    return as_task(made)
+    """A class in a file, what a function there gives, or an object."""
+    file, _, name = spec.partition(".py")
+    file, name = f"{file}.py", name.removeprefix(":")
+    module = user_module(file)
+    own = [key for key, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
+    found = getattr(module, name, None)
+    if not name:
+        raise UserError(f"{file} is a file; say what of it is the task: {' or '.join(f'{file}:{one}' for one in own)}")
+    if found is None:
+        raise unknown_name(f"class in {file}", name, own or ["(none)"])
+    if callable(found):
+        with guarding(f"{spec} failed when it was made", "it takes no argument"):
+            found = found()
+    return as_task(found)
 
 
 def as_task(task: Any) -> Task:
@@ -272,21 +277,15 @@ def list_tasks() -> list[str]:
 
 
 def single_output(output: Any) -> torch.Tensor:
-    """The logits of a model that returns a tensor, a dict with `out` or `logits`, or a tuple that starts with them."""
-    found = output
-    if isinstance(output, dict):
-        found = next((output[key] for key in ("out", "logits") if isinstance(output.get(key), torch.Tensor)), None)
-    elif isinstance(output, (tuple, list)):
-        found = output[0] if output else None
-    elif not isinstance(output, torch.Tensor):
-        found = getattr(output, "logits", None)
-    if isinstance(found, torch.Tensor):
-        return found
-    heads = [str(key) for key, value in output.items() if torch.is_tensor(value)] if isinstance(output, dict) else []
-    named = f", or the task 'heads:{';'.join(f'{name}=TASK' for name in heads)}'" if heads else ""
+    """The logits of a model: what it returns as `out` or `logits`, or first, or what it returns alone."""
+    found = next((one for name in ("out", "logits", "0") if torch.is_tensor(one := part(output, name))), output)
+    every = dict(tensors(found))
+    if len(every) == 1:
+        return next(iter(every.values()))
+    named = f", or the task 'heads:{';'.join(f'{name}=TASK' for name in every)}'" if every else ""
     raise UserError(
-        f"the model returned a {type(output).__name__}; expected a tensor of logits, a dict with 'out' or 'logits', "
-        f"or a tuple that starts with them{named}"
+        f"the model returned a {type(output).__name__}; expected a tensor of logits, alone, under 'out' or 'logits', "
+        f"or as the first of a tuple{named}"
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -12,6 +12,7 @@ from torch import nn
 
 from rlprune.errors import UserError
 from rlprune.tasks.base import TASKS, Batch, OutputTask, Task, check_finite_outputs, check_option, get_task
+from rlprune.tasks.parts import part, tensors
 from rlprune.tasks.score import Score
 
 _FORM = "heads:0=classification;1=regression:metric=mae;weights=1,0.5;score=worst"
@@ -20,7 +21,9 @@ _FORM = "heads:0=classification;1=regression:metric=mae;weights=1,0.5;score=wors
 @TASKS.register("heads")
 @dataclass(frozen=True)
 class Heads(OutputTask):
-    """A task for each output, by its name in a dict or its place in a tuple; targets likewise, or columns of a tensor.
+    """A task for each output, by its name in a dict or dataclass, or its place in a tuple; inside another as `a.0`.
+
+    Targets likewise, or by the order of the heads: columns of a tensor, or a tuple where the heads have names.
 
     Attributes:
         heads: Output -> its task.
@@ -46,10 +49,10 @@ class Heads(OutputTask):
         """
         heads, combine = list[tuple[str, OutputTask]](), "worst"
         weights: tuple[float, ...] = ()
-        for part in filter(None, text.split(";")):
-            key, equals, value = (piece.strip() for piece in part.partition("="))
+        for entry in filter(None, text.split(";")):
+            key, equals, value = (piece.strip() for piece in entry.partition("="))
             if not equals or not value:
-                raise UserError(f"task heads has {part!r}; it must be like {_FORM}")
+                raise UserError(f"task heads has {entry!r}; it must be like {_FORM}")
             if key == "score":
                 combine = value
             elif key == "weights":
@@ -145,16 +148,17 @@ class Heads(OutputTask):
 
 
 def _part(whole: Any, key: str, place: int, what: str) -> Any:
-    """One head's part of the outputs or targets."""
-    if isinstance(whole, Mapping) and key in whole:
-        return whole[key]
-    if isinstance(whole, (tuple, list)) and key.isdigit() and int(key) < len(whole):
-        return whole[int(key)]
-    if what == "targets" and isinstance(whole, torch.Tensor) and whole.ndim == 2 and place < whole.shape[1]:
-        return whole[:, place]
-    kind = f"{', '.join(map(str, whole))}" if isinstance(whole, Mapping) else type(whole).__name__
-    length = f" of {len(whole)}" if isinstance(whole, (tuple, list)) else ""
-    raise UserError(f"there is no head {key!r} among the {what} ({kind}{length}); name heads as the {what} are")
+    """One head's part of the outputs or targets; targets that have no names go by the order of the heads."""
+    found = part(whole, key)
+    if found is None and what == "targets":
+        if isinstance(whole, torch.Tensor) and whole.ndim == 2 and place < whole.shape[1]:
+            return whole[:, place]
+        if isinstance(whole, (tuple, list)) and not key.isdigit() and place < len(whole):
+            return whole[place]
+    if found is None:
+        there = ", ".join(name for name, _ in tensors(whole)) or "one tensor, or none"
+        raise UserError(f"there is no head {key!r} among the {what} ({there}); name heads as the {what} are")
+    return found
 
 
 def _numbers(text: str) -> tuple[float, ...]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from rlprune.tasks.base import OutputTask, Task
+from rlprune.tasks.parts import tensors
 
-_SILENT = ("aux", "loss", "hidden_states", "attentions")  # outputs that training or looking into a network needs
+# Outputs that training or looking into a network needs
+_SILENT = {"aux", "loss", "hidden_states", "attentions", "past_key_values"}
 
 
 def overlooked(task: Task, returned: Any) -> str | None:
@@ -23,12 +23,7 @@ def overlooked(task: Task, returned: Any) -> str | None:
     plain = type(task).output is OutputTask.output and type(task).loss is OutputTask.loss  # nobody chose an output
     if not (task.single or plain):
         return None
-    if isinstance(returned, dict):
-        names = [str(key) for key, value in returned.items() if isinstance(value, torch.Tensor) and key not in _SILENT]
-    elif isinstance(returned, (tuple, list)):
-        names = [str(place) for place, value in enumerate(returned) if isinstance(value, torch.Tensor)]
-    else:
-        return None
+    names = [name for name, _ in tensors(returned) if not _SILENT & {*name.split(".")}]
     if len(names) < 2:
         return None
     heads = ";".join(f"{name}={task.name if not i else 'TASK'}" for i, name in enumerate(names))

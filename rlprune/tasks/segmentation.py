@@ -28,6 +28,7 @@ from rlprune.tasks.score import Score
 IGNORE = 255
 _LOSSES = ("ce", "ce+dice", "bce", "bce+dice", "dice")
 _METRICS = ("miou", "pixel_accuracy", "loss")
+_SCALING = {1: "linear", 2: "bilinear", 3: "trilinear"}  # by how many axes there are
 _AUXILIARY = 0.5  # weight of torchvision's auxiliary head
 
 
@@ -36,7 +37,7 @@ _AUXILIARY = 0.5  # weight of torchvision's auxiliary head
 class Segmentation(OutputTask):
     """A class for every pixel; the model gives logits (N, classes, H, W), or (N, 1, H, W) for one class against none.
 
-    Pixels with the value 255 count nowhere.
+    Signals and volumes have one or three axes in the place of H and W. Pixels with the value 255 count nowhere.
 
     Attributes:
         objective: What is minimised: "ce" (cross-entropy), "bce" (each class against the rest, by sigmoid), "dice",
@@ -58,7 +59,7 @@ class Segmentation(OutputTask):
 
     def output(self, returned: Any, targets: Any) -> torch.Tensor:
         """Logits, (N, classes, H, W), brought to the size of the masks."""
-        return _fit(single_output(returned), targets)
+        return _pair(returned, targets)[0]
 
     def outputs(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Logits, (N, classes, H, W), brought to the size of the masks."""
@@ -66,11 +67,11 @@ class Segmentation(OutputTask):
 
     def loss_of(self, output: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Mean loss over the pixels that count."""
-        return self._loss(output, masks_of(targets))
+        return self._loss(output, masks_of(targets, output.ndim - 1))
 
     def examples(self, output: torch.Tensor, targets: torch.Tensor) -> np.ndarray:
         """Per image and class the pixels of intersection, prediction and truth."""
-        return image_counts(output.argmax(1), masks_of(targets), output.shape[1])
+        return image_counts(output.argmax(1), masks_of(targets, output.ndim - 1), output.shape[1])
 
     def measure(self, table: np.ndarray) -> float:
         """Mean intersection over union, or pixel accuracy."""
@@ -78,13 +79,14 @@ class Segmentation(OutputTask):
 
     def rows(self, output: Any, batch: Batch) -> torch.Tensor:
         """Logits of the pixels that count, (pixels, classes), of what a model returned."""
-        masks = masks_of(batch[1])
-        return _fit(single_output(output), masks).movedim(1, -1)[masks != IGNORE]
+        logits, masks = _pair(output, batch[1])
+        return logits.movedim(1, -1)[masks != IGNORE]
 
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """Mean loss over the pixels that count; torchvision's auxiliary head adds half of its own."""
-        output, masks = model(*self.inputs(batch)), masks_of(batch[1])
-        loss = self._loss(_fit(single_output(output), masks), masks)
+        output = model(*self.inputs(batch))
+        logits, masks = _pair(output, batch[1])
+        loss = self._loss(logits, masks)
         if isinstance(output, dict) and isinstance(output.get("aux"), torch.Tensor):
             loss = loss + _AUXILIARY * self._loss(_fit(output["aux"], masks), masks)
         return loss
@@ -94,7 +96,7 @@ class Segmentation(OutputTask):
         counts: list[np.ndarray] = []
         loss, pixels, n = 0.0, 0, 0
         for batch in batches:
-            logits, masks = self.outputs(model, batch), masks_of(batch[1])
+            logits, masks = _pair(model(*self.inputs(batch)), batch[1])
             check_finite_outputs(logits)
             _check_masks(masks, logits.shape[1])
             counts.append(image_counts(logits.argmax(1), masks, logits.shape[1]))
@@ -119,7 +121,7 @@ class Segmentation(OutputTask):
             terms.append(F.cross_entropy(logits, masks, ignore_index=IGNORE))
         if self.objective == "ce":
             return terms[0]
-        one_hot = F.one_hot(masks.where(valid, 0), logits.shape[1]).permute(0, 3, 1, 2).to(logits.dtype)
+        one_hot = F.one_hot(masks.where(valid, 0), logits.shape[1]).movedim(-1, 1).to(logits.dtype)
         weight = valid[:, None].to(logits.dtype)
         if "bce" in self.objective:
             each = F.binary_cross_entropy_with_logits(logits, one_hot, reduction="none")
@@ -136,7 +138,7 @@ def _measured(measure: Callable[[np.ndarray], float], table: np.ndarray, index: 
 def image_counts(predicted: torch.Tensor, masks: torch.Tensor, classes: int) -> np.ndarray:
     """Per image and class the pixels of intersection, prediction and truth: int64 (N, 3, classes)."""
     valid = masks != IGNORE
-    images = torch.arange(len(masks), device=masks.device).view(-1, 1, 1).expand_as(masks)
+    images = torch.arange(len(masks), device=masks.device).view(-1, *[1] * (masks.ndim - 1)).expand_as(masks)
     offset = images * classes
 
     def count(values: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
@@ -162,16 +164,23 @@ def pixel_accuracy(counts: np.ndarray) -> float:
     return float(both / truth) if truth else 0.0
 
 
-def _fit(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
-    """Logits at the masks' size, and of two classes where the model gives one channel."""
-    if logits.ndim != 4:
+def _pair(returned: Any, targets: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits of what a model returned, at the masks' size, and the masks."""
+    logits = single_output(returned)
+    if logits.ndim - 2 not in _SCALING:
         raise UserError(
             f"the model gave an output of shape {tuple(logits.shape)}; "
             "segmentation needs logits of shape (images, classes, height, width)"
         )
-    size = masks_of(masks).shape[1:]
+    masks = masks_of(targets, logits.ndim - 1)
+    return _fit(logits, masks), masks
+
+
+def _fit(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+    """Logits at the masks' size, and of two classes where the model gives one channel."""
+    size = masks.shape[1:]
     if logits.shape[2:] != size:
-        logits = F.interpolate(logits, size, mode="bilinear", align_corners=False)
+        logits = F.interpolate(logits, size, mode=_SCALING[len(size)], align_corners=False)
     if logits.shape[1] == 1:  # softmax of (0, x) is the sigmoid of x
         logits = torch.cat((torch.zeros_like(logits), logits), dim=1)
     return logits
@@ -181,18 +190,18 @@ def _dice(logits: torch.Tensor, one_hot: torch.Tensor, weight: torch.Tensor) -> 
     """One minus the Dice coefficient of the probabilities, mean over classes (Milletari et al. 2016, smoothed by 1)."""
     probability = logits.softmax(1) * weight
     truth = one_hot * weight
-    axes = (0, 2, 3)
+    axes = (0, *range(2, logits.ndim))
     both = (probability * truth).sum(axes)
     return (1 - (2 * both + 1) / (probability.sum(axes) + truth.sum(axes) + 1)).mean()
 
 
-def masks_of(targets: Any) -> torch.Tensor:
-    """Masks, int64 (N, H, W), of whole numbers of any width; raises UserError for targets that are none."""
-    if isinstance(targets, torch.Tensor) and targets.ndim == 4 and targets.shape[1] == 1:
+def masks_of(targets: Any, dims: int) -> torch.Tensor:
+    """Masks, int64 of so many axes, (N, H, W), of whole numbers of any width; raises UserError for what are none."""
+    if isinstance(targets, torch.Tensor) and targets.ndim == dims + 1 and targets.shape[1] == 1:
         targets = targets[:, 0]
     return whole_numbers(
         targets,
-        3,
+        dims,
         "segmentation needs masks, the class of every pixel as a whole number, (images, height, width): "
         "give batch=function that makes them",
     )
