@@ -105,6 +105,9 @@ def _about(path: Path) -> dict[str, Any]:
                 f"{path} has the {space.replace('_', ' ')} {' to '.join(sorted(bounds))}, and the environments here "
                 "have -1 to 1: train it without the wrapper that changes that"
             )
+    acts = (data.get("action_space") or {}).get("_shape")
+    if acts not in ([1], [], None):
+        raise UserError(f"{path} acts by {acts} numbers, and the environments here take [1], a rate for a group")
     policy = dict(data.get("policy_kwargs") or {})
     kwargs = {
         name: _plain(path, name, value)

@@ -254,7 +254,7 @@ def load_agent(path: str | Path, device: str = "cpu") -> TrainedAgent:
         model = make_agent(
             card["algorithm"], _SpacesOnly(len(card["features"]), action), hyperparameters, seed=0, device=device
         )
-        load_weights(model, path)
+        load_weights(model, path, training=False)
     return TrainedAgent(model, card)
 
 
@@ -292,18 +292,25 @@ class _SpacesOnly(gymnasium.Env[Any, Any]):
         self.action_space = action
 
 
-def load_weights(model: BaseAlgorithm, path: Path) -> None:
-    """Put the tensors of a zip into a model of the same make: policy, optimizers, temperature. No pickles are read."""
+def load_weights(model: BaseAlgorithm, path: Path, *, training: bool = True) -> None:
+    """Put the tensors of a zip into a model of the same make: the policy, and, to train on, all else.
+
+    No pickles are read.
+    """
     check_archive(path)
     try:
         _, parameters, variables = load_from_zip_file(path, load_data=False, device=model.device)
+        if not training:  # whatever optimizer it had
+            parameters, variables = {**model.get_parameters(), "policy": parameters["policy"]}, None
         model.set_parameters(parameters, exact_match=True, device=model.device)
         for name, tensor in (variables or {}).items():
             if tensor is not None:
                 recursive_setattr(model, f"{name}.data", tensor.data)
     except Exception as error:  # whatever a damaged zip makes torch and zipfile raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path} does not hold the agent that is expected ({reason})") from None
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(
+            f"{path} does not hold the agent of its card ({reason}); it is damaged, or the card is another agent's"
+        ) from None
     for name, weight in model.policy.named_parameters():
         if not bool(weight.isfinite().all()):
             raise UserError(f"{path} holds an agent whose {name} is NaN or infinite; train it again")

@@ -167,3 +167,41 @@ def test_a_folder_says_the_order_of_its_classes(tmp_path: Path) -> None:
     (tmp_path / "dataset.yml").write_text("classes: [low]\n")
     with pytest.raises(UserError, match=r"high is a class that dataset.yml does not list"):
         load_data(str(tmp_path))
+
+
+@pytest.mark.parametrize(("delimiter", "encoding"), [(";", "utf-8"), ("\t", "utf-8"), (",", "utf-8-sig")])
+def test_tables_as_spreadsheets_save_them(tmp_path: Path, delimiter: str, encoding: str) -> None:
+    rows = [f'"{name}"{delimiter}{"ab"[n % 2]}' for n, name in enumerate(pictures(tmp_path))]
+    (tmp_path / "data.csv").write_text("\n".join([f"path{delimiter}label", *rows]), encoding=encoding)
+    assert load_data(str(tmp_path / "data.csv")).classes == ("a", "b")
+
+
+def test_numbers_that_are_missing_are_not_known(tmp_path: Path) -> None:
+    rows = [(name, n, "" if n % 3 else n) for n, name in enumerate(pictures(tmp_path))]
+    file = table(tmp_path / "data.csv", ("path", "x", "y"), rows)
+    targets = torch.cat([targets for _, targets in load_data(file, task="regression").train.batches(4)])
+    assert targets[:, 1].isnan().any() and not targets[:, 0].isnan().any()
+    with pytest.raises(UserError, match="holds NaN"):
+        load_data(file, task="heads:0=regression;1=regression")
+
+
+def test_a_table_that_is_no_utf8_is_told_to_become_it(tmp_path: Path) -> None:
+    (tmp_path / "data.csv").write_text("path,label\n", encoding="utf-16")
+    with pytest.raises(UserError, match="save it as CSV in UTF-8"):
+        load_data(str(tmp_path / "data.csv"))
+
+
+@pytest.mark.parametrize("shape", [(8, 9), (4, 5, 6)])
+def test_masks_lie_in_arrays_too(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (30, *([1] if len(shape) == 3 else []), *shape), dtype=np.uint8)
+    masks = rng.integers(0, 3, (30, *shape), dtype=np.uint8)
+    masks[:, 0] = 255
+    np.savez(tmp_path / "m.npz", train=images, train_labels=masks)
+    data = load_data(str(tmp_path / "m.npz"), task="segmentation")
+    assert data.classes == ("0", "1", "2") and data.task == "segmentation"
+    (inputs, targets), *_ = data.train.batches(4, seed=0, augment=True)
+    assert inputs.shape[2:] == shape and targets.dtype == torch.int64 and targets.shape[1:] == shape
+    np.savez(tmp_path / "m.npz", train=images, train_labels=masks / 2)
+    with pytest.raises(UserError, match="segmentation needs the class of every pixel"):
+        load_data(str(tmp_path / "m.npz"), task="segmentation")

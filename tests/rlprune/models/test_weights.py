@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 import pytest
@@ -231,3 +232,39 @@ def test_the_command_line_says_it_in_one_line(
     assert main(["evaluate", "--weights", "lit.ckpt"]) == 0
     out, err = capsys.readouterr()
     assert "accuracy on 359 examples" in out and ("near chance" in err or not err)
+
+
+def test_of_two_sets_of_weights_the_averaged_are_taken_or_the_user_is_asked(
+    state: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    zeros = {name: torch.zeros_like(value) for name, value in state.items()}
+    loads({"state_dict": {**prefixed(zeros, "model."), **prefixed(state, "ema_model.")}}, state, tmp_path / "lit.ckpt")
+    loads({"params": zeros, "params_ema": state}, state, tmp_path / "sr.pth")
+    with pytest.raises(UserError, match=r"'critic\.' and 'schema\.'.*names without 'critic\.'"):
+        loads({**prefixed(state, "schema."), **prefixed(zeros, "critic.")}, state, tmp_path / "two.pt")
+    with pytest.raises(UserError, match=r"'student' and 'teacher'; save .*checkpoint\['student'\]"):
+        loads({"student": state, "teacher": zeros}, state, tmp_path / "two.pt")
+
+
+def test_wrappings_inside_wrappings_load(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    sharded = {f"_fsdp_wrapped_module.{name.replace('conv1.', 'conv1._checkpoint_wrapped_module.')}": value
+               for name, value in state.items()}  # fmt: skip
+    loads({"model": {"state_dict": sharded}, "optimizer": {"state": {}, "param_groups": []}}, state, tmp_path / "w.pt")
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
+def test_weights_in_parts_load(suffix: str, state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    names, save = list(state), pytest.importorskip("safetensors.torch").save_file
+    half = {name: f"part-{number % 2}{suffix}" for number, name in enumerate(names)}
+    for file in set(half.values()):
+        part = {name: state[name] for name in names if half[name] == file}
+        save(part, tmp_path / file) if suffix == ".safetensors" else torch.save(part, tmp_path / file)
+    index = tmp_path / f"model{suffix}.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": half}))
+    for given in (tmp_path, index):
+        model = create_model("resnet20")
+        load_weights(model, given)
+        assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+    (tmp_path / f"part-1{suffix}").unlink()
+    with pytest.raises(UserError, match=f"part-1{suffix}"):
+        load_weights(model, tmp_path)

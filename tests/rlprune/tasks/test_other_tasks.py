@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import collections
+import dataclasses
 import re
 import textwrap
+import types
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from torch import nn
 import rlprune.tasks
 from rlprune.errors import UserError
 from rlprune.tasks import Batch, Score, Task, as_task, get_task, overlooked
+from rlprune.tasks.multilabel import average_precision
 
 
 class Gives(nn.Module):
@@ -217,3 +221,95 @@ def test_a_class_with_four_methods_is_completed() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert overlooked(task, (torch.zeros(1), torch.zeros(1))) is None, "it calls the model by itself"
+
+
+@dataclasses.dataclass
+class Found:
+    cls: torch.Tensor
+    box: torch.Tensor
+
+
+Pair = collections.namedtuple("Pair", "cls box")
+
+
+@pytest.mark.parametrize("nest", [lambda a, b: {"cls": a, "box": b}, Found, Pair, lambda a, b: (a, b)])
+def test_heads_are_found_however_outputs_are_held(nest: Any) -> None:
+    (first, second), (labels, _) = heads(5)
+    outputs, targets = nest(first, second), nest(labels, labels)
+    one, two = ("0", "1") if isinstance(outputs, tuple) else ("cls", "box")
+    flat = get_task(f"heads:{one}=classification;{two}=classification")
+    assert list(score(flat, outputs, targets).details.values()) == [1.0, 0.75]
+    inside = get_task(f"heads:1.{one}=classification;1.{two}=classification")
+    assert list(score(inside, (0.5, outputs), (None, targets)).details.values()) == [1.0, 0.75]
+
+
+def test_targets_without_names_go_by_the_order_of_the_heads() -> None:
+    (first, second), targets = heads(5)
+    task = get_task("heads:kind=classification;age=classification")
+    assert list(score(task, {"age": second, "kind": first}, targets).details.values()) == [1.0, 0.75]
+
+
+def test_the_one_tensor_of_a_nest_is_the_output() -> None:
+    (first, _), (labels, _) = heads()
+    for alone in ({"pred": first}, [[first]], {"a": {"b": first}}, types.SimpleNamespace(logits=first)):
+        assert score(get_task("classification"), alone, labels).value == 1.0
+    with pytest.raises(UserError, match=r"heads:a=TASK;b\.0=TASK"):
+        score(get_task("classification"), {"a": first, "b": [first]}, labels)
+
+
+@pytest.mark.parametrize("nest", [lambda a, b: (a, {"box": b}), lambda a, b: {"logits": a, "more": [b]}, Pair])
+def test_an_output_inside_another_is_not_ignored_in_silence(nest: Any) -> None:
+    warning = overlooked(get_task("classification"), nest(torch.zeros(1, 3), torch.zeros(1, 2)))
+    assert warning is not None and "2 outputs" in warning
+    hidden = {"logits": torch.zeros(1), "hidden_states": [torch.zeros(1)]}
+    assert overlooked(get_task("classification"), hidden) is None
+
+
+@pytest.mark.parametrize("metric", ["r2", "mse", "mae"])
+def test_numbers_that_nobody_knows_count_nowhere(metric: str, pair: tuple[torch.Tensor, torch.Tensor]) -> None:
+    outputs, targets = pair
+    task = get_task(f"regression:metric={metric}")
+    unknown = targets.clone()
+    unknown[10:, 1] = torch.nan
+    far = outputs.clone()
+    far[10:, 1] = 1000.0
+    assert score(task, far, unknown).value == pytest.approx(score(task, outputs, unknown).value)
+    assert score(task, outputs + 1, unknown).value < score(task, outputs, unknown).value
+    loss = float(task.loss(Gives(), (far, unknown)))
+    kept = ~unknown.isnan()
+    assert loss == pytest.approx(float((outputs - targets)[kept].square().mean()))
+    gone = torch.full_like(targets, torch.nan)
+    assert float(task.loss(Gives(), (outputs, gone))) == 0.0
+
+
+def test_labels_that_nobody_knows_count_nowhere() -> None:
+    labels = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, torch.nan], [0.0, 1.0]])
+    logits = torch.tensor([[2.0, -1.0], [-1.0, 1.0], [3.0, 99.0], [-2.0, 2.0]])
+    for metric in ("map", "exact"):
+        assert score(get_task(f"multilabel:metric={metric}"), logits, labels).value == 1.0
+    assert np.isfinite(float(get_task("multilabel").loss(Gives(), (logits, labels))))
+    with pytest.raises(UserError, match="NaN for not known"):
+        score(get_task("multilabel"), logits, labels.nan_to_num(-1.0))
+
+
+def test_average_precision_of_ties_is_scikit_learns() -> None:
+    from sklearn.metrics import average_precision_score
+
+    generator = np.random.default_rng(0)
+    for count in (2, 9, 30):
+        logits, labels = generator.integers(0, 4, (count, 5)).astype(float), generator.random((count, 5)) < 0.4
+        labels[0] = True
+        wanted = average_precision_score(labels, logits, average=None)
+        np.testing.assert_allclose(average_precision(logits, labels.astype(float)), wanted)
+
+
+def test_a_task_of_a_file_is_a_class_a_function_or_an_object(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    text = (
+        "class Task:\n    def examples(self, output, targets): return output\nmade = Task()\ndef make(): return made\n"
+    )
+    file.write_text(text)
+    for name in ("Task", "made", "make"):
+        assert hasattr(get_task(f"{file}:{name}"), "examples")
+    with pytest.raises(UserError, match=r"say what of it is the task: .*mine.py:Task"):
+        get_task(str(file))

@@ -170,3 +170,17 @@ def test_miou_of_resampled_images_is_that_of_the_images() -> None:
     counts = np.random.default_rng(0).integers(1, 9, (5, 3, 4))
     counts[:, 1:] += counts[:, :1]
     assert miou(counts[[0, 0, 1]]) == miou(np.concatenate([counts[:1], counts[:1], counts[1:2]]))
+
+
+@pytest.mark.parametrize("size", [(9,), (4, 5, 6)])
+@pytest.mark.parametrize("objective", ["ce+dice", "bce"])
+def test_signals_and_volumes_are_segmented(size: tuple[int, ...], objective: str) -> None:
+    task, masks = get_task(f"segmentation:objective={objective}"), torch.randint(0, 3, (2, *size))
+    logits = 20.0 * F.one_hot(masks, 3).movedim(-1, 1).float() - 10.0
+    assert task.score(Fixed(logits), [(masks, masks[:, None])]).value == 1.0
+    assert task.score(Fixed(logits.roll(1, 1)), [(masks, masks)]).value == 0.0
+    assert float(task.loss(Fixed(logits), (masks, masks))) < 0.01
+    masks[:, 0] = 255
+    assert len(task.rows(logits, (masks, masks))) == int((masks != 255).sum())
+    half = tuple(side // 2 for side in size)
+    assert task.outputs(Fixed(torch.randn(2, 1, *half)), (masks, masks)).shape == (2, 2, *size)
