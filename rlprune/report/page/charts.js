@@ -96,10 +96,10 @@ const shorten = (text, length) => (text.length > length ? `…${text.slice(1 - l
 // Lines over the rounds. A line is { name, index, points: [{ x, y, hollow, text }] }.
 function lineChart(holder, width, { lines, xLabel, yLabel, limits = [], height = 260 }) {
   const all = lines.flatMap((line) => line.points);
-  const xs = all.map((point) => point.x), last = Math.max(2, ...xs), first = Math.min(1, ...xs);
+  const xs = all.map((point) => point.x), last = Math.max(1, ...xs), first = Math.min(1, ...xs);
   let [low, high] = extent(all.map((point) => point.y).concat(limits.map((limit) => limit.y), 0));
   const pad = (high - low || 1) * 0.1;
-  const { step } = niceTicks(first, last, Math.max(2, Math.round(width / 60)));
+  const { step } = niceTicks(first, Math.max(last, first + 1), Math.max(2, Math.round(width / 60)));
   const whole = Math.max(1, Math.ceil(step)), ticks = [];
   for (let tick = first; tick <= last; tick += whole) ticks.push(tick);
   const frame = plot(holder, width, height, { domain: [first - 0.3, last + 0.3], label: xLabel, ticks, format: String },

@@ -110,7 +110,7 @@ function tip(node, text) {
 }
 
 // Numbers in words.
-const percent = (value, digits = 2) => `${(100 * value).toFixed(digits)} %`;
+const percent = (value, digits = 2) => `${(100 * value).toFixed(digits)}\u00a0%`;
 // How scores of a metric are written: fractions in percent, anything else (dB, errors) as it is, by its own name.
 function unitOf({ metric = "score", percent: fraction = true }) {
   const scale = fraction ? 100 : 1, differences = fraction ? "points" : metric;
