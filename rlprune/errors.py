@@ -55,6 +55,12 @@ def check_number(name: str, value: float, *, above_zero: bool = False) -> None:
         raise UserError(f"{name} is {value}; it must be a finite number {'>' if above_zero else '>='} 0")
 
 
+def check_count(name: str, value: float | None) -> None:
+    """Raise UserError unless `value` is at least 1, or None where that can be."""
+    if value is not None and value < 1:
+        raise UserError(f"{name} is {value}; it must be at least 1")
+
+
 def check_seed(value: object) -> None:
     """Raise UserError unless `value` is a seed that every library takes."""
     if not isinstance(value, Integral) or not 0 <= int(value) < 2**63:

@@ -17,18 +17,24 @@ except ImportError:  # no such locks on this system: nothing is kept out
     fcntl = None  # type: ignore[assignment]
 
 NAME = ".lock"
+KINDS = ("record.json", "comparison.json", "population.json", "settings.json")
+"""The file that a run of each kind begins with: a network's, a comparison's, a population's, an agent's or a scan's."""
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep other processes out of a folder, which is made if need be.
+def locked(folder: Path, kind: str) -> Iterator[None]:
+    """Keep other processes out of a folder, which is made if need be, for a run of a kind (of `KINDS`).
 
     The operating system holds the lock, so that it ends with its process, however that ends, and a file that was left
     behind locks nothing; on a network's disk it holds for all machines. The file only says whose it is.
 
     Raises:
-        UserError: If another process has it; names that process. If the folder cannot be written.
+        UserError: If another process has it; names that process. If the folder cannot be written, or holds a run of
+            another kind.
     """
+    others = [file for file in KINDS if (folder / file).exists()]
+    if others and kind not in others:
+        raise UserError(f"{folder} holds a run of another kind ({others[0]}); choose another --out")
     made = not folder.exists()
     descriptor = _taken(folder)
     try:

@@ -20,7 +20,9 @@ FILES = {
     "three.py": "def build(**_): return 3\nx = 5\n",
     "two.py": "from torch import nn\nclass A(nn.Module): pass\nclass B(nn.Module): pass\n",
     "flat.py": "from torch import nn\ndef build(**_): return nn.Sequential(nn.Flatten(), nn.Linear(1024, 10))\n",
-    "task.py": "class Bare: pass\nclass Broken:\n    def __init__(self): raise RuntimeError('no luck')\n",
+    "task.py": "class Bare: pass\nclass Broken:\n    def __init__(self): raise RuntimeError('no luck')\n"
+    "class Gives:\n    def loss_of(self, output, targets): return output.mean()\n"
+    "    def examples(self, output, targets): return output[:, 0]\n    def measure(self, table): return None\n",
     "bad.yml": "controller: [\n",
     "preset.yml": "- 1\n",
     "agent.zip": "no zip",
@@ -29,6 +31,7 @@ FILES = {
     "data.txt": "x",
     "text.npz": "hello",
     "t.csv": "file,label\na.png,1\n",
+    "odd.csv": "\x1b[31mfile\x00\n",
     "w.safetensors": "xx",
     "pointer.pt": "version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 9\n",
     "parts/model.safetensors.index.json": "{}",
@@ -63,6 +66,8 @@ MISTAKES = {
     "prun": "did you mean 'prune'",
     "prune --tolerence 0.1": "did you mean --tolerance",
     "prune --tolerance": "--tolerance",
+    "prune --weight w.pt": "did you mean --weights?",
+    "prune --weights w.pt --keep conv1 nothing": "'nothing' matches no channel group",
     "prune --tolerance inf": "finite number >= 0",
     "prune --epochs -1": "epochs is -1.0",
     "prune --epochs nan": "epochs is nan",
@@ -107,6 +112,8 @@ MISTAKES = {
     "prune --task task.py:Nothing": "known: Bare, Broken",
     "prune --task task.py:Broken": "no luck",
     "evaluate --task task.py:Bare": "needs a method examples(output, targets)",
+    "evaluate --task task.py": "task.py is a file; say what of it is the task: task.py:Bare",
+    "evaluate --task task.py:Gives": "TypeError",
     "evaluate --task segmentation": "segmentation needs logits",
     "evaluate --task detection": "detection needs a list",
     "evaluate --task heatmaps": "heatmaps needs (N, k, height, width)",
@@ -125,7 +132,9 @@ MISTAKES = {
     "evaluate --data folder": "no images in a layout known here",
     "evaluate --data torchvision:CIFAR11": "did you mean 'CIFAR10'",
     "evaluate --data t.csv": "has the columns file, label",
+    "evaluate --data odd.csv": "has the columns \\x1b[31mfile\\x00",
     "evaluate --weights whole.pt": "a pickled whole model",
+    "evaluate --weights twice.pt": "under 'actor.' and 'critic.'",
     "evaluate --weights list.pt": "holds a list",
     "evaluate --weights numbers.pt": "a state dict holds tensors only",
     "evaluate --weights lacks.pt": "'conv2.weight' first",
@@ -176,6 +185,9 @@ MISTAKES = {
     "sensitivity --rates 2": "--rates is 2.0",
     "sensitivity --groups nothing*": "see rlprune inspect",
     "sensitivity --limit 0": "--limit is 0",
+    "compare --out bare": "a run of another kind (record.json)",
+    "train-agent --out bare --resume": "a run of another kind (record.json)",
+    "prune --out compared --resume": "a run of another kind (comparison.json)",
     "compare --methods prcc": "did you mean 'prc'",
     "compare --seeds 0 0": "'0' twice",
     "compare --workers 0": "--workers is 0",
@@ -235,6 +247,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     torch.save({name: tensor for name, tensor in state.items() if name != "conv2.weight"}, root / "lacks.pt")
     torch.save(model, root / "whole.pt")
     torch.save([1, 2], root / "list.pt")
+    torch.save(
+        {prefix + name: value for name, value in state.items() for prefix in ("actor.", "critic.")}, root / "twice.pt"
+    )
     with zipfile.ZipFile(root / "program.pt", "w") as archive:
         archive.writestr("program/constants.pkl", b"")
     torch.save({"a": 1}, root / "numbers.pt")

@@ -10,7 +10,7 @@ from typing import Any
 
 from rlprune.agents.commands.options import Run, Section, check_resumed, command_line, folder_to_resume, parse
 from rlprune.agents.commands.prune import spec_of
-from rlprune.errors import UserError, check_rate, reading
+from rlprune.errors import UserError, check_count, check_rate, reading
 from rlprune.files import read_json, write_json, write_text
 from rlprune.importing import print_json
 from rlprune.locking import locked
@@ -54,8 +54,7 @@ class ScanSettings:
             raise UserError("--rates names no rate; give at least one in [0, 1]")
         if len(set(self.rates)) < len(self.rates):
             raise UserError(f"--rates has {max(self.rates, key=self.rates.count)} twice; give each once")
-        if self.limit is not None and self.limit < 1:
-            raise UserError(f"--limit is {self.limit}; it must be at least 1")
+        check_count("--limit", self.limit)
 
     @property
     def title(self) -> str:
@@ -97,7 +96,7 @@ def sensitivity(argv: Sequence[str], about: str, examples: str) -> int:
     if begun and settings != start:
         raise UserError(f"the scan in {folder} was started with other settings; --resume takes none of its own")
     out = _folder(given["out"], begun, settings)
-    with locked(out):
+    with locked(out, SETTINGS):
         _scan(settings, out, given)
     return 0
 
@@ -109,8 +108,6 @@ def _folder(out: str | None, begun: bool, settings: ScanSettings) -> Path:
     folder = Path(out)
     if not begun and (folder / SETTINGS).exists():
         raise UserError(f"{folder} holds a scan already; add --resume to go on with it, or choose another --out")
-    if RunFolder(folder).exists():
-        raise UserError(f"{folder} holds another kind of run, not a scan; choose another --out")
     return folder
 
 

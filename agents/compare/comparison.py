@@ -26,7 +26,7 @@ from rlprune.agents.runs.playing import make_controller
 from rlprune.agents.runs.processes import Pool, done
 from rlprune.agents.runs.replaying import saved_network, trusted
 from rlprune.criteria import get_criterion
-from rlprune.errors import Notice, UserError, reading
+from rlprune.errors import Notice, UserError, check_count, reading
 from rlprune.files import read_json, write_json, write_text, write_whole
 from rlprune.locking import locked
 from rlprune.network import Network
@@ -60,8 +60,6 @@ class Comparison:
 
     def load(self, *, retry_failed: bool = False) -> None:
         """Take in what an earlier process has written; raises UserError if that was something else."""
-        if (self.folder / "record.json").exists():
-            raise UserError(f"{self.folder} holds a run of another kind; choose another --out")
         for remains in self.folder.glob("**/.*.part"):
             remains.unlink(missing_ok=True)
         for cell in self.cells:
@@ -186,19 +184,18 @@ def compare(
         UserError: For what no cell could do, a folder that holds something else, or a cluster that cannot be reached.
             What fails inside a cell is recorded there and raises nothing.
     """
-    if workers < 1:
-        raise UserError(f"--workers is {workers}; it must be at least 1")
+    check_count("--workers", workers)
     for recipe in settings.recipes.values():
         get_criterion(recipe.criterion)
         make_recovery(recipe.recovery)
         make_controller(recipe.controller, recipe.options)
     comparison = Comparison(settings, folder, command)
-    with locked(folder):
+    with locked(folder, "comparison.json"):
         comparison.load(retry_failed=retry_failed)
         if comparison.jobs():
-            comparison.write()
             pool = make_pool(workers, ray)
             try:
+                comparison.write()
                 _work(comparison, pool, watcher)
             finally:
                 pool.close()

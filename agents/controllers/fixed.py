@@ -12,7 +12,7 @@ import numpy as np
 
 from rlprune.agents.controllers.base import Array, Rule, State
 from rlprune.channels import ChannelGroups
-from rlprune.errors import UserError, check_rate
+from rlprune.errors import UserError, check_count, check_rate
 from rlprune.files import read_json
 from rlprune.registry import Registry
 
@@ -177,8 +177,7 @@ class Polynomial(Rule):
 
     def __post_init__(self) -> None:
         check_rate("rate", self.rate)
-        if self.steps < 1:
-            raise UserError(f"steps is {self.steps}; it must be at least 1")
+        check_count("steps", self.steps)
         if not self.power > 0:
             raise UserError(f"power is {self.power}; it must be above 0")
 

@@ -23,7 +23,7 @@ from rlprune.channels.copying import duplicate
 from rlprune.criteria import CriterionContext, plan_from_counts
 from rlprune.criteria.combining import as_scores, combine_layers, weight_slots
 from rlprune.criteria.gates import ImportanceWeights, fold_gates
-from rlprune.errors import UserError, check_rate
+from rlprune.errors import UserError, check_count, check_rate
 from rlprune.network import Network
 from rlprune.problem import PruningProblem
 from rlprune.scoring.evaluation import evaluating
@@ -103,8 +103,7 @@ class GateThreshold(RoundRule):
         for name in ("epsilon", "update_lr"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise UserError(f"{name} is {getattr(self, name)}; it must be a finite number >= 0")
-        if self.images < 1:
-            raise UserError(f"images is {self.images}; it must be at least 1")
+        check_count("images", self.images)
         self._criterion = ImportanceWeights(self.initialiser, self.warmup_epochs, self.gate_lr)
         self._gates: Gates = {}
 

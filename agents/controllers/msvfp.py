@@ -18,7 +18,7 @@ from rlprune.agents.controllers.images import FixedImages
 from rlprune.agents.controllers.rounds import Scores, aimed, is_convolution
 from rlprune.channels import ChannelGroup, PruningPlan
 from rlprune.criteria import CriterionContext, get_criterion, lowest, plan_from_counts
-from rlprune.errors import UserError, check_rate
+from rlprune.errors import check_count, check_rate
 from rlprune.network import Network
 from rlprune.training.settings import TrainSettings
 
@@ -58,8 +58,7 @@ class LeastLoss(RoundRule):
     def __post_init__(self) -> None:
         for name in ("step", "cap", "reduction", "retrain_every"):
             check_rate(name, getattr(self, name))
-        if self.images < 1:
-            raise UserError(f"images is {self.images}; it must be at least 1")
+        check_count("images", self.images)
         self._retrained = 0.0
 
     def bind(self, env: gymnasium.Env[Any, Any]) -> None:

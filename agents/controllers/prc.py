@@ -21,7 +21,7 @@ from rlprune.agents.controllers.base import RoundRule
 from rlprune.agents.controllers.law import Aim, Law, Standing
 from rlprune.agents.controllers.rounds import aimed, counts_of, first_to_meet, global_order, largest_harmless
 from rlprune.agents.controllers.seeking import Healing, TrustRegion
-from rlprune.errors import UserError, check_number, unknown_name
+from rlprune.errors import UserError, check_count, check_number, unknown_name
 from rlprune.training.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -80,8 +80,7 @@ class PRC(RoundRule):
         check_number("penalty", self.penalty)
         for name in ("delta", "step", "healing"):
             check_number(name, getattr(self, name), above_zero=True)
-        if self.patience < 1:
-            raise UserError(f"patience is {self.patience}; it must be at least 1")
+        check_count("patience", self.patience)
         if self.rates not in RATES:
             raise unknown_name("rates", self.rates, RATES)
         self._forget()

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from rlprune.agents.controllers.base import RoundRule
 from rlprune.envs.episode.racing import Trial
-from rlprune.errors import UserError, unknown_name
+from rlprune.errors import UserError, check_count, unknown_name
 from rlprune.seeding import numpy_generator
 
 Vector = NDArray[np.float64]
@@ -89,7 +89,7 @@ class RandomSearch(Search):
     racing: bool = True
 
     def __post_init__(self) -> None:
-        _check(episodes=self.episodes)
+        check_count("episodes", self.episodes)
 
     def look(self, generator: np.random.Generator) -> None:
         """Draw and try."""
@@ -126,7 +126,8 @@ class CrossEntropySearch(Search):
     racing: bool = True
 
     def __post_init__(self) -> None:
-        _check(episodes=self.episodes, population=self.population)
+        check_count("episodes", self.episodes)
+        check_count("population", self.population)
         if not 0.0 < self.elite <= 1.0 or not 0.0 < self.smoothing <= 1.0:
             raise UserError(f"elite is {self.elite} and smoothing {self.smoothing}; both must lie in (0, 1]")
         if self.start not in STARTS:
@@ -151,9 +152,3 @@ class CrossEntropySearch(Search):
             elite = np.array([z for _, z in drawn[:keep]])
             mean = self.smoothing * elite.mean(0) + (1.0 - self.smoothing) * mean
             spread = np.maximum(self.least, self.smoothing * elite.std(0) + (1.0 - self.smoothing) * spread)
-
-
-def _check(**numbers: int) -> None:
-    for name, number in numbers.items():
-        if number < 1:
-            raise UserError(f"{name} is {number}; it must be at least 1")

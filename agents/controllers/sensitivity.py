@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from rlprune.agents.controllers.base import RoundRule
 from rlprune.envs.episode.budget import Counts
-from rlprune.errors import UserError
+from rlprune.errors import check_count
 from rlprune.scoring.sensitivity import RATES, Sensitivity, read_scan, scan
 
 
@@ -33,8 +33,7 @@ class SensitivityRule(RoundRule):
     file: str = ""
 
     def __post_init__(self) -> None:
-        if self.limit is not None and self.limit < 1:
-            raise UserError(f"limit is {self.limit}; it must be at least 1")
+        check_count("limit", self.limit)
 
     def plan(self) -> dict[str, int]:
         """Every group's count at this round's level."""

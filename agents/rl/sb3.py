@@ -300,10 +300,11 @@ def load_weights(model: BaseAlgorithm, path: Path, *, training: bool = True) -> 
     check_archive(path)
     try:
         _, parameters, variables = load_from_zip_file(path, load_data=False, device=model.device)
-        if not training:  # whatever optimizer it had
-            parameters, variables = {**model.get_parameters(), "policy": parameters["policy"]}, None
-        model.set_parameters(parameters, exact_match=True, device=model.device)
-        for name, tensor in (variables or {}).items():
+        if training:
+            model.set_parameters(parameters, exact_match=True, device=model.device)
+        else:  # whatever optimizer it had
+            model.policy.load_state_dict(parameters["policy"])
+        for name, tensor in (variables or {}).items() if training else ():
             if tensor is not None:
                 recursive_setattr(model, f"{name}.data", tensor.data)
     except Exception as error:  # whatever a damaged zip makes torch and zipfile raise

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from rlprune.envs.registration import LAYERWISE, MIXED
-from rlprune.errors import UserError, check_seed, unknown_name
+from rlprune.errors import UserError, check_count, check_seed, unknown_name
 from rlprune.typed import check_fields
 
 ALGORITHMS = {
@@ -100,9 +100,7 @@ class AgentSettings:
         if self.timesteps is None and self.episodes is None:
             raise UserError("neither timesteps nor episodes is given; give one of them")
         for name in ("timesteps", "episodes", "workers", "segment"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"{name} is {value}; it must be at least 1")
+            check_count(name, getattr(self, name))
         if self.start_method not in (None, *START_METHODS):
             raise unknown_name("start_method", self.start_method, START_METHODS)
         if self.patience < 0 or (self.patience and not self.watched):

@@ -80,7 +80,7 @@ def train(
         with tempfile.TemporaryDirectory(prefix="rlprune-agent-") as scratch:
             return train(settings, Path(scratch) / "run", problems=problems, command=command, on_episode=on_episode)
     course, fresh = Course(settings, Path(folder), tuple(problems)), not Path(folder).exists()
-    with locked(course.folder):
+    with locked(course.folder, "settings.json"):
         return _go_on(course, fresh, resume, command, on_episode)
 
 

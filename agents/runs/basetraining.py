@@ -59,7 +59,7 @@ def train_base(
         UserError: For anything the user can mend.
     """
     world = World.current()
-    with locked(folder.path) if world.first else contextlib.nullcontext():
+    with locked(folder.path, "record.json") if world.first else contextlib.nullcontext():
         previous = _finished(settings, folder, resume)
         if previous is not None:
             if world.first:

@@ -25,7 +25,7 @@ from rlprune.agents.runs.population import (
     read_settings,
 )
 from rlprune.agents.runs.processes import ProcessPool, done
-from rlprune.errors import UserError
+from rlprune.errors import UserError, check_count
 from rlprune.files import write_json, write_text
 from rlprune.locking import locked
 from rlprune.models import family_of, resolve_model
@@ -114,12 +114,11 @@ def train_population(
     Raises:
         UserError: For anything the user can mend. A network that failed is named once the others are done.
     """
-    if workers < 1:
-        raise UserError(f"--workers is {workers}; it must be at least 1")
+    check_count("--workers", workers)
     trainings = settings.members()
     _check(settings, folder, resume)
     settings.problem.splits()  # what is wrong with the data is said once, and now
-    with locked(folder):
+    with locked(folder, FILE):
         books = _Books(settings, folder, command, list(trainings))
         books.write()
         missing = [
@@ -169,8 +168,6 @@ class _Books:
 
 def _check(settings: PopulationSettings, folder: Path, resume: bool) -> None:
     """Raise UserError if the folder holds something that this is not to go on with; fewer networks may become more."""
-    if (folder / "record.json").exists():
-        raise UserError(f"{folder} holds a run of another kind; choose another --out")
     if not (folder / FILE).exists():
         return
     if not resume:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rlprune.agents.runs.basesettings import BaseSettings
-from rlprune.errors import UserError, reading
+from rlprune.errors import UserError, check_count, reading
 from rlprune.files import read_json
 from rlprune.spec import ProblemSpec
 from rlprune.training.settings import TrainSettings
@@ -41,8 +41,7 @@ class PopulationSettings:
     )
 
     def __post_init__(self) -> None:
-        if self.networks < 1:
-            raise UserError(f"networks is {self.networks}; it must be at least 1")
+        check_count("networks", self.networks)
         if self.first < 0:
             raise UserError(f"first is {self.first}; it must be at least 0")
         if self.training.epochs == 0:

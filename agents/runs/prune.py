@@ -121,7 +121,7 @@ def prune_problem(
     if folder is None:
         network, found = _played(own, recipe, None, watcher, timed, baseline)
         return result_of(problem, network, {**opened, **found})
-    with locked(folder.path):
+    with locked(folder.path, "record.json"):
         finished = begin(folder, recipe, problem, resume)
         if finished is not None:
             return result_of(problem, saved_network(folder.model_file, finished, problem), finished)

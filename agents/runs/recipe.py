@@ -11,7 +11,7 @@ import yaml
 
 from rlprune.agents.controllers.registry import RULES, make_rule, rule_class
 from rlprune.envs.rules import ON_VIOLATION, check_confidence, check_tolerance
-from rlprune.errors import UserError, check_number, check_rate, reading, unknown_name
+from rlprune.errors import UserError, check_count, check_number, check_rate, reading, unknown_name
 from rlprune.kinds import check_kinds
 from rlprune.training.settings import TrainSettings
 from rlprune.typed import check_fields, check_table, checked
@@ -95,9 +95,7 @@ class Recipe:
         if self.budget is not None and not 0.0 < self.budget <= 1.0:
             raise UserError(f"budget is {self.budget}; it must lie in (0, 1], the fraction of the MACs to keep")
         for name in ("rounds", "attempts", "samples"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UserError(f"{name} is {value}; it must be at least 1")
+            check_count(name, getattr(self, name))
         for name in ("epochs", "minutes"):
             if getattr(self, name) is not None:
                 check_number(name, getattr(self, name), above_zero=name == "minutes")

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from rlprune.criteria.base import CRITERIA, CriterionContext, Scores
 from rlprune.criteria.combining import COMBINE, combine_layers, weight_slots
 from rlprune.criteria.magnitude import L1
-from rlprune.errors import UserError
+from rlprune.errors import check_count
 from rlprune.scoring.evaluation import evaluating
 
 
@@ -38,8 +38,7 @@ class HRank:
 
     def __post_init__(self) -> None:
         COMBINE.get(self.combine)
-        if self.images < 1:
-            raise UserError(f"images is {self.images}; it must be at least 1")
+        check_count("images", self.images)
 
     def scores(self, context: CriterionContext) -> dict[str, Scores]:
         """The mean rank of every unit's maps."""

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from rlprune.errors import UserError, unknown_name
+from rlprune.errors import UserError, check_count, unknown_name
 from rlprune.seeding import derive, numpy_generator
 from rlprune.tasks.base import Batch
 
@@ -73,8 +73,7 @@ class Split:
             augment: Random changes, as fits the data.
             device: Where the tensors go.
         """
-        if batch_size < 1:
-            raise UserError(f"batch size is {batch_size}; it must be at least 1")
+        check_count("batch size", batch_size)
         place = torch.device(device)
         source, order = self.source, self.positions
         if seed is None and not augment:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from rlprune.errors import UserError
+from rlprune.errors import check_count
 from rlprune.models.catalogue import register_model
 from rlprune.models.initialise import kaiming
 from rlprune.models.unet import pad_to_multiple
@@ -84,6 +84,5 @@ class TernausNet(nn.Module):
 @register_model("ternausnet")
 def ternausnet(num_classes: int = 2, in_channels: int = 3, width: int = 32) -> nn.Module:
     """TernausNet on VGG-11; `ternausnet:width=8` makes a small one."""
-    if width < 1:
-        raise UserError(f"option width of ternausnet is {width}; it must be at least 1")
+    check_count("option width of ternausnet", width)
     return TernausNet(num_classes, in_channels, width)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from rlprune.errors import UserError
+from rlprune.errors import check_count
 from rlprune.models.catalogue import register_model
 from rlprune.models.initialise import kaiming
 
@@ -76,6 +76,5 @@ def pad_to_multiple(x: torch.Tensor, multiple: int) -> torch.Tensor:
 @register_model("unet")
 def unet(num_classes: int = 2, in_channels: int = 3, width: int = 64, norm: bool = True) -> nn.Module:
     """U-Net; `unet:width=16,norm=false` sets its options."""
-    if width < 1:
-        raise UserError(f"option width of unet is {width}; it must be at least 1")
+    check_count("option width of unet", width)
     return UNet(num_classes, in_channels, width, norm)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from rlprune.errors import UserError
+from rlprune.errors import UserError, check_count
 from rlprune.tasks.base import TASKS, OutputTask, check_above_zero
 
 _CHUNK = 1024  # queries at once
@@ -36,8 +36,7 @@ class Embedding(OutputTask):
     single: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if self.k < 1:
-            raise UserError(f"option k of embedding is {self.k}; it must be at least 1")
+        check_count("option k of embedding", self.k)
         check_above_zero(self.name, "temperature", self.temperature)
 
     @property

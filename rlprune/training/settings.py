@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from rlprune.errors import UserError, check_number, check_rate, unknown_name
+from rlprune.errors import UserError, check_count, check_number, check_rate, unknown_name
 from rlprune.registry import Registry
 from rlprune.typed import check_fields
 
@@ -79,8 +79,7 @@ class TrainSettings:
         for name in ("momentum", "ema"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; it must lie in [0, 1)")
-        if self.batch_size is not None and self.batch_size < 1:
-            raise UserError(f"batch_size is {self.batch_size}; it must be at least 1")
+        check_count("batch_size", self.batch_size)
         if self.nesterov and self.momentum == 0:
             raise UserError("nesterov needs a momentum > 0; it is 0")
         SCHEDULES.get(self.schedule)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import stable_baselines3
 import torch
+from gymnasium.wrappers import NormalizeObservation, RescaleAction
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecNormalize
 
@@ -110,3 +111,45 @@ def test_a_training_without_an_update_is_refused(
     line = capsys.readouterr().err.strip()
     assert least in line and "\n" not in line
     assert not Path("a").exists()
+
+
+def test_what_a_wrapper_did_to_an_agent_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An agent that saw or did something else would be played wrongly in silence."""
+    monkeypatch.chdir(tmp_path)
+    single = {"normalised": NormalizeObservation(layerwise()), "doubled": Doubled(layerwise())}
+    for name, env in single.items():
+        with pytest.raises(UserError, match="a wrapper changes what the agent sees or does"):
+            write_card(agent_of("PPO", env), env, name)
+    vector = make_vec_env("rlprune/LayerwisePruning-v0", 1, env_kwargs={"control_size": 200, "calibration_size": 128})
+    for name, env, message in (
+        ("space", NormalizeObservation(layerwise()), "the observation space -inf to inf"),
+        ("rates", RescaleAction(layerwise(), np.float32(0), np.float32(1)), "the action space 0. to 1."),
+        ("vector", VecNormalize(vector), "was trained in VecNormalize"),
+        ("two", TwoNumbers(layerwise()), "acts by [2] numbers"),
+    ):
+        model = stable_baselines3.PPO("MlpPolicy", env, n_steps=8, batch_size=8, n_epochs=1)
+        model.learn(8) if name == "vector" else None
+        model.save(name)
+        assert main(["episode", "--agent", f"{name}.zip", "--env-kwargs", "{}"]) == 2
+        assert message in capsys.readouterr().err and not Path(f"{name}.json").exists()
+    rewards = VecNormalize(vector, norm_obs=False)
+    assert load_agent(write_card(agent_of("PPO", rewards), rewards, "rewards.zip")).card["around"] == "uniform"
+
+
+class Doubled(gymnasium.ObservationWrapper[Any, Any, Any]):
+    def observation(self, observation: Any) -> Any:
+        return 2 * observation
+
+
+class TwoNumbers(gymnasium.Wrapper[Any, Any, Any, Any]):
+    action_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)  # type: ignore[assignment]
+
+
+def test_an_agent_of_another_optimizer_plays(tmp_path: Path) -> None:
+    env = layerwise()
+    model = agent_of("PPO", env, optimizer_class=torch.optim.SGD, optimizer_kwargs={"momentum": 0.9})
+    seen = np.zeros(env.observation_space.shape, np.float32)
+    played = load_agent(write_card(model, env, tmp_path / "mine.zip")).predict(seen)[0]
+    np.testing.assert_array_equal(played, model.predict(seen, deterministic=True)[0])

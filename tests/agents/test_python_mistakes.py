@@ -76,6 +76,10 @@ PRUNE: list[tuple[dict[str, Any], str]] = [
     ({"tolerance": True}, "tolerance is True; it must be a number"),
     ({"budget": "half"}, "budget is 'half'; it must be a number"),
     ({"recipe": 3}, "unknown method '3'"),
+    ({"contrl": CONTROL}, "unknown option 'contrl'; did you mean 'control'?"),
+    ({"tolerence": 0.1}, "did you mean 'tolerance'?"),
+    ({"target_macs": 2.0}, "budget is 2.0"),
+    ({"task": "multilabel", "control": (IMAGES, torch.full((32, 4), -1.0))}, "NaN for not known"),
 ]  # fmt: skip
 
 
