@@ -299,6 +299,7 @@ def load_weights(model: BaseAlgorithm, path: Path, *, training: bool = True) -> 
     """
     check_archive(path)
     try:
+        parameters: Any
         _, parameters, variables = load_from_zip_file(path, load_data=False, device=model.device)
         if training:
             model.set_parameters(parameters, exact_match=True, device=model.device)

@@ -71,7 +71,17 @@ def law_of(recipe: Recipe, controller: Controller) -> Law | None:
 
 
 def settle(recipe: Recipe, problem: PruningProblem) -> Recipe:
-    """The recipe with its open ends decided: how many epochs the run may train, by the size of the job."""
+    """The recipe with its open ends decided: how many epochs the run may train, by the size of the job.
+
+    Raises:
+        UserError: For a tolerance in points of a score that is a fraction.
+    """
+    score, tolerance = problem.baseline, recipe.tolerance
+    if score.percent and 0.0 <= score.value <= 1.0 < tolerance < ANY_DROP:
+        raise UserError(
+            f"tolerance is {tolerance:g}, and {score.metric} lies in [0, 1]; {tolerance:g} points are "
+            f"{tolerance / 100:g}"
+        )
     if not problem.trains:
         return replace(recipe, epochs=None if recipe.published else 0.0)
     if recipe.epochs is not None or recipe.published:

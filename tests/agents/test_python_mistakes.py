@@ -77,6 +77,7 @@ PRUNE: list[tuple[dict[str, Any], str]] = [
     ({"budget": "half"}, "budget is 'half'; it must be a number"),
     ({"recipe": 3}, "unknown method '3'"),
     ({"contrl": CONTROL}, "unknown option 'contrl'; did you mean 'control'?"),
+    ({"tolerance": 5}, "tolerance is 5, and accuracy lies in .0, 1.; 5 points are 0.05"),
     ({"tolerence": 0.1}, "did you mean 'tolerance'?"),
     ({"target_macs": 2.0}, "budget is 2.0"),
     ({"task": "multilabel", "control": (IMAGES, torch.full((32, 4), -1.0))}, "NaN for not known"),
