@@ -84,9 +84,10 @@ class Race:
     @classmethod
     def over(cls, evaluator: Evaluator, baseline: Score, seed: int) -> Race | None:
         """A race; None where scores are no shares of images, the images come from a loader, or are too few."""
+        if type(evaluator) is not Evaluator or baseline.resample is None or baseline.draws:
+            return None
         control = evaluator.data.split("control")
-        able = type(evaluator) is Evaluator and isinstance(control, Split) and len(control) >= 2 * LEAST
-        return cls(evaluator, seed) if able and baseline.resample is not None and not baseline.draws else None
+        return cls(evaluator, seed) if isinstance(control, Split) and len(control) >= 2 * LEAST else None
 
     def run(
         self, key: str, network: Callable[[], nn.Module], rival: Heat | None, beaten: Callable[[float], bool]

@@ -170,7 +170,7 @@ def test_a_rule_plays_the_same_game(unseen: list[str], tmp_path: Path, capsys: p
     argv = ["episode", "--controller", "random", "--random.episodes", "3", *unseen, "--budget", "0.6", "--json"]
     assert main([*argv, "--out", str(tmp_path / "run")]) == 0
     record = json.loads(capsys.readouterr().out)
-    assert record["settings"]["options"] == {"episodes": 3}
+    assert record["settings"]["options"] == {"episodes": 3, "racing": True}
     assert record["pruned"]["macs"] <= 0.6 * record["baseline"]["macs"]
 
 

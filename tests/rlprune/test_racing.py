@@ -56,9 +56,11 @@ def test_one_that_is_beaten_is_stopped_and_goes_on_from_there(problem):
 def test_no_race_where_scores_are_no_shares_of_known_images(problem):
     assert Race.over(problem.evaluator, problem.baseline, 0) is not None
     assert Race.over(ProblemSpec(control_size=150).build().evaluator, problem.baseline, 0) is None
-    loader = [(problem.data.control.batches(50).__next__())]
-    live = PruningProblem(problem.model, control=loader)
+    inputs, labels = next(problem.data.control.batches(400))
+    live = PruningProblem(problem.model, control=[(inputs, labels)])
     assert Race.over(live.evaluator, live.baseline, 0) is None
+    own = PruningProblem(problem.model, evaluate=lambda model: 1.0, example_inputs=(inputs[:1],))
+    assert Race.over(own.evaluator, own.baseline, 0) is None
 
 
 @pytest.mark.parametrize("search", [RandomSearch(24), CrossEntropySearch(24, population=12)])
