@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent))
 from channel_models import DETECTORS, FAMILIES
@@ -39,7 +40,8 @@ Models as their libraries make them, source untouched, random weights; of other 
 `pip install -e .[zoo]`. "MACs prunable": share of the multiply-accumulates in layers that produce channels of which
 some can go; "of convolutions": among convolutions alone. "At 30 %": MACs left when 30 % of every prunable group
 is removed at random. "Equal": the removed network's outputs equal the masked one's to 1e-7, relative, in double
-precision (detections in any order, for untrained heads give equal scores). Approximate groups change more than their
+precision (of detectors what their heads give, or detections in any order: those of untrained heads have equal scores).
+Approximate groups change more than their
 channels (the statistics of a layer normalisation), so that their table says whether the smaller network runs and gives
 gradients instead; "hidden" are its linear layers that widen (MLPs) or make heads, and how many can be pruned.
 "Passes": seconds of `trace_channels` on one thread (processor time), and those of one forward pass. Made by
@@ -81,13 +83,24 @@ def seconds(function: Callable[[], Any]) -> tuple[float, Any]:
     return time.process_time() - start, result
 
 
+def outputs(model: nn.Module, forward: Forward, name: str) -> list[torch.Tensor]:
+    """What a model computes; of a detector with one head what that gives, before boxes of equal score are left out."""
+    given: list[Any] = []
+    if name in DETECTORS and hasattr(model, "head"):
+        model.head.register_forward_hook(lambda _module, _inputs, output: given.append(output))  # type: ignore[operator]
+    with torch.no_grad():
+        whole = forward.picked(forward(model))
+    return list(tensors_in(given)) if given else whole
+
+
 def equal(subject: Subject, groups: ChannelGroups, plan: PruningPlan, name: str) -> str:
     """Whether the removed network's outputs equal the masked one's."""
     double = copy.deepcopy(shaken(subject.model)).double()
     forward = Forward(subject.inputs, subject.kwargs, subject.options.get("outputs")).double()
-    with torch.no_grad():
-        masked = forward.picked(forward(mask_channels(double, groups, plan)))
-        removed = forward.picked(forward(remove_channels(double, groups, plan)))
+    masked, removed = (
+        outputs(one, forward, name)
+        for one in (mask_channels(double, groups, plan), remove_channels(double, groups, plan))
+    )
     same = len(masked) == len(removed) and all(
         a.shape == b.shape and close(*(_in_order(t, name) for t in (a, b)), 1e-7)
         for a, b in zip(masked, removed, strict=True)

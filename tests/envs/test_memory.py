@@ -43,9 +43,9 @@ def play(env: FilterPruningEnv, steps: int) -> None:
         over = terminated or truncated
 
 
-def check_steps(steps: int, allowed: int) -> None:
+def check_steps(steps: int, allowed: int, warm: int = 150) -> None:
     env = FilterPruningEnv(tolerance=0.3, max_rate=0.3, on_violation="retry", rounds=12, errors=True, **SMALL)
-    play(env, 150)
+    play(env, warm)  # a library keeps kernels for the widths it saw last
     before, held = memory(), env.problem.measured.bytes
     play(env, steps)
     assert memory() - before < allowed
@@ -80,6 +80,6 @@ def test_ten_thousand_steps_and_fifty_environments(tmp_path: Path) -> None:
 
 
 if __name__ == "__main__":
-    check_steps(10_000, 2**25)
+    check_steps(10_000, 2**23, warm=1000)
     check_environments(50, Path(sys.argv[1]))
     assert shared_problem(ProblemSpec(**SMALL)).measured.bytes == 0
