@@ -75,7 +75,7 @@ def test_environments_that_are_closed_leave_nothing_open(tmp_path: Path) -> None
 
 @pytest.mark.slow
 def test_ten_thousand_steps_and_fifty_environments(tmp_path: Path) -> None:
-    """Where oneDNN keeps 16 kernels, not 1,024, one a width; what is allowed are the 2,048 scores that a process keeps."""
+    """Where oneDNN keeps 16 kernels, not 1,024, one a width; what is allowed is what a process's 2,048 scores take."""
     few = {**os.environ, "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "16"}
     done = subprocess.run([sys.executable, __file__, str(tmp_path)], env=few, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
