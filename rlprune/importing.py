@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import importlib.util
 import json
+import re
 import sys
 from collections.abc import Iterator
 from contextvars import ContextVar
@@ -69,6 +70,11 @@ def _module_name(path: Path) -> str:
 def user_module(name: str) -> ModuleType:
     """`file.py` or `package.module`."""
     return module_from_file(Path(name)) if name.endswith(".py") else module_by_name(name)
+
+
+def files_named(spec: str) -> list[str]:
+    """The Python files in a specification: of `file.py`, `file.py:name`, or such parts of another."""
+    return re.findall(r"[^=;:]+\.py(?!\w)", spec)
 
 
 def said_aside() -> contextlib.AbstractContextManager[object]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from rlprune.errors import UserError
+from rlprune.importing import files_named, is_known
 from rlprune.models.resolving import code_of
 
 NAMING = ("--model", "--models", "--task")
@@ -36,19 +37,20 @@ def check_code(file: Path, specs: Iterable[Built], *, trust: bool, argv: Sequenc
         argv: The command line.
     """
     by_hand = set(_named(argv))
-    for spec in specs:
-        for text in (spec.model, spec.task or ""):
-            is_code = text == spec.model or ".py:" in text
-            code = code_of(text) if is_code and text not in by_hand else None
-            if code is None or trust:
-                continue
-            owner = ""
-            with contextlib.suppress(OSError, KeyError, NotImplementedError):  # a module, no such file, or nobody's
-                owner = f" (a file of {Path(code).owner()})"
-            raise UserError(
-                f"{file} names {code}{owner}, which would be run to build the network; look at it, then add --trust, "
-                "or name the network yourself with --model"
-            )
+    for spec in [] if trust else specs:
+        model = code_of(spec.model) if spec.model not in by_hand else None
+        task = spec.task if spec.task is not None and spec.task not in by_hand else ""
+        own = [model, *(path for path in files_named(task) if not is_known(Path(path)))]
+        code = next(filter(None, own), None)
+        if code is None:
+            continue
+        owner = ""
+        with contextlib.suppress(OSError, KeyError, NotImplementedError):  # a module, no such file, or nobody's
+            owner = f" (a file of {Path(code).owner()})"
+        raise UserError(
+            f"{file} names {code}{owner}, which would be run to build the network; look at it, then add --trust, "
+            "or name the network yourself with --model"
+        )
 
 
 def _named(argv: Sequence[str]) -> Iterable[str]:

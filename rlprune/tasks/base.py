@@ -201,8 +201,8 @@ def get_task(spec: str) -> Task:
     Raises:
         UserError: Unknown task, option, or value of an option.
     """
-    if _OWN.search(spec):
-        return _own(spec)
+    if (end := _OWN.search(spec)) is not None:
+        return _own(spec, spec[: end.start(1)], spec[end.end() :])
     name, colon, text = spec.partition(":")
     factory = TASKS.get(name)
     if hasattr(factory, "parse"):  # options that are tasks themselves
@@ -214,10 +214,8 @@ def get_task(spec: str) -> Task:
     return factory(**parse_options(name, text, defaults))
 
 
-def _own(spec: str) -> Task:
+def _own(spec: str, file: str, name: str) -> Task:
     """A class in a file, what a function there gives, or an object."""
-    file, _, name = spec.partition(".py")
-    file, name = f"{file}.py", name.removeprefix(":")
     module = user_module(file)
     own = [key for key, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
     found = getattr(module, name, None)

@@ -12,8 +12,10 @@ from rlprune.agents.compare.settings import CompareSettings
 from rlprune.agents.rl.settings import AgentSettings
 from rlprune.cli import main
 from rlprune.envs.registration import MIXED
+from rlprune.errors import UserError
 from rlprune.files import read_json, write_json
 from rlprune.spec import ProblemSpec
+from rlprune.trust import check_code
 
 NETWORK = """
 from pathlib import Path
@@ -85,6 +87,14 @@ def test_code_runs_only_if_it_is_trusted(
     assert main(COMMANDS[0]) == 0, "what was trusted once is known"
     Path("net.py").write_text(Path("net.py").read_text() + "# changed")
     refused(COMMANDS[0], capsys)
+
+
+@pytest.mark.parametrize("task", ["own.py:Task", "own.py", "heads:0=own.py;1=classification"])
+def test_a_task_in_a_file_is_code(task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("own.py").touch()
+    with pytest.raises(UserError, match=r"names own\.py .*--trust"):
+        check_code(Path("record.json"), [ProblemSpec(model="lenet5", task=task)], trust=False)
 
 
 def test_going_on_runs_only_code_that_its_user_has_run(

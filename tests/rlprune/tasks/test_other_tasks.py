@@ -313,3 +313,13 @@ def test_a_task_of_a_file_is_a_class_a_function_or_an_object(tmp_path: Path) -> 
         assert hasattr(get_task(f"{file}:{name}"), "examples")
     with pytest.raises(UserError, match=r"say what of it is the task: .*mine.py:Task"):
         get_task(str(file))
+
+
+def test_a_task_lies_in_any_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "my.python"
+    folder.mkdir()
+    (folder / "task.py").write_text(
+        "class Mine:\n    def loss_of(self, output, targets): return output.mean()\n"
+        "    def examples(self, output, targets): return output[:, 0]\n    def measure(self, table): return 1.0\n"
+    )
+    assert type(get_task(f"{folder / 'task.py'}:Mine")).__name__ == "Mine"
