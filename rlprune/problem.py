@@ -93,7 +93,8 @@ class PruningProblem:
         check_seed(seed)
         keep = checked(list[str] | tuple[str, ...], [keep] if isinstance(keep, str) else keep, "keep")
         checked(int, round_to, "round_to"), checked(int, min_channels, "min_channels")
-        check_finite(model := unwrapped(model))
+        model = unwrapped(model)
+        check_finite(model)
         order = Order(model)
         first = next(model.parameters(), torch.empty(0))
         self.device = checked_device(str(device or first.device))
@@ -121,7 +122,6 @@ class PruningProblem:
                 f"no channel group of this network can be pruned ({reasons or 'it has none'}); `rlprune inspect` and "
                 "print(rlprune.trace_channels(model, example)) show every reason"
             )
-        give_back()  # what reading the data and tracing left
         self.cost = CostModel(self.groups)
         if evaluate is None:
             self._introduce()
@@ -161,7 +161,10 @@ class PruningProblem:
         return self
 
     def _trace(self, keep: Sequence[str], min_channels: int, round_to: int) -> ChannelGroups:
-        return trace_channels(self.model, *self.example_inputs, keep=keep, min_channels=min_channels, round_to=round_to)
+        options: dict[str, Any] = {"keep": keep, "min_channels": min_channels, "round_to": round_to}
+        groups = trace_channels(self.model, *self.example_inputs, **options)
+        give_back()  # what reading the data and tracing left
+        return groups
 
     @cached_property
     def example_inputs(self) -> tuple[Any, ...]:

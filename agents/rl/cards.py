@@ -48,7 +48,7 @@ def write_card(model: Any, env: Any, path: str | Path = "agent.zip") -> Path:
     if hasattr(model, "save"):
         path.parent.mkdir(parents=True, exist_ok=True)
         model.save(path)
-    write_json(path.with_suffix(".json"), {**_about(path), **told})
+    write_json(path.with_suffix(".json"), {**_about(path, _data(path)), **told})
     return path
 
 
@@ -72,8 +72,9 @@ def write_card_of(path: Path, arguments: str) -> None:
         if name not in known | {item.name for item in fields(ProblemSpec)} | {"recovery"}:
             raise unknown_name("argument of the environment", name, known)
     rules = Rules(**{**GAMES["layerwise"], **{name: given[name] for name in given if name in known}})
-    about = _about(path)
-    if about["algorithm"] in _ON_POLICY and _data(path).get("_last_original_obs") is not None:
+    data = _data(path)
+    about = _about(path, data)
+    if about["algorithm"] in _ON_POLICY and data.get("_last_original_obs") is not None:
         raise UserError(
             f"{path} was trained in VecNormalize, and its zip does not say what that made of observations; "
             "train it without, or, if rewards alone were normalised, save it by rlprune.agents.write_card(model, env)"
@@ -92,9 +93,8 @@ def _data(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not what Stable-Baselines3 saves; save the agent by model.save()") from None
 
 
-def _about(path: Path) -> dict[str, Any]:
-    """How to build the agent of a zip."""
-    data = _data(path)
+def _about(path: Path, data: Mapping[str, Any]) -> dict[str, Any]:
+    """How to build the agent of a zip that says `data` of itself."""
     observed = (data.get("observation_space") or {}).get("_shape")
     if observed != [len(FEATURES)]:
         raise UserError(f"{path} observes {observed}, and this version's environments show [{len(FEATURES)}]")

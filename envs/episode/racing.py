@@ -59,8 +59,8 @@ def race(
     executed = episode.current.executed(counts)
 
     def trial(value: float, heat: Heat | None = None) -> Trial:
-        score = replace(transitions.problem.baseline, value=value, loss=None, details={}, resample=None)
-        score = score if heat is None else replace(score, n=heat.seen)
+        seen = runs.images if heat is None else heat.seen
+        score = replace(transitions.problem.baseline, value=value, n=seen, loss=None, details={}, resample=None)
         return Trial(counts, score, episode.terms(after, score, executed), heat)
 
     def beaten(value: float) -> bool:

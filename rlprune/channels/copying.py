@@ -120,10 +120,10 @@ _BOUND = (types.FunctionType, functools.partial, weakref.ref, weakref.WeakMethod
 def _by_state(kind: type) -> bool:
     """Whether modules of this kind are copied as `nn.Module` says: their attributes, and nothing else."""
     plain = all(getattr(kind, name, None) is getattr(nn.Module, name, None) for name in _PROTOCOL)
-    return plain and not any(getattr(base, "__slots__", ()) for base in kind.__mro__) and kind not in _REDUCERS
+    slots = any(getattr(base, "__slots__", ()) for base in kind.__mro__)
+    return plain and not slots and kind not in copyreg.dispatch_table
 
 
-_REDUCERS = copyreg.dispatch_table
 _PROTOCOL = ("__new__", "__deepcopy__", "__reduce_ex__", "__reduce__", "__getstate__", "__getnewargs__",
              "__getnewargs_ex__")  # fmt: skip
 

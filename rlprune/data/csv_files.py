@@ -13,7 +13,7 @@ from rlprune.data.cutting import Cut
 from rlprune.data.folders import DEFAULT_SIDE, NATIVE_LIMIT, POOL_NAMES, splits_from_files
 from rlprune.data.images import SUFFIXES as IMAGE_SUFFIXES
 from rlprune.data.images import common_shape, decode_all
-from rlprune.data.npz import CLASSES, check_targets
+from rlprune.data.npz import CLASSES, check_targets, name_of
 from rlprune.data.signals import SUFFIXES, read_signals
 from rlprune.data.splits import DataSplits
 from rlprune.errors import UserError, first_line
@@ -38,7 +38,7 @@ def load_csv(path: Path, cut: Cut, task: str = "classification") -> DataSplits:
     files = {pool: [_file(path, row["path"]) for row in rows] for pool, rows in pools.items()}
     every = [file for found in files.values() for file in found]
     images = every[0].suffix.lower() in IMAGE_SUFFIXES
-    if task.partition(":")[0] not in CLASSES:
+    if name_of(task) not in CLASSES:
         targets = {pool: _numbers(path, rows, columns, task) for pool, rows in pools.items()}
         return _of_arrays(path, files, targets, tuple(columns), cut, task, images)
     if "label" not in columns:

@@ -65,7 +65,7 @@ def _load(path: Path, version: tuple[int, int], cut: Cut, task: str) -> DataSpli
     if test is not None and test.labels.shape[1:] != train.labels.shape[1:]:
         raise UserError(f"{path}: targets are {train.labels.shape[1:]} and {test.labels.shape[1:]}; give one shape")
     pools = {"train": train} if test is None else {"train": train, "test": test}
-    if task.partition(":")[0] in (*CLASSES, MASKS):
+    if name_of(task) in (*CLASSES, MASKS):
         whole = {} if train.labels.ndim == 1 else {"task": task}
         return splits_from_arrays(str(path), pools, _classes(path, arrays, train, test), cut, **whole)
     outputs = train.labels.shape[1] if train.labels.ndim > 1 else 1
@@ -114,7 +114,7 @@ def _images(path: Path, arrays: dict[str, np.ndarray], key: str, task: str) -> I
             raise UserError(f"{path}: {key!r} holds NaN or infinity; every pixel must be finite")
     elif images.dtype != np.uint8:
         raise UserError(f"{path}: {key!r} is {images.dtype}; images must be uint8 in [0, 255] or floating point")
-    if task.partition(":")[0] not in CLASSES:
+    if name_of(task) not in CLASSES:
         return Images(np.ascontiguousarray(images), _targets(path, labels, f"{key}_labels", len(images), task))
     if labels.ndim != 1 or len(labels) != len(images) or not np.issubdtype(labels.dtype, np.integer):
         raise UserError(
@@ -130,7 +130,7 @@ def _targets(path: Path, targets: np.ndarray, key: str, count: int, task: str) -
     """Targets of any shape as float32; images, the channels first, in [0, 1]; masks as int64."""
     if len(targets.shape) == 0 or len(targets) != count or not np.issubdtype(targets.dtype, np.number):
         raise UserError(f"{path}: {key!r} is {targets.dtype} of shape {targets.shape}; expected {count} targets")
-    if task.partition(":")[0] == MASKS:
+    if name_of(task) == MASKS:
         if targets.ndim < 2 or not np.issubdtype(targets.dtype, np.integer) or targets.min() < 0:
             raise UserError(
                 f"{path}: {key!r} is {targets.dtype} of shape {targets.shape}; segmentation needs the class of every "
@@ -144,10 +144,15 @@ def _targets(path: Path, targets: np.ndarray, key: str, count: int, task: str) -
     return np.ascontiguousarray(found)
 
 
+def name_of(task: str) -> str:
+    """A task without its options."""
+    return task.partition(":")[0]
+
+
 def check_targets(targets: np.ndarray, where: str, task: str) -> None:
     """Raise UserError for targets that are infinite, or NaN in a task that knows of no missing ones."""
     lacking = np.isnan(targets)
-    if np.isinf(targets).any() or lacking.all() or (lacking.any() and task.partition(":")[0] not in LACKING):
+    if np.isinf(targets).any() or lacking.all() or (lacking.any() and name_of(task) not in LACKING):
         raise UserError(f"{where} holds NaN or infinity; every target must be finite")
 
 

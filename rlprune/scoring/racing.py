@@ -79,7 +79,8 @@ class Race:
         order = numpy_generator(seed, "race").permutation(self.images)
         pieces = np.array_split(order, min(PARTS, self.images // LEAST))
         self._parts = [Split(control.source, control.positions[np.sort(piece)], control.role) for piece in pieces]
-        self._known: dict[str, tuple[Heat, int]] = {}  # and how many parts
+        self._ends = np.cumsum([len(part) for part in self._parts])
+        self._known: dict[str, Heat] = {}
 
     @classmethod
     def over(cls, evaluator: Evaluator, baseline: Score, seed: int) -> Race | None:
@@ -100,17 +101,18 @@ class Race:
             rival: Who is in front; None stops nobody.
             beaten: Whether the rival stays in front of a candidate with this score.
         """
-        heat, begun = self._known.pop(key, (Heat(np.zeros(0, bool), self.images), 0))
+        heat = self._known.pop(key, None) or Heat(np.zeros(0, bool), self.images)
 
         def over() -> bool:
             return heat.complete or bool(rival is not None and heat.seen and beaten(heat.most(rival)))
 
         if not over():
-            for score in self._evaluator.score_parts(network(), self._parts[begun:]):
-                heat, begun = Heat(np.concatenate([heat.right, _right(score)]), self.images), begun + 1
+            left = [part for part, end in zip(self._parts, self._ends, strict=True) if end > heat.seen]
+            for score in self._evaluator.score_parts(network(), left):
+                heat = Heat(np.concatenate([heat.right, _right(score)]), self.images)
                 if over():
                     break
-        self._known[key] = heat, begun
+        self._known[key] = heat
         if len(self._known) > REMEMBERED:
             self._known.pop(next(iter(self._known)))
         return heat
