@@ -12,6 +12,7 @@ from rlprune.kinds import check_kinds
 from rlprune.typed import check_fields
 
 ON_VIOLATION = ("stop", "retry", "back")
+ADVICE = ("error", "response")
 COUNTED = ("macs", "parameters")
 
 
@@ -35,8 +36,10 @@ class Rules:
         dense: Add a potential-based term for every step; it adds up to zero over a round.
         skip: Kinds of groups to leave alone, such as `["residual"]`.
         seed: Of everything random: data split, ranking, recovery.
-        errors: Whether the observation tells what the groups' removal costs their readers. None: with `one_shot` only,
-            since every round needs new Gram matrices, and a factorisation for every layer.
+        errors: Whether the observation tells what the groups' removal costs. None: with `one_shot` only, since every
+            round needs new Gram matrices, and a factorisation for every layer.
+        advice: What that cost is, and the advised rates with it: `error`, of the groups' readers, or `response`, of the
+            network's outputs, which is measured on a few calibration images.
         confidence: Accept a network only where its drop is inside the tolerance with this probability, in [0, 1), by
             the examples on which it differs from the unpruned network; 0 takes the drop as it is.
         shown_tolerance: The tolerance that the observation tells of, where it is not the one that is kept.
@@ -55,6 +58,7 @@ class Rules:
     skip: tuple[str, ...] = ()
     seed: int = 0
     errors: bool | None = None
+    advice: str = "error"
     confidence: float = 0.0
     shown_tolerance: float | None = None
 
@@ -73,6 +77,8 @@ class Rules:
             raise unknown_name("what a budget counts", self.counted, COUNTED)
         if self.rounds is not None and self.rounds < 1:
             raise UserError(f"rounds is {self.rounds}; it must be at least 1, or None for no limit")
+        if self.advice not in ADVICE:
+            raise unknown_name("advice", self.advice, ADVICE)
         if self.on_violation not in ON_VIOLATION:
             raise unknown_name("on_violation", self.on_violation, ON_VIOLATION)
 

@@ -167,8 +167,8 @@ class EpisodeView:
 
     @property
     def curves(self) -> Mapping[str, NDArray[np.float64]]:
-        """The measured errors (size + 1,) after the loss of 0, 1, 2 ... lowest filters, by group of this round."""
-        damage = self._episode.damage
+        """What the loss of 0, 1, 2 ... lowest filters costs, (size + 1,), by group of this round, where it is known."""
+        damage = self._episode.advice
         if damage is None:
             return {}
         found = zip(self._episode.current.names, damage.curves, damage.known, strict=True)
@@ -176,17 +176,22 @@ class EpisodeView:
 
     @property
     def advised(self) -> float:
-        """The count, a fraction, at which the errors of this and all later groups sum to least within the budget.
+        """The count, a fraction, at which the cost of this and all later groups sums to least within the budget.
 
-        See `rlprune.criteria.errors`; where no error can be known, the uniform rate's count.
+        See `advised_rates`; where no cost can be known, the uniform rate's count.
         """
-        damage, current = self._episode.damage, self._episode.current
+        damage, current = self._episode.advice, self._episode.current
         return current.window.uniform_rate * current.window.size if damage is None else current.advised(damage)
 
-    @property
-    def advised_rates(self) -> NDArray[np.float64]:
-        """The rates (n,) of a whole round at which the errors sum to least; the uniform ones where none is known."""
-        return np.asarray(self._episode.current.advised_counts(self._episode.damage) / self.budget.sizes)
+    def advised_rates(self, kind: str | None = None) -> NDArray[np.float64]:
+        """The rates (n,) of a whole round at which the cost sums to least; the uniform ones where none is known.
+
+        Args:
+            kind: `error`, what least squares cannot restore of the outputs of the groups' readers, or `response`, how
+                the network's own outputs change; None is what the environment's rules name.
+        """
+        damage = self._episode.damage(kind or self._episode.rules.advice)
+        return np.asarray(self._episode.current.advised_counts(damage) / self.budget.sizes)
 
     def preview(self, counts: Counts | Mapping[str, int], recovery: Repairs | None = None) -> tuple[Score, Terms]:
         """What this round would come to if its groups lost `counts`, recovery included.

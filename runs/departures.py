@@ -52,7 +52,7 @@ def schedules(model: str, weights: str, data: str, scores: ScoreCache):
             env.reset(options=goal)
         except UserError:  # out of reach of this network
             continue
-        names, advised, seen = [env.scope.names[place] for place in env.visited], env.advised_rates, Seen()
+        names, advised, seen = [env.scope.names[place] for place in env.visited], env.advised_rates(), Seen()
         seen.bind(env)
         rule = run_episode(env, seen, options=goal).info["final_score"]
         known.append((goal, names, advised, np.array(seen.rows)[:, COLUMNS], rule))

@@ -1,18 +1,19 @@
-"""Rates that cost the readers of the pruned groups least, known from Gram matrices before anything is tried."""
+"""Rates at which the groups of a round cost least together, known before anything is tried."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-from rlprune.agents.controllers.base import Rule
+from rlprune.agents.controllers.base import RoundRule
 
 if TYPE_CHECKING:
     from rlprune.envs.env import FilterPruningEnv
 
 
 @dataclass
-class LeastError(Rule):
+class LeastError(RoundRule):
     """The least sum of reconstruction errors within the budget.
 
     A group's error is the share of its readers' output that least squares cannot restore once its lowest filters are
@@ -21,16 +22,31 @@ class LeastError(Rule):
     spend. Needs no evaluation, and no training. Without Gram matrices (layers that are no modules) it is uniform.
     """
 
+    kind: ClassVar[str] = "error"
+
     def schedule(self) -> dict[str, int]:
         """The whole round's counts."""
-        return advised_counts(self.env)
+        return advised_counts(self.env, self.kind)
 
-    def count(self) -> int:
-        """The advised count, rounded."""
-        return int(self.env.advised + 0.5)
+    def plan(self) -> Mapping[str, int]:
+        """The same."""
+        return self.schedule()
 
 
-def advised_counts(env: FilterPruningEnv) -> dict[str, int]:
-    """The counts by group with which a whole round's errors sum to least."""
-    counts = (env.advised_rates * env.budget.sizes).round().astype(int).tolist()
+@dataclass
+class LeastResponse(LeastError):
+    """The least sum of what each group by itself does to the network's outputs, within the budget.
+
+    As `error`, with curves that tell how the outputs of the whole network change on a few calibration images once a
+    group's lowest filters are gone and their readers refitted (`rlprune.scoring.response`): at the price of scoring a
+    network or two it knows that layers differ in what they matter. Needs no labels and no training. Where outputs
+    cannot be compared (a detector's boxes), it is `error`.
+    """
+
+    kind: ClassVar[str] = "response"
+
+
+def advised_counts(env: FilterPruningEnv, kind: str = "error") -> dict[str, int]:
+    """The counts by group with which what a whole round costs, of this kind, sums to least."""
+    counts = (env.advised_rates(kind) * env.budget.sizes).round().astype(int).tolist()
     return dict(zip((group.name for group in env.prunable), counts, strict=True))

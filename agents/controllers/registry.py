@@ -16,6 +16,7 @@ RULES: dict[str, str] = {
     "table": "fixed:PerLayerTable",
     "polynomial": "fixed:Polynomial",
     "error": "error:LeastError",
+    "response": "error:LeastResponse",
     "sensitivity": "sensitivity:SensitivityRule",
     "random": "search:RandomSearch",
     "cem": "search:CrossEntropySearch",

@@ -138,7 +138,7 @@ class CrossEntropySearch(Search):
         size, cap = len(self.env.prunable), self.env.rate_cap
         mean = np.zeros(size)
         if self.start == "error":
-            inside = np.clip(self.env.advised_rates / cap, 0.02, 0.98)
+            inside = np.clip(self.env.advised_rates() / cap, 0.02, 0.98)
             mean = np.log(inside / (1.0 - inside))
         spread = np.full(size, STARTS[self.start] if self.spread is None else self.spread)
         keep = max(2, round(self.elite * self.population))

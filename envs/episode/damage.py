@@ -1,12 +1,14 @@
-"""What the groups of a round cost their readers at every count, and the schedule that costs them least.
+"""What the groups of a round cost at every count, and the schedule that costs least.
 
-The error curves come from Gram matrices (`rlprune.criteria.errors`), so all of this is known without an evaluation.
+Two kinds of curves say what a group costs: `error`, its readers' (`rlprune.criteria.errors`), known from Gram matrices
+without an evaluation, and `response`, the network's outputs' (`rlprune.scoring.response`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,18 +69,17 @@ class Damage:
 
 @dataclass(eq=False)
 class Ranking:
-    """The score of every filter, by group, and, once somebody asked, what the lowest cost their readers."""
+    """The score of every filter, by group, and, once somebody asked, what the loss of the lowest costs, by kind."""
 
     scores: dict[str, NDArray[np.float64]]
-    curves: dict[str, NDArray[np.float64]] | None = None
-    damages: dict[tuple[tuple[str, ...], bytes, bytes], Damage | None] = field(default_factory=dict)
+    curves: dict[str, Curves] = field(default_factory=dict)
+    damages: dict[tuple[Any, ...], Damage | None] = field(default_factory=dict)
 
-    def damage(self, names: Sequence[str], budget: Budget, shares: NDArray[np.float64]) -> Damage | None:
+    def damage(self, kind: str, names: Sequence[str], budget: Budget, shares: NDArray[np.float64]) -> Damage | None:
         """The damage of a round of this ranking's network, which differs by what may go; kept for later episodes."""
-        key = (tuple(names), budget.most.tobytes(), shares.tobytes())
+        key = (kind, tuple(names), budget.most.tobytes(), shares.tobytes())
         if key not in self.damages:
-            assert self.curves is not None
-            self.damages[key] = Damage.of(names, self.curves, budget, shares)
+            self.damages[key] = Damage.of(names, self.curves[kind], budget, shares)
         return self.damages[key]
 
 

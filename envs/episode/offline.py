@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -11,6 +11,7 @@ from torch import nn
 
 from rlprune.channels import ChannelGroups, PruningPlan
 from rlprune.envs.episode.cache import MemoryScores
+from rlprune.envs.episode.damage import Ranking
 from rlprune.envs.episode.transitions import NetworkState, Repairs, Transitions
 from rlprune.errors import UserError
 from rlprune.network import Network
@@ -70,9 +71,9 @@ class OfflineTransitions(Transitions):
         """The score of every filter, by group."""
         return self._ranking
 
-    def error_curves(self, state: NetworkState, names: Sequence[str], scores: Mapping[str, NDArray[Any]]) -> ByGroup:
-        """What the groups cost their readers."""
-        return self._curves
+    def measure(self, kind: str, ranking: Ranking, state: NetworkState, names: Sequence[str], seed: int) -> None:
+        """The curves that were recorded; no others can be had."""
+        ranking.curves.setdefault(kind, self._curves)
 
     def score(self, state: NetworkState) -> Score:
         """The score that was recorded, or follows."""

@@ -63,19 +63,24 @@ class EpisodeState:
         self._base_ranking = Ranking({})
         self.reward = make_reward(rules.reward)
         self._measured: list[NetworkState] = []
-        self._damage: tuple[Ranking | None, Round | None, Damage | None] = (None, None, None)
+        self._damage: dict[str, tuple[Ranking, Round, Damage | None]] = {}
         self.scope.check(rules.max_rate, rules.skip)
         self.restart(rules)
 
-    @property
-    def damage(self) -> Damage | None:
-        """What this round's groups cost their readers, worked out when first asked for; None if it cannot be known."""
+    def damage(self, kind: str) -> Damage | None:
+        """What this round's groups cost, worked out when first asked for; None if it cannot be known."""
         ranking, current = self.ranking, self.current
-        if self._damage[:2] != (ranking, current):
-            if ranking.curves is None:
-                ranking.curves = self.transitions.error_curves(self.state, self.scope.names, ranking.scores)
-            self._damage = ranking, current, ranking.damage(current.names, current.budget, current.shares)
-        return self._damage[2]
+        known = self._damage.get(kind)
+        if known is None or known[:2] != (ranking, current):
+            self.transitions.measure(kind, ranking, self.state, self.scope.names, self.rules.seed)
+            known = ranking, current, ranking.damage(kind, current.names, current.budget, current.shares)
+            self._damage[kind] = known
+        return known[2]
+
+    @property
+    def advice(self) -> Damage | None:
+        """The kind that the rules name."""
+        return self.damage(self.rules.advice)
 
     @property
     def drop(self) -> float:
@@ -313,7 +318,7 @@ class EpisodeState:
         if "uniform" in self.reward.needs:
             outcome = replace(outcome, uniform_score=self._score_of(current.uniform_counts(target)))
         if "advised" in self.reward.needs:
-            advised = current.advised_counts(self.damage, current.towards(target))
+            advised = current.advised_counts(self.advice, current.towards(target))
             outcome = replace(outcome, advised_score=self._score_of(advised))
         if "latency" in self.reward.needs:
             before, now = self.transitions.latency(self.state), self.transitions.latency(after)

@@ -22,11 +22,13 @@ from rlprune.channels import PruningPlan
 from rlprune.cost import measure_latency
 from rlprune.criteria.errors import error_curves
 from rlprune.envs.episode.cache import MemoryScores
+from rlprune.envs.episode.damage import Ranking
 from rlprune.errors import UserError
 from rlprune.network import Network
 from rlprune.problem import PruningProblem
 from rlprune.recovery import make_recovery
 from rlprune.scoring.racing import Race
+from rlprune.scoring.response import response_curves
 from rlprune.tasks import Score
 from rlprune.training.loop import train
 from rlprune.training.settings import TrainSettings
@@ -177,16 +179,18 @@ class Transitions:
         """Where candidates are scored only as far as they may win; None where that cannot be."""
         return Race.over(self.problem.evaluator, self.problem.baseline, self.problem.seed)
 
-    def error_curves(
-        self, state: NetworkState, names: Sequence[str], scores: Mapping[str, NDArray[np.float64]]
-    ) -> dict[str, NDArray[np.float64]]:
-        """What groups cost their readers; see `rlprune.criteria.errors`. None is given for groups it cannot be had of.
+    def measure(self, kind: str, ranking: Ranking, state: NetworkState, names: Sequence[str], seed: int) -> None:
+        """Add the curves of a kind to a ranking of the state's network, if they are not there.
 
-        Collects Gram matrices unless the recovery has done so.
+        Collects Gram matrices unless the recovery has done so. Where outputs cannot be compared, errors stand in.
         """
-        network = state.network
-        grams = self.problem.measured.grams(network, self.problem)
-        return error_curves(network.model, network.groups, names, scores, grams)
+        network, scores, curves = state.network, ranking.scores, ranking.curves
+        if "error" not in curves:
+            grams = self.problem.measured.grams(network, self.problem)
+            curves["error"] = error_curves(network.model, network.groups, names, scores, grams)
+        if kind not in curves:
+            found = response_curves(self.problem, network, names, scores, curves["error"], seed)
+            curves[kind] = found or curves["error"]
 
     def latency(self, state: NetworkState) -> float:
         """Median seconds of a forward pass of one example, measured now."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -49,6 +50,20 @@ def recalibrate_bn(model: nn.Module, calls: Iterable[tuple[Any, ...]]) -> None:
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
+
+
+@contextmanager
+def batch_statistics(model: nn.Module) -> Iterator[None]:
+    """Inside, batch norms normalise by the statistics of what they read, and their running ones stay as they are."""
+    norms = [norm for _, norm in tracking_norms(model)]
+    modes = [norm.training for norm in norms]
+    try:
+        for norm in norms:
+            norm.training, norm.track_running_stats = True, False
+        yield
+    finally:
+        for norm, mode in zip(norms, modes, strict=True):
+            norm.training, norm.track_running_stats = mode, True
 
 
 def running_statistics(model: nn.Module) -> Statistics:
