@@ -54,6 +54,8 @@ class Lessons:
         recovery: Repairs after each removal, joined by +.
         max_rate: Most of a group that goes.
         skip: Kinds of groups that stay whole, such as residual.
+        advice: What action 0 plays, where it is not a uniform rate, and what is seen of a group: the rule `error` or
+            `response`.
         reward: What an episode pays; `gain` is over the uniform schedule, `gain_over_error` over the rule `error`.
         cache: File that the scores are kept in, for several trainings to share; None keeps them with the agent.
         agent_device: Where the agent's own network is.
@@ -70,6 +72,7 @@ class Lessons:
     recovery: str = GAME["recovery"]
     max_rate: float = GAME["max_rate"]
     skip: tuple[str, ...] = GAME["skip"]
+    advice: str = "error"
     reward: str = "gain"
     cache: str | None = None
     agent_device: str = "cpu"
@@ -80,6 +83,7 @@ COMMON_LESSONS = {"models", "leave_out", "watch", "data", "budgets", "counted", 
                   "episodes", "timesteps", "workers", "seed",
                   "device", "recovery", "max_rate", "skip", "reward", "set", "out", "resume", "quiet",
                   "json"}  # fmt: skip
+SHARED = frozenset({"criterion", "recovery", "advice", "skip", "cache"})  # rules of all networks
 NOT_LESSONS = ("env", "env_kwargs", "hyperparameters", "seed", "device", "watched", "left_out")
 
 
@@ -160,7 +164,7 @@ def _lessons(start: AgentSettings) -> Lessons:
     apart = {"watch": start.watched, "leave_out": start.left_out}
     families: dict[str, Any] = {name: tuple(dict.fromkeys(map(_family, found))) for name, found in apart.items()}
     lists: dict[str, Any] = {name: tuple(map(str, kwargs[name] or ())) for name in ("budgets", "tolerances")}
-    rules: dict[str, Any] = {name: common[name] for name in ("criterion", "recovery", "cache") if name in common}
+    rules: dict[str, Any] = {name: common[name] for name in SHARED - {"skip"} if name in common}
     return Lessons(models=models, **families, **lists, **rules, max_rate=kwargs["max_rate"],
                    counted=tuple(kwargs.get("counted", ("macs",))), skip=tuple(common.get("skip", ())),
                    reward=kwargs.get("reward", "gain"), agent_device=start.device)  # fmt: skip
@@ -192,7 +196,7 @@ def _changed(start: AgentSettings, given: Mapping[str, Any]) -> AgentSettings:
     for name in ("budgets", "tolerances"):
         if name in given:
             kwargs[name] = levels(name, given[name]) if given[name] else None
-    shared = {item.name for item in fields(ProblemSpec)} - {"seed"} | {"criterion", "recovery", "skip", "cache"}
+    shared = {item.name for item in fields(ProblemSpec)} - {"seed"} | SHARED
     values = {name: given[name] for name in given if name in shared}
     kwargs["common"] |= {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
     return replace(start, **changes, env_kwargs=kwargs)

@@ -1,4 +1,4 @@
-"""A trained agent beside the rule of least error: both are tried, and the better one goes on."""
+"""A trained agent beside the rule that advises it: both are tried, and the better one goes on."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from rlprune.agents.controllers.sampling import STOCHASTIC, seeded
 from rlprune.envs.episode.racing import Trial
 from rlprune.seeding import derive
 
-AGENT, RULE = "agent", "error"
+AGENT = "agent"
 
 
 class Beside(RoundRule):
-    """Tries the schedules of an agent and of the rule `error` before every round, and plays the best.
+    """Tries the schedules of an agent and of the rule that advises it before every round, and plays the best.
 
     Both end the round at the same cost, so that the score after the cheap repairs decides; of equal ones the agent's.
     Where more may be tried, the agent's others are drawn from its policy. So a round is never worse than the rule's, as
@@ -55,7 +55,7 @@ class Beside(RoundRule):
             score, evaluations = trial.score.value, env.problem.ledger.evaluations
             self.tried.append({"round": round_, "by": name, "score": score, "evaluations": evaluations})
             if best is None or score > best.score.value:
-                best, chosen, self.leads = trial, counts, RULE if name == RULE else AGENT
+                best, chosen, self.leads = trial, counts, AGENT if name.startswith(AGENT) else name
             if self.on_trial is not None:
                 self.on_trial(number + 1, self.samples, best.score.value)
         return chosen
@@ -70,7 +70,7 @@ class Beside(RoundRule):
 
         found: dict[str, Callable[[], dict[str, int]]] = {
             AGENT: partial(env.rehearse, self.controller),
-            RULE: partial(advised_counts, env),
+            env.rules.advice: partial(advised_counts, env, env.rules.advice),
         }
         return found | {f"{AGENT}, drawn {number}": partial(drawn, number) for number in range(1, self.samples - 1)}
 

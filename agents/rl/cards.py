@@ -198,6 +198,7 @@ def _first(env: Any, name: str) -> Any:
 def _trained(env_id: str, rules: Rules, kwargs: Mapping[str, Any], tolerances: Any = None) -> dict[str, Any]:
     plain = {name: value for name, value in kwargs.items() if isinstance(value, (str, int, float, list, tuple, dict))}
     played = {"criterion": rules.criterion, "max_rate": rules.max_rate, "skip": list(rules.skip)}
-    training = {"tolerances": sorted(set(tolerances or [rules.tolerance])), "errors": rules.sees_errors}
+    seen = {"errors": rules.sees_errors, "advice": rules.advice}
+    training = {"tolerances": sorted(set(tolerances or [rules.tolerance])), **seen}
     kept = json.loads(json.dumps({**plain, **played}, default=str))
     return {"around": "uniform", "env": {"id": env_id, "kwargs": kept}, "training": training}

@@ -31,6 +31,7 @@ from rlprune.agents.rl.settings import ALGORITHMS, check_algorithm
 from rlprune.devices import checked_device
 from rlprune.envs.advice import around_advice
 from rlprune.envs.observations import FEATURES
+from rlprune.envs.rules import ADVICE
 from rlprune.errors import UserError, reading, unknown_name
 from rlprune.files import check_archive, read_json, write_archive, write_json
 from rlprune.seeding import streams_untouched
@@ -277,6 +278,8 @@ def read_card(path: Path) -> dict[str, Any]:
     training, support = card.get("training") or {}, card.get("support") or {}
     checked(list[float], training.get("tolerances", []), f"{file}: training: tolerances")
     checked(bool | None, training.get("errors"), f"{file}: training: errors")
+    if training.get("advice", ADVICE[0]) not in ADVICE:
+        raise UserError(f"{file}: training: advice is {training['advice']!r}; it must be one of {', '.join(ADVICE)}")
     if not 2 <= (card.get("levels") or 2) <= MOST_LEVELS:
         raise UserError(f"{file}: levels is {card['levels']}; it must lie in [2, {MOST_LEVELS}]")
     if support and not (set(support) == {"low", "high"} and all(len(b) == len(features) for b in support.values())):

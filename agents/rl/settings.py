@@ -65,8 +65,8 @@ class AgentSettings:
         preset: YAML file of hyperparameters in rl-zoo's format; None takes the one that comes with the package.
         hyperparameters: Changes to the preset.
         segment: Time steps between checkpoints, at least four episodes; None makes ten of them.
-        around: What action 0 stands for: `advice` (the rate of least reconstruction error, so that an untrained agent
-            plays the rule `error`), `uniform`, or None for `advice` except for `amc`, which had none.
+        around: What action 0 stands for: `advice` (so that an untrained agent plays the rule that the environment's
+            `advice` names, `error` if nothing else), `uniform`, or None for `advice` except for `amc`, which had none.
         start_method: How worker processes start: `fork`, `forkserver`, `spawn`, or None for the platform's safest.
         watched: Networks that are not trained on, as the mixed environment's `problems`: the agent is evaluated on them
             at every segment, and the one that does best there, over the rule `error`, is kept.

@@ -329,6 +329,7 @@ def _card(
             "workers": settings.workers,
             "tolerances": sorted(set(drawn or [e.rules.tolerance for e in inner])),
             "errors": inner[0].rules.sees_errors,
+            "advice": inner[0].rules.advice,
             "watched": [dict(problem) for problem in settings.watched],
             "left_out": [dict(problem) for problem in settings.left_out],
             "curve": [] if watch is None else watch.curve,

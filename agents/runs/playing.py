@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from rlprune.agents.controllers.base import Controller, Rule
-from rlprune.agents.controllers.beside import RULE, Beside
+from rlprune.agents.controllers.beside import Beside
 from rlprune.agents.controllers.law import Law, Standing
 from rlprune.agents.controllers.registry import make_rule
 from rlprune.agents.controllers.sampling import BestOf
@@ -97,8 +97,8 @@ def shown_to(controller: Controller, tolerance: float) -> dict[str, Any]:
     """What an environment's observation tells this controller, as arguments of `Rules`.
 
     The tolerance of the goal, whatever is enforced on the way; but a trained agent that knows one tolerance alone (the
-    budget was its goal) sees that one. An agent sees errors if it did in training. Rules look into the environment
-    instead, so that errors are not worked out for nothing.
+    budget was its goal) sees that one. An agent sees errors, and is advised, as it was in training. Rules look into the
+    environment instead, so that errors are not worked out for nothing.
     """
     if isinstance(controller, BestOf | Beside):
         controller = controller.controller
@@ -106,13 +106,14 @@ def shown_to(controller: Controller, tolerance: float) -> dict[str, Any]:
         return {"shown_tolerance": tolerance, "errors": False}
     training = (getattr(controller, "card", None) or {}).get("training", {})
     known = training.get("tolerances", [])
-    return {"shown_tolerance": known[0] if len(known) == 1 else tolerance, "errors": training.get("errors")}
+    shown = known[0] if len(known) == 1 else tolerance
+    return {"shown_tolerance": shown, "errors": training.get("errors"), "advice": training.get("advice", "error")}
 
 
 def followed_there(controller: Controller, observation: Any) -> float | None:
     """How far a trained agent is followed where it sees this, from 0 (not at all) to 1; None for rules."""
     if isinstance(controller, Beside):
-        if controller.leads == RULE:
+        if controller.leads != AGENT:
             return 0.0
         controller = controller.controller
     told = getattr(controller, "followed", None)

@@ -318,7 +318,7 @@ class EpisodeState:
         if "uniform" in self.reward.needs:
             outcome = replace(outcome, uniform_score=self._score_of(current.uniform_counts(target)))
         if "advised" in self.reward.needs:
-            advised = current.advised_counts(self.advice, current.towards(target))
+            advised = current.advised_counts(self.damage("error"), current.towards(target))
             outcome = replace(outcome, advised_score=self._score_of(advised))
         if "latency" in self.reward.needs:
             before, now = self.transitions.latency(self.state), self.transitions.latency(after)
