@@ -28,6 +28,7 @@ RECIPES: dict[str, Recipe] = {
         _seeking("prc", "AFP + PRC: the min-max game, pressure and step set by what is left of the tolerance"),
         _seeking("uniform", "The same rate for every layer"),
         _seeking("error", "Rates at which the reconstruction errors of all layers sum to least"),
+        _seeking("response", "Rates at which what each layer does to the outputs of the network sums to least"),
         _seeking("pfec", "PFEC: rates by stage (published tables, or a sensitivity scan), lowest L1 norms"),
         _seeking("sensitivity", "Every layer gives what it can at one level of harm, from a scan"),
         _seeking("fpsl", "FPSL: one global threshold on successive layers' norms", criterion="fpsl"),

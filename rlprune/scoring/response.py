@@ -108,8 +108,10 @@ def _change(full: Outputs, changed: Outputs) -> float:
 
 
 def _along(error: Curve, changes: Mapping[int, float]) -> Curve:
-    """A curve through the changes at these counts that runs between them as the error does; never falling."""
-    counts, values, every = list(changes), np.array(list(changes.values())), np.arange(len(error))
-    if not (error[counts] > 0.0).all():
-        return np.maximum.accumulate(np.interp(every, [0, *counts], [0.0, *values]))
-    return np.maximum.accumulate(error * np.interp(every, counts, values / error[counts]))
+    """A curve through the changes at these counts, or the highest before, that runs between them as the error does."""
+    counts = [0, *changes]
+    values, places = np.maximum.accumulate([0.0, *changes.values()]), error[counts]
+    if not (np.diff(places) > 0.0).all():
+        return np.interp(np.arange(len(error)), counts, values)
+    beyond = np.maximum(error / places[-1], 1.0)
+    return np.asarray(np.interp(error, places, values) * beyond)

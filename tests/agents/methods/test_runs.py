@@ -62,6 +62,7 @@ QUICK = {  # what makes a method quick, and what its published schedule needs be
     "uniform": ([], []),
     "prc": (["--press.epochs", "0.5", "--prc.alpha", "0.2"], ["--repair.epochs", "1", "--rounds", "3"]),
     "error": ([], None),
+    "response": ([], None),
     "sensitivity": (["--sensitivity.limit", "100"], None),
     "random": (["--random.episodes", "5"], None),
     "cem": (["--cem.episodes", "24"], None),
