@@ -27,7 +27,7 @@ from rlprune.training.settings import TrainSettings
 if TYPE_CHECKING:
     import gymnasium
 
-BEST = __import__("os").environ.get("PRC_BEST", "threshold+response+uniform")
+BEST = "threshold+response+uniform"
 RATES = ("best", "error", "response", "threshold", "uniform")
 
 
