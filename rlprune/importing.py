@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TextIO
 
-from rlprune.errors import UserError, first_line
+from rlprune.errors import UserError, first_line, unknown_name
 from rlprune.files import cache_folder
 
 
@@ -70,6 +70,24 @@ def _module_name(path: Path) -> str:
 def user_module(name: str) -> ModuleType:
     """`file.py` or `package.module`."""
     return module_from_file(Path(name)) if name.endswith(".py") else module_by_name(name)
+
+
+def file_and_name(spec: str) -> tuple[str, str] | None:
+    """The parts of `file.py:name`, the name empty for `file.py`; None for anything else."""
+    end = re.search(r"\.py(:|$)", spec)
+    return None if end is None else (spec[: end.start(1)], spec[end.end() :])
+
+
+def object_in(file: str | Path, name: str, kind: str) -> Any:
+    """What a user's file calls `name`; raises UserError with what it has if there is no such thing in it."""
+    module = user_module(str(file))
+    own = [key for key, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
+    if not name:
+        listed = " or ".join(f"{file}:{one}" for one in own) or "it holds none"
+        raise UserError(f"{file} is a file; say what of it is the {kind}: {listed}")
+    if getattr(module, name, None) is None:
+        raise unknown_name(f"{kind} in {file}", name, own)
+    return getattr(module, name)
 
 
 def files_named(spec: str) -> list[str]:

@@ -25,9 +25,11 @@ class ProblemSpec:
     Attributes:
         model: Network by zoo name, `drawn:FAMILY-SEED`, `torchvision:NAME`, `timm:NAME`, `hf:FOLDER`, or a function,
             class or module of your own, `package.module:name` or `file.py:name`.
-        data: Data set by name, such as `digits`, an `.npz` file, a folder, or `torchvision:NAME`.
+        data: Data set by name, such as `digits`, an `.npz` or `.csv` file, a folder, `torchvision:NAME`, or one of your
+            own, `file.py:name`.
         weights: Weights file as people save them; None takes those that come with the network (digits/lenet5 only).
-        task: What the network does, where the data's own task needs an option, such as `detection:metric=map50`.
+        task: What the network does, where the data does not say it or it needs an option: `regression`,
+            `detection:metric=map50`, `heads:0=classification;1=regression`, or one of your own, `file.py:name`.
         root: Folder that `data` is relative to, or where torchvision's sets lie.
         seed: Seed of everything random.
         device: Device to compute on, such as `cpu` or `cuda`.
@@ -38,9 +40,9 @@ class ProblemSpec:
         calibration_size: Examples that recovery looks at; None chooses.
         size: Side in pixels that images in folders are brought to; None chooses.
         channels: Channels that images in folders are read with, 1 (grey) or 3 (colour); None keeps what they are.
-        normalise: Normalisation of images: `imagenet`, `none`, `MEAN:STD` (each one number, or one a channel with
-            commas between), or `from-weights`, as they say themselves; None takes ImageNet's constants for colour, and
-            what is measured on the train role for others.
+        normalise: Scale images by imagenet|none|MEAN:STD|from-weights; of MEAN and STD each is one number,
+            or one a channel with commas between; `from-weights` is as they say themselves. None takes ImageNet's
+            constants for colour, and what is measured on the train role for others.
         keep: Patterns of layer or group names that must not be pruned.
         min_channels: Smallest width a group may reach.
         round_to: Widths stay multiples of this.

@@ -12,17 +12,19 @@ from rlprune.errors import UserError
 from rlprune.importing import files_named, is_known
 from rlprune.models.resolving import code_of
 
-NAMING = ("--model", "--models", "--task")
+NAMING = ("--model", "--models", "--task", "--data")
 """Options by which code is named by hand."""
 
 
 class Built(Protocol):
-    """What names the network and the task to build, as `ProblemSpec` does."""
+    """What names the network, the task and the data to build, as `ProblemSpec` does."""
 
     @property
     def model(self) -> str: ...  # noqa: D102
     @property
     def task(self) -> str | None: ...  # noqa: D102
+    @property
+    def data(self) -> str: ...  # noqa: D102
 
 
 def check_code(file: Path, specs: Iterable[Built], *, trust: bool, argv: Sequence[str] = ()) -> None:
@@ -39,17 +41,17 @@ def check_code(file: Path, specs: Iterable[Built], *, trust: bool, argv: Sequenc
     by_hand = set(_named(argv))
     for spec in [] if trust else specs:
         model = code_of(spec.model) if spec.model not in by_hand else None
-        task = spec.task if spec.task is not None and spec.task not in by_hand else ""
-        own = [model, *(path for path in files_named(task) if not is_known(Path(path)))]
-        code = next(filter(None, own), None)
+        texts = [text for text in (spec.task, spec.data) if text is not None and text not in by_hand]
+        own = [path for text in texts for path in files_named(text) if not is_known(Path(path))]
+        code = next(filter(None, [model, *own]), None)
         if code is None:
             continue
         owner = ""
         with contextlib.suppress(OSError, KeyError, NotImplementedError):  # a module, no such file, or nobody's
             owner = f" (a file of {Path(code).owner()})"
         raise UserError(
-            f"{file} names {code}{owner}, which would be run to build the network; look at it, then add --trust, "
-            "or name the network yourself with --model"
+            f"{file} names {code}{owner}, which would be run to build the problem; look at it, then add --trust"
+            + (", or name the network yourself with --model" if code == model else "")
         )
 
 

@@ -150,10 +150,12 @@ def _recorded(folder: Path) -> AgentSettings:
 
 def _problems(settings: AgentSettings) -> list[ProblemSpec]:
     """What is trained on, as far as it says what is built."""
-    shared = {"task": settings.env_kwargs["common"].get("task")}
     every = [*settings.env_kwargs["problems"], *settings.watched, *settings.left_out]
-    problems = [{**shared, **problem} for problem in every]
-    return [ProblemSpec.from_json({"model": one["model"], "task": one["task"]}) for one in problems]
+    names, shared = ("model", "task", "data"), settings.env_kwargs["common"]
+    told = [
+        {name: one[name] for name in names if one.get(name) is not None} for one in ({**shared, **p} for p in every)
+    ]
+    return [ProblemSpec.from_json(one) for one in told]
 
 
 def _lessons(start: AgentSettings) -> Lessons:

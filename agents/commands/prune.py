@@ -19,8 +19,9 @@ from rlprune.report.units import ANY_DROP
 from rlprune.spec import ProblemSpec
 from rlprune.training.settings import TrainSettings
 
-COMMON = {"model", "data", "weights", "seed", "device", "method", "recipe", "published", "tolerance", "budget",
-          "epochs", "minutes", "skip", "round_to", "lr", "out", "resume", "quiet", "json"}  # fmt: skip
+COMMON = {"model", "data", "weights", "task", "normalise", "size", "channels", "seed", "device", "method", "recipe",
+          "published", "tolerance", "budget", "epochs", "minutes", "skip", "round_to", "lr", "out", "resume", "quiet",
+          "json"}  # fmt: skip
 NOT_OPTIONS = ("options", "method", "summary", "published", *PHASES)
 
 
@@ -29,9 +30,9 @@ class What:
     """What is played.
 
     Attributes:
-        method: Recipe that all other values come from unless given; `rlprune methods` lists them.
+        method: Method of `rlprune methods`; all other values come from its recipe unless given.
         recipe: A recipe of your own in place of a method: a YAML file (`rlprune methods NAME --yaml` prints one).
-        published: Play the paper's own schedule instead of seeking the tolerance with one budget of epochs.
+        published: Play the paper's own schedule; unless given, one budget of epochs seeks the tolerance.
         lr: Learning rate of all training.
         batch_size: Images a step in all training.
         amp: Mixed precision (bfloat16) in all training: on, off, or auto.

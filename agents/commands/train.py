@@ -12,8 +12,9 @@ from rlprune.importing import print_json
 from rlprune.record import RunFolder, free_folder, run_name, subject
 from rlprune.training.settings import TrainSettings
 
-COMMON = {"model", "data", "weights", "teacher", "seed", "device", "epochs", "lr", "batch_size", "optimizer",
-          "distillation", "amp", "patience", "out", "resume", "quiet", "json"}  # fmt: skip
+COMMON = {"model", "data", "weights", "task", "normalise", "size", "channels", "teacher", "seed", "device", "epochs",
+          "lr", "batch_size", "optimizer", "distillation", "amp", "patience", "out", "resume", "quiet",
+          "json"}  # fmt: skip
 NOT_OPTIONS = ("keep", "min_channels", "round_to")
 
 

@@ -16,18 +16,21 @@ from rlprune.data.folders import is_class_folder, load_folder
 from rlprune.data.gtsdb import is_gtsdb, load_gtsdb
 from rlprune.data.hugging_face import is_hugging_face, load_hugging_face
 from rlprune.data.npz import load_npz
+from rlprune.data.own import load_own
 from rlprune.data.segmentation import is_mask_folder, load_mask_folder
 from rlprune.data.signals import is_signal_folder, load_signal_folder
 from rlprune.data.splits import DataSplits
 from rlprune.data.tiles import is_airs, is_inria, load_airs, load_inria
 from rlprune.data.torchvision_sets import TORCHVISION_SETS, load_torchvision
 from rlprune.errors import UserError, reading, unknown_name
+from rlprune.importing import file_and_name
 from rlprune.options import parse_options
 from rlprune.typed import words
 
 _FORMS = (
     "give 'digits', an .npz file, a .csv file of paths and labels, a folder (of a folder of images, .npy or .wav files "
-    "for every class; of images and masks; with COCO's train.json; of Hugging Face), or 'torchvision:NAME'"
+    "for every class; of images and masks; with COCO's train.json; of Hugging Face), 'torchvision:NAME', or a data set "
+    "of your own, 'file.py:name'"
 )
 
 
@@ -62,8 +65,9 @@ def load_data(
     """Load data and cut it into disjoint roles.
 
     Args:
-        spec: `digits`, `FILE.npz`, `FILE.csv`, a folder, or `torchvision:NAME`. A folder may be followed by `:size=N`,
-            the side to bring its images to (or of the tiles to cut them into).
+        spec: `digits`, `FILE.npz`, `FILE.csv`, a folder, `torchvision:NAME`, or a data set of one's own,
+            `FILE.py:NAME`. A folder may be followed by `:size=N`, the side to bring its images to (or of the tiles to
+            cut them into).
         root: Folder that `spec` is relative to, or where torchvision's sets lie.
         seed: Of the cut.
         control_from: "train", "test" for a network that may have seen every training image, None chooses (see `Cut`).
@@ -92,6 +96,8 @@ def load_data(
         return load_digits(cut)
     if spec.startswith("torchvision:"):
         return load_torchvision(spec.partition(":")[2], cut, None if root is None else Path(root))
+    if (own := file_and_name(spec)) is not None:
+        return load_own(spec, Path(root or "") / own[0], own[1], cut, task)
     path, side = _path_and_size(spec, Path() if root is None else Path(root))
     return _load_path(spec, path, replace(cut, size=side or size), task)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-import re
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -17,7 +16,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from rlprune.errors import UserError, guarding, unknown_name
-from rlprune.importing import user_module
+from rlprune.importing import file_and_name, object_in
 from rlprune.options import parse_options
 from rlprune.registry import Registry
 from rlprune.tasks.parts import part, tensors
@@ -189,7 +188,6 @@ def _resampled(measure: Callable[[np.ndarray], float], table: np.ndarray, index:
 
 # Every task is a frozen dataclass whose fields are its options.
 TASKS: Registry[Callable[..., Task]] = Registry("task")
-_OWN = re.compile(r"\.py(:|$)")
 
 
 def get_task(spec: str) -> Task:
@@ -201,8 +199,8 @@ def get_task(spec: str) -> Task:
     Raises:
         UserError: Unknown task, option, or value of an option.
     """
-    if (end := _OWN.search(spec)) is not None:
-        return _own(spec, spec[: end.start(1)], spec[end.end() :])
+    if (own := file_and_name(spec)) is not None:
+        return _own(spec, *own)
     name, colon, text = spec.partition(":")
     factory = TASKS.get(name)
     if hasattr(factory, "parse"):  # options that are tasks themselves
@@ -216,13 +214,7 @@ def get_task(spec: str) -> Task:
 
 def _own(spec: str, file: str, name: str) -> Task:
     """A class in a file, what a function there gives, or an object."""
-    module = user_module(file)
-    own = [key for key, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
-    found = getattr(module, name, None)
-    if not name:
-        raise UserError(f"{file} is a file; say what of it is the task: {' or '.join(f'{file}:{one}' for one in own)}")
-    if found is None:
-        raise unknown_name(f"class in {file}", name, own or ["(none)"])
+    found = object_in(file, name, "task")
     if callable(found):
         with guarding(f"{spec} failed when it was made", "it takes no argument"):
             found = found()

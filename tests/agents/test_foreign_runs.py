@@ -97,6 +97,16 @@ def test_a_task_in_a_file_is_code(task: str, tmp_path: Path, monkeypatch: pytest
         check_code(Path("record.json"), [ProblemSpec(model="lenet5", task=task)], trust=False)
 
 
+def test_a_data_set_in_a_file_is_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("own.py").touch()
+    named = [ProblemSpec(model="lenet5", data="own.py:Photos")]
+    with pytest.raises(UserError, match=r"names own\.py .*add --trust$"):
+        check_code(Path("record.json"), named, trust=False)
+    check_code(Path("record.json"), named, trust=False, argv=["--data", "own.py:Photos"])
+    check_code(Path("record.json"), named, trust=True)
+
+
 def test_going_on_runs_only_code_that_its_user_has_run(
     foreign: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
