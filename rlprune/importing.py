@@ -92,7 +92,7 @@ def object_in(file: str | Path, name: str, kind: str) -> Any:
 
 def files_named(spec: str) -> list[str]:
     """The Python files in a specification: of `file.py`, `file.py:name`, or such parts of another."""
-    return re.findall(r"[^=;:]+\.py(?!\w)", spec)
+    return re.findall(r"[^=;:]+\.py(?=[:;,]|$)", spec)
 
 
 def said_aside() -> contextlib.AbstractContextManager[object]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlprune.errors import UserError, check_seed
+from rlprune.importing import files_named
 from rlprune.typed import check_table, from_table
 
 if TYPE_CHECKING:
@@ -189,9 +190,11 @@ class Meta:
 
 
 def _path_in(text: str) -> str | None:
-    """The file of `FILE`, `FILE:more` or `hf:FOLDER`, if it is not here."""
-    file = text.removeprefix("hf:").partition(":")[0]
-    return None if text.startswith(("torchvision:", "timm:")) or Path(file).exists() else file
+    """The file of `FILE`, `FILE:more`, `heads:0=FILE.py:more` or `hf:FOLDER`, if it is not here."""
+    files = files_named(text) or [text.removeprefix("hf:").partition(":")[0]]
+    return (
+        None if text.startswith(("torchvision:", "timm:")) else next((f for f in files if not Path(f).exists()), None)
+    )
 
 
 def _located(text: str, folder: Path) -> str:
@@ -202,7 +205,7 @@ def _located(text: str, folder: Path) -> str:
     places = [folder.absolute(), *folder.absolute().parents]
     for place in places:
         if (place / file).exists():
-            return text.replace(file, str(place / file), 1)
+            return _located(text.replace(file, str(place / file), 1), folder)
     raise UserError(
         f"no such file: {file}; looked for it in {Path.cwd()}, in {places[0]}, and in the folders above that"
     )

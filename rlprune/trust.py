@@ -41,8 +41,8 @@ def check_code(file: Path, specs: Iterable[Built], *, trust: bool, argv: Sequenc
     by_hand = set(_named(argv))
     for spec in [] if trust else specs:
         model = code_of(spec.model) if spec.model not in by_hand else None
-        texts = [text for text in (spec.task, spec.data) if text is not None and text not in by_hand]
-        own = [path for text in texts for path in files_named(text) if not is_known(Path(path))]
+        files = [file for text in (spec.task or "", spec.data) for file in files_named(text)]
+        own = [file for file in files if file not in by_hand and not is_known(Path(file))]
         code = next(filter(None, [model, *own]), None)
         if code is None:
             continue
@@ -56,10 +56,10 @@ def check_code(file: Path, specs: Iterable[Built], *, trust: bool, argv: Sequenc
 
 
 def _named(argv: Sequence[str]) -> Iterable[str]:
-    """The values of the options that name code; of MODEL=WEIGHTS the parts."""
+    """The values of the options that name code, of MODEL=WEIGHTS the parts, and the files in them."""
     flag = ""
     for word in argv:
         if word.startswith("--"):
             flag, _, word = word.partition("=")
         if flag in NAMING:
-            yield from re.split("[,=]", word)
+            yield from [*re.split("[,=]", word), *files_named(word)]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import json
+import pickletools
 import re
 import zipfile
 from collections.abc import Mapping
@@ -11,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
+import numpy as np
 
 from rlprune.agents.rl.settings import ALGORITHMS
 from rlprune.envs.observations import FEATURES
@@ -74,12 +78,28 @@ def write_card_of(path: Path, arguments: str) -> None:
     rules = Rules(**{**GAMES["layerwise"], **{name: given[name] for name in given if name in known}})
     data = _data(path)
     about = _about(path, data)
-    if about["algorithm"] in _ON_POLICY and data.get("_last_original_obs") is not None:
+    told = about["algorithm"] in _ON_POLICY and data.get("_last_original_obs") is not None
+    if told or _outside(data.get("_last_obs")):
         raise UserError(
             f"{path} was trained in VecNormalize, and its zip does not say what that made of observations; "
             "train it without, or, if rewards alone were normalised, save it by rlprune.agents.write_card(model, env)"
         )
     write_json(card, {**about, **_trained(LAYERWISE, rules, given)})
+
+
+def _outside(observation: Any) -> bool:
+    """Whether the last observation of a training leaves [-1, 1], as none of an environment does and VecNormalize's do.
+
+    Its bytes are looked for in the pickle; nothing is unpickled.
+    """
+    text = observation.get(":serialized:", "") if isinstance(observation, dict) else ""
+    with contextlib.suppress(Exception):  # no base64, or no pickle: it tells nothing
+        parts = [
+            part for _, part, _ in pickletools.genops(base64.b64decode(text)) if isinstance(part, bytes | bytearray)
+        ]
+        arrays = [np.frombuffer(part, np.float32) for part in parts if part and not len(part) % (4 * len(FEATURES))]
+        return any(bool((np.abs(array) > 1).any()) for array in arrays)
+    return False
 
 
 def _data(path: Path) -> dict[str, Any]:

@@ -94,9 +94,9 @@ def load_own(spec: str, path: Path, name: str, cut: Cut, task: str | None) -> Da
     Raises:
         UserError: There is no such thing in the file, it fails, or gives something else than pairs.
     """
-    for option, value in (("size", cut.size), ("channels", cut.channels)):
-        if value is not None:
-            raise UserError(f"{option} is {value}, and {spec} gives its examples as they are; change them there")
+    for option, asked in (("size", cut.size), ("channels", cut.channels)):
+        if asked is not None:
+            raise UserError(f"{option} is {asked}, and {spec} gives its examples as they are; change them there")
     sets = _sets(spec, object_in(path, name, "data set"))
     readers = {pool: OwnReader(dataset, spec) for pool, dataset in sets.items()}
     image, target = readers["train"].read(0, None)
@@ -188,6 +188,6 @@ def _collate(normalisation: Normalisation, listed: bool, samples: Sequence[Sampl
     if listed:
         return [placed(image) for image, _ in samples], [placed(dict(target)) for _, target in samples]
     with guarding("the examples do not go into one batch", "give inputs, and targets, of one shape each"):
-        images, targets = default_collate(list(samples))
+        images, targets = default_collate(list(samples))  # type: ignore[no-untyped-call]
     targets = tree_map(lambda leaf: leaf.float() if leaf.dtype == torch.float64 else leaf, targets)
     return normalisation(placed(images)), placed(targets)

@@ -162,13 +162,19 @@ def _hugging_face(folder: str, num_classes: int, in_channels: int) -> nn.Module:
         )
     try:
         from transformers import AutoModelForImageClassification
+        from transformers.utils import logging
     except ImportError:
         raise UserError("hf:FOLDER needs the package transformers: pip install 'rlprune[models]'") from None
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
     try:
         model: nn.Module = AutoModelForImageClassification.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # whatever a configuration nobody here has seen brings about
         reason = first_line(error)
         raise UserError(f"hf:{folder} is no image classifier of transformers ({reason})") from None
+    finally:
+        if shown:
+            logging.enable_progress_bar()
     return model
 
 

@@ -77,17 +77,23 @@ def weights_normalisation(model: str, weights: str | None) -> str:
     if home == "torchvision":
         transforms = _torchvision_entry(name).transforms()
         found = constants(transforms.mean, transforms.std) if hasattr(transforms, "mean") else None
-    elif home == "timm" or model.startswith("timm:"):
-        cfg = import_timm().get_pretrained_cfg(name if home == "timm" else model.partition(":")[2])
-        found = constants(cfg.mean, cfg.std) if cfg is not None else None
-    elif weights is None and model.startswith("hf:"):
-        found = normalisation_beside(Path(model.partition(":")[2]) / "config.json")
+    elif home == "timm":
+        found = _timm_normalisation(name)
     elif weights is not None:
         found = read_weights(weights)[1].get("normalise") or normalisation_beside(Path(weights))
+    elif model.startswith("hf:"):
+        found = normalisation_beside(Path(model.partition(":")[2]) / "config.json")
+    if found is None and model.startswith("timm:"):  # a file that says nothing is as timm's own
+        found = _timm_normalisation(model.partition(":")[2])
     if found is None:
         said = f"{weights or model} says nothing of how images are normalised"
         raise UserError(f"{said}; give normalise imagenet, none, or MEAN:STD as in 0.5:0.25")
     return str(found)
+
+
+def _timm_normalisation(name: str) -> str | None:
+    cfg = import_timm().get_pretrained_cfg(name)
+    return constants(cfg.mean, cfg.std) if cfg is not None else None
 
 
 def default_weights(model: nn.Module, name: str, data: DataSplits) -> dict[str, Any]:

@@ -199,9 +199,9 @@ def get_task(spec: str) -> Task:
     Raises:
         UserError: Unknown task, option, or value of an option.
     """
-    if (own := file_and_name(spec)) is not None:
-        return _own(spec, *own)
     name, colon, text = spec.partition(":")
+    if name not in TASKS.names() and (own := file_and_name(spec)) is not None:
+        return _own(spec, *own)
     factory = TASKS.get(name)
     if hasattr(factory, "parse"):  # options that are tasks themselves
         found: Task = factory.parse(text)

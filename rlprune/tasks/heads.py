@@ -61,6 +61,10 @@ class Heads(OutputTask):
                 task = get_task(value)
                 if not isinstance(task, OutputTask) or isinstance(task, Heads) or task.name == "detection":
                     raise UserError(f"a head cannot have the task {value!r}; it must look at one output")
+                if type(task).examples is OutputTask.examples or type(task).loss_of is OutputTask.loss_of:
+                    raise UserError(
+                        f"the task {value!r} of a head needs the methods loss_of and examples, for its output"
+                    )
                 heads.append((key, task))
         return cls(tuple(heads), weights, combine)
 

@@ -138,6 +138,21 @@ def test_what_a_wrapper_did_to_an_agent_is_refused(
     assert load_agent(write_card(agent_of("PPO", rewards), rewards, "rewards.zip")).card["around"] == "uniform"
 
 
+@pytest.mark.parametrize("observations", [True, False])
+def test_an_off_policy_zip_of_normalised_observations_is_told_from_others(
+    observations: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    env = VecNormalize(make_vec_env(TOY), norm_obs=observations)
+    agent = stable_baselines3.SAC("MlpPolicy", env, policy_kwargs={"net_arch": [8]}, buffer_size=50, seed=0)
+    agent.learn(12)
+    agent.save("mine.zip")
+    status = main(["episode", "--agent", "mine.zip", *SMALL, "--env-kwargs", "{}", "--recovery", "none", "--quiet"])
+    said = capsys.readouterr().err
+    assert status == (2 if observations else 0) and ("was trained in VecNormalize" in said) == observations
+    assert Path("mine.json").exists() != observations
+
+
 class Doubled(gymnasium.ObservationWrapper[Any, Any, Any]):
     def observation(self, observation: Any) -> Any:
         return 2 * observation

@@ -117,13 +117,15 @@ def test_timm_models_by_name() -> None:
         resolve_model("timm:resnet188", num_classes=7, in_channels=3)
 
 
-def test_a_folder_of_hugging_faces(tmp_path: Path) -> None:
+def test_a_folder_of_hugging_faces(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match="there is no"):
         resolve_model(f"hf:{tmp_path}", num_classes=3, in_channels=3)
     transformers = pytest.importorskip("transformers")
     config = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 8], depths=[1, 1], num_labels=3)
     transformers.ResNetForImageClassification(config).save_pretrained(tmp_path)
+    capsys.readouterr()
     model = resolve_model(f"hf:{tmp_path}", num_classes=3, in_channels=3).eval()
+    assert not capsys.readouterr().err, "no bar for what takes a moment"
     assert model(torch.zeros(1, 3, 32, 32)).logits.shape == (1, 3)
     assert brings_weights(f"hf:{tmp_path}")
     (tmp_path / "config.json").write_text('{"model_type": "no such"}')

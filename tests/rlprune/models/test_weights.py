@@ -210,6 +210,18 @@ def test_weights_say_how_images_are_normalised(state: dict[str, torch.Tensor], t
     assert weights_normalisation("resnet20", str(silent)) == "0.5:0.25"
 
 
+def test_what_lies_beside_timm_weights_goes_before_what_timm_has_of_that_name(
+    state: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    pytest.importorskip("timm")
+    name, path = "timm:mobilenetv3_large_100", saved(state, tmp_path / "w.pt")
+    assert weights_normalisation(name, str(path)) == "0.485,0.456,0.406:0.229,0.224,0.225"
+    assert weights_normalisation(f"{name}.miil_in21k_ft_in1k", str(path)) == "0,0,0:1,1,1"
+    beside = {"architecture": "mobilenetv3_large_100", "pretrained_cfg": {"mean": [0.5] * 3, "std": [0.25] * 3}}
+    (tmp_path / "config.json").write_text(json.dumps(beside))
+    assert weights_normalisation(name, str(path)) == "0.5,0.5,0.5:0.25,0.25,0.25"
+
+
 def test_the_command_line_says_it_in_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

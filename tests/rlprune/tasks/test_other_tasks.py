@@ -18,6 +18,7 @@ from torch import nn
 
 import rlprune.tasks
 from rlprune.errors import UserError
+from rlprune.spec import ProblemSpec
 from rlprune.tasks import Batch, Score, Task, as_task, get_task, overlooked
 from rlprune.tasks.multilabel import average_precision
 
@@ -139,6 +140,32 @@ def test_heads_take_dicts_columns_and_tasks_of_their_own() -> None:
     assert float(loss) == pytest.approx(float(nn.functional.cross_entropy(first, labels)) + 0.5 * 4)
     both = get_task("heads:0=classification;1=classification")
     assert score(both, (first, second), torch.stack((labels, labels), 1)).details["accuracy (0)"] == 1.0
+
+
+def test_a_head_has_a_task_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("own.py").write_text(
+        "class Gap:\n    percent = False\n"
+        "    def loss_of(self, output, targets): return (output - targets).abs().mean()\n"
+        "    def examples(self, output, targets): return -(output - targets).abs()[:, 0]\n"
+        "class Whole:\n    def score(self, model, batches): return 0.5\n"
+    )
+    spec = "heads:0=classification;1=own.py:Gap;weights=1,2"
+    (first, second), (labels, _) = heads(5)
+    found = score(get_task(spec), (first, second), (labels, second + 0.5))
+    assert found.details == {"accuracy (0)": 1.0, "score (1)": pytest.approx(-0.5)} and not found.percent
+    loss = get_task(spec).loss(Gives((first, second)), (torch.zeros(1), (labels, second + 0.5)))
+    assert float(loss) == pytest.approx(float(nn.functional.cross_entropy(first, labels)) + 2 * 0.5)
+    with pytest.raises(UserError, match="needs the methods loss_of and examples"):
+        get_task("heads:0=classification;1=own.py:Whole")
+    with pytest.raises(UserError, match=r"own\.py is a file; say what of it is the task: own\.py:Gap or own\.py:Whole"):
+        get_task("heads:0=own.py;1=classification")
+    (tmp_path / "runs").mkdir()
+    monkeypatch.chdir("runs")
+    located = ProblemSpec(task=spec).located(tmp_path).task
+    assert located == spec.replace("own.py", str(tmp_path / "own.py"))
+    with pytest.raises(UserError, match=r"no such file: own\.py"):
+        ProblemSpec(task=spec).check_files()
 
 
 @pytest.mark.parametrize(
