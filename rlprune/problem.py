@@ -25,7 +25,16 @@ from rlprune.errors import Notice, UserError, check_seed
 from rlprune.heap import give_back, keep_freed
 from rlprune.measuring.store import Measured
 from rlprune.network import Network
-from rlprune.scoring.evaluation import Evaluator, Ledger, OwnEvaluator, batch_within, check_fits, check_runs, evaluating
+from rlprune.scoring.evaluation import (
+    Evaluator,
+    Ledger,
+    OwnEvaluator,
+    batch_within,
+    check_fits,
+    check_loss,
+    check_runs,
+    evaluating,
+)
 from rlprune.tasks import Batch, Score, Task, as_task, overlooked
 from rlprune.typed import checked
 
@@ -132,6 +141,9 @@ class PruningProblem:
             warning = overlooked(self.task, self.model(*self.example_inputs))
         if warning:
             warnings.warn(warning, Notice, stacklevel=3)
+
+        if self.data.control is not None:
+            check_loss(self.model, self.data.control, self.task)
 
         def score(task: Task) -> Score:
             return Evaluator(task, self.data, device=str(self.device)).score(self.model, "control")

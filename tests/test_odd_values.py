@@ -44,6 +44,26 @@ FILES = {
     "class Three(Words):\n"
     "    def loss_of(self, output, targets): return 3\n"
     "    def examples(self, output, targets): return output[:, 0]\n",
+    "pair.py": "import torch\n"
+    "from torch import nn\n"
+    "class Two(nn.Module):\n"
+    "    def __init__(self):\n"
+    "        super().__init__()\n"
+    "        self.body, self.head = nn.Conv2d(1, 8, 3), nn.Conv2d(8, 4, 3)\n"
+    "    def forward(self, x):\n"
+    "        features = self.head(self.body(x)).mean((2, 3))\n"
+    "        return features, features[:, 0]\n"
+    "class Pairs:\n"
+    "    def __len__(self): return 60\n"
+    "    def __getitem__(self, i): return torch.zeros(1, 8, 8), (i % 4, i / 60)\n"
+    "class Raises:\n"
+    "    def loss_of(self, output, targets): raise KeyError('k')\n"
+    "    def examples(self, output, targets): return output - targets\n"
+    "class Three(Raises):\n"
+    "    def loss_of(self, output, targets): return 3\n"
+    "class Counts(Raises):\n"
+    "    def loss_of(self, output, targets): return output.mean()\n"
+    "    def examples(self, output, targets): raise KeyError('c')\n",
     "recipe.yml": "controler: prc\n",
     "rounds.yml": "controller: prc\nrounds: many\n",
     "empty.yml": "",
@@ -108,6 +128,9 @@ MISTAKES = {
     "prune --task tasks.py:Raises": "KeyError: 'k'",
     "prune --task tasks.py:Nan": "a score of nan",
     "prune --task tasks.py:Three": "loss_of of the task own gave 3",
+    "train --model pair.py:Two --data pair.py:Pairs --task 'heads:0=classification;1=pair.py:Counts'": "KeyError: 'c'",
+    "train --model pair.py:Two --data pair.py:Pairs --task 'heads:0=classification;1=pair.py:Raises'": "KeyError: 'k'",
+    "train --model pair.py:Two --data pair.py:Pairs --task 'heads:0=classification;1=pair.py:Three'": "gave 3",
     "prune --out afile": "cannot write afile",
     "evaluate table": "settings is 3; it must be a table",
     "evaluate short": "has no 'plan'",

@@ -22,10 +22,11 @@ from rlprune.files import write_tensors
 from rlprune.locking import locked
 from rlprune.models import resolve_model
 from rlprune.record import RunFolder, versions
-from rlprune.scoring.evaluation import Evaluator, Ledger, check_fits
+from rlprune.scoring.evaluation import Evaluator, Ledger, check_fits, check_loss
 from rlprune.seeding import derive
 from rlprune.spec import load_network, weights_meta
 from rlprune.tasks import get_task
+from rlprune.tasks.base import own_class
 from rlprune.training.distributed import World
 from rlprune.training.loop import train
 
@@ -77,6 +78,9 @@ def _train_base(
     model, teacher = _networks(settings, data, device)
     evaluator = Evaluator(get_task(settings.task or data.task), data, device=str(device), ledger=Ledger())
     check_fits(model, data, evaluator.task, device)
+    check_loss(model, data.train, evaluator.task)
+    if own_class(evaluator.task) is not None:  # what is wrong with it shows now and not after the training
+        evaluator.score(model, "control")
     record: dict[str, Any] = {
         "status": "running",
         "model": settings.model,

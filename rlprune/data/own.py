@@ -61,7 +61,11 @@ class OwnReader:
             raise UserError(f"{self.name}[{index}] is {what}; it must be a pair (input, target)")
         image, target = tree_map(lambda part: torch.from_numpy(part) if isinstance(part, np.ndarray) else part, found)
         if not isinstance(image, torch.Tensor) or not image.is_floating_point() or image.ndim < 2:
-            what = f"{image.dtype} of shape {tuple(image.shape)}" if isinstance(image, torch.Tensor) else type(image)
+            what = (
+                f"{image.dtype} of shape {tuple(image.shape)}"
+                if isinstance(image, torch.Tensor)
+                else f"a {type(image).__name__}"
+            )
             raise UserError(
                 f"{self.name}[{index}] has an input that is {what}; it must be a tensor as the network takes it: "
                 "floating point, the channels first"
@@ -109,7 +113,7 @@ def load_own(spec: str, path: Path, name: str, cut: Cut, task: str | None) -> Da
     sized = {pool: Pool(pool, len(sets[pool]), labels[pool], _content(source)) for pool, source in sources.items()}
     named = cut.classes or tuple(map(str, getattr(sets["train"], "classes", ())))
     return assemble(
-        spec, task, named or _classes(target, list(labels.values()), sources, task), tuple(image.shape), sized,
+        spec, task, named or _classes(spec, target, list(labels.values()), sources, task), tuple(image.shape), sized,
         replace(cut, normalise=None), lambda pool, _: sources[pool], None,
         details={"normalisation": normalisation.to_json()},
     )  # fmt: skip
@@ -158,15 +162,17 @@ def _labels(spec: str, source: SampleSource, dataset: Any, task: str) -> np.ndar
 
 
 def _classes(
-    target: Any, labels: Sequence[np.ndarray | None], sources: Mapping[str, SampleSource], task: str
+    spec: str, target: Any, labels: Sequence[np.ndarray | None], sources: Mapping[str, SampleSource], task: str
 ) -> tuple[str, ...]:
     """As many as occur; of other targets one for each number."""
     if name_of(task) in (*BOXES, MASKS):
-        key = {MASKS: lambda one: one[one != IGNORE]}.get(name_of(task), lambda one: one["labels"])
         every = (source.sample(index)[1] for source in sources.values() for index in range(len(source)))
-        most = max(int(found.max()) for one in every if len(found := key(one)))
+        wanted = "dicts with boxes and labels" if name_of(task) in BOXES else "a mask of whole numbers"
+        with guarding(f"{spec} has targets of another kind", f"{task} needs {wanted}"):
+            found = (one["labels"] if name_of(task) in BOXES else one[one != IGNORE] for one in every)
+            most = max(int(one.max()) for one in found if len(one))
     elif labels[0] is not None:
-        most = max(int(found.max()) for found in labels if found is not None)
+        most = max(int(one.max()) for one in labels if one is not None)
     else:
         most = (len(target) if isinstance(target, torch.Tensor) and target.ndim else 1) - 1
     return tuple(map(str, range(most + 1)))
@@ -186,8 +192,10 @@ def _collate(normalisation: Normalisation, listed: bool, samples: Sequence[Sampl
         return tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, torch.Tensor) else leaf, part)
 
     if listed:
+        if not all(isinstance(target, Mapping) for _, target in samples):
+            raise UserError("the targets are no dicts; a detector needs boxes and labels, as torchvision's takes them")
         return [placed(image) for image, _ in samples], [placed(dict(target)) for _, target in samples]
     with guarding("the examples do not go into one batch", "give inputs, and targets, of one shape each"):
-        images, targets = default_collate(list(samples))  # type: ignore[no-untyped-call]
+        images, targets = default_collate(list(samples))
     targets = tree_map(lambda leaf: leaf.float() if leaf.dtype == torch.float64 else leaf, targets)
     return normalisation(placed(images)), placed(targets)

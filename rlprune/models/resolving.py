@@ -162,11 +162,11 @@ def _hugging_face(folder: str, num_classes: int, in_channels: int) -> nn.Module:
         )
     try:
         from transformers import AutoModelForImageClassification
-        from transformers.utils import logging
+        from transformers.utils import logging as said
     except ImportError:
         raise UserError("hf:FOLDER needs the package transformers: pip install 'rlprune[models]'") from None
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
+    shown = said.is_progress_bar_enabled()
+    said.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         model: nn.Module = AutoModelForImageClassification.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # whatever a configuration nobody here has seen brings about
@@ -174,7 +174,7 @@ def _hugging_face(folder: str, num_classes: int, in_channels: int) -> nn.Module:
         raise UserError(f"hf:{folder} is no image classifier of transformers ({reason})") from None
     finally:
         if shown:
-            logging.enable_progress_bar()
+            said.enable_progress_bar()  # type: ignore[no-untyped-call]
     return model
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from numbers import Real
 from typing import Any
@@ -17,7 +17,7 @@ from rlprune.data.splits import DataSplits, Split
 from rlprune.errors import UserError, calling, first_line
 from rlprune.heap import keeping_activations
 from rlprune.scoring.pace import Pace
-from rlprune.tasks.base import Batch, Task
+from rlprune.tasks.base import Batch, OutputTask, Task, own_class, own_work
 from rlprune.tasks.score import Score
 
 # Pixels in a batch. On a CPU activations should stay in the cache: 32 images of 32x32 are two to four times faster than
@@ -120,7 +120,13 @@ class Evaluator:
             yield score
 
     def _computed(self, model: nn.Module, split: Split) -> Score:
-        with keeping_activations(), evaluating(model), torch.inference_mode(), self.precision(), _own_work(self.task):
+        with (
+            keeping_activations(),
+            evaluating(model),
+            torch.inference_mode(),
+            self.precision(),
+            own_work(self.task, "scoring"),
+        ):
             score = self._score(model, split)
         if not math.isfinite(score.value):
             raise UserError(f"the task {self.task.name} gave a score of {score.value}; it must give a finite number")
@@ -196,13 +202,16 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-@contextmanager
-def _own_work(task: Task) -> Iterator[None]:
-    """Around what runs a task: whatever a user's own class raises is one UserError that names it."""
-    ours = ("rlprune.", "builtins", "typing")
-    own = [kind.__name__ for kind in type(task).__mro__ if not kind.__module__.startswith(ours)]
-    with calling(f"the task {own[0]}, scoring a network,") if own else nullcontext():
-        yield
+def check_loss(model: nn.Module, split: Split, task: Task) -> None:
+    """Try the loss of a user's own task, if it has one, on two examples before any work; raises UserError."""
+    lacks = isinstance(task, OutputTask) and (type(task).loss, type(task).loss_of) == (
+        OutputTask.loss,
+        OutputTask.loss_of,
+    )
+    if own_class(task) is not None and not lacks:
+        device = next((part.device for part in model.parameters()), None)
+        with evaluating(model), torch.no_grad(), own_work(task, "training"):
+            task.loss(model, next(iter(split.first(2).batches(2, device=device or "cpu"))))
 
 
 def check_runs(model: nn.Module, split: Any, task: Task, device: str | torch.device = "cpu") -> None:

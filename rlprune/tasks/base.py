@@ -6,6 +6,7 @@ import copy
 import inspect
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar, Protocol
@@ -15,7 +16,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from rlprune.errors import UserError, guarding, unknown_name
+from rlprune.errors import UserError, calling, guarding, unknown_name
 from rlprune.importing import file_and_name, object_in
 from rlprune.options import parse_options
 from rlprune.registry import Registry
@@ -149,9 +150,10 @@ class OutputTask:
 
     def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """`loss_of` of what the model returns."""
-        return self._loss(self.output(model(*self.inputs(batch)), batch[1]), batch[1])
+        return self.checked_loss(self.output(model(*self.inputs(batch)), batch[1]), batch[1])
 
-    def _loss(self, output: Any, targets: Any) -> torch.Tensor:
+    def checked_loss(self, output: Any, targets: Any) -> torch.Tensor:
+        """`loss_of`; raises UserError if it gives anything but one number."""
         found = self.loss_of(output, targets)
         if not isinstance(found, torch.Tensor) or found.ndim:
             what = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, torch.Tensor) else repr(found)
@@ -169,7 +171,7 @@ class OutputTask:
             found = self.examples(output, batch[1])
             found = found.detach().double().cpu().numpy() if isinstance(found, torch.Tensor) else found
             tables.append(np.asarray(found, dtype=np.float64))
-            loss += float(self._loss(output, batch[1])) * len(tables[-1])
+            loss += float(self.checked_loss(output, batch[1])) * len(tables[-1])
         if not sum(map(len, tables)):
             raise UserError("there are no examples to score; give the split at least one")
         seen, table = sum(map(len, tables)), self.together(np.concatenate(tables))
@@ -187,6 +189,7 @@ def _resampled(measure: Callable[[np.ndarray], float], table: np.ndarray, index:
 
 
 # Every task is a frozen dataclass whose fields are its options.
+_OURS = ("rlprune.", "builtins", "typing")
 TASKS: Registry[Callable[..., Task]] = Registry("task")
 
 
@@ -236,6 +239,19 @@ def as_task(task: Any) -> Task:
     completed.__class__ = type(type(task).__name__, (type(task), _Plain), {})
     found: Task = completed
     return found
+
+
+def own_class(task: Task) -> str | None:
+    """Name of the user's class that a task, or the task of a head, is of; None where all are this package's."""
+    tasks = (task, *(head for _, head in getattr(task, "heads", ())))
+    kinds = [kind for one in tasks for kind in type(one).__mro__]
+    return next((kind.__name__ for kind in kinds if not kind.__module__.startswith(_OURS)), None)
+
+
+def own_work(task: Task, doing: str) -> AbstractContextManager[None]:
+    """Around what runs a task: whatever a user's own class raises is one UserError that names it."""
+    own = own_class(task)
+    return nullcontext() if own is None else calling(f"the task {own}, {doing} a network,")
 
 
 class _Plain(OutputTask):

@@ -94,7 +94,7 @@ class Heads(OutputTask):
         """Weighted sum of the heads' losses."""
         returned = model(*self.inputs(batch))
         losses = [
-            w * task.loss_of(*pair)
+            w * task.checked_loss(*pair)
             for w, (task, *pair) in zip(self.shares, self._pairs(returned, batch[1]), strict=True)
         ]
         return torch.stack(losses).sum()

@@ -17,7 +17,7 @@ from rlprune.errors import UserError
 from rlprune.heap import keeping_activations
 from rlprune.scoring.evaluation import Ledger
 from rlprune.scoring.pace import Pace
-from rlprune.tasks.base import Batch, Task
+from rlprune.tasks.base import Batch, Task, own_work
 from rlprune.training.checkpoint import Run
 from rlprune.training.distributed import World
 from rlprune.training.optimizers import make_optimizer
@@ -252,7 +252,8 @@ class _Trainer:
 
     def _loss(self, model: nn.Module, batch: Batch) -> Tensor:
         settings = self.settings
-        loss = self.task.loss(model, batch)
+        with own_work(self.task, "training"):
+            loss = self.task.loss(model, batch)
         if settings.label_smoothing:
             # (1 - s) CE(target) + s CE(uniform), from the logits of the same forward pass.
             uniform = -F.log_softmax(self._rows(batch).float(), dim=1).mean()

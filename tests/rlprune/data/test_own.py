@@ -56,6 +56,8 @@ class Boxes(Squares):
 
 class Bad(Squares):
     def __init__(self): self.n = 40
+class Plain(Bad):
+    classes = ()
 class Triples(Bad):
     def __getitem__(self, index): return 1, 2, 3
 class Bytes(Bad):
@@ -149,6 +151,8 @@ def test_targets_that_it_lists_are_not_read_one_by_one(folder: Path) -> None:
         (":number", "gives a int for train"),
         (":Square", "did you mean 'Squares'"),
         ("", "sets.py is a file; say what of it is the data set: sets.py:Squares or"),
+        (":Plain --task segmentation", "a mask of whole numbers"),
+        (":Plain --task detection", "dicts with boxes and labels"),
         (":Squares --size 16", "gives its examples as they are"),
     ],
 )
@@ -159,6 +163,8 @@ def test_what_is_no_data_set_is_one_line(name: str, text: str, folder: Path, com
 def test_examples_of_other_shapes_are_told(folder: Path) -> None:
     with pytest.raises(UserError, match="do not go into one batch"):
         list(load_data("sets.py:Uneven").control.batches(8))
+    with pytest.raises(UserError, match="no dicts; a detector needs boxes"):
+        list(load_data("sets.py:Squares", task="detection").control.batches(8))
 
 
 def test_it_goes_through_train_prune_and_replay(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
