@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib import import_module, metadata
-from typing import Any
 
-from rlprune.errors import HelpShown, Notice, UserError, printable, unknown_name
+from rlprune.errors import HelpShown, UserError, printable, unknown_name
 from rlprune.importing import only_results
+from rlprune.notices import holding
 
 
 @dataclass(frozen=True)
@@ -146,8 +146,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         module, _, function = COMMANDS[name].home.partition(":")
         run = getattr(import_module(f"rlprune.agents.commands.{module}"), function)
         apart = only_results() if "--json" in argv and not {"-h", "--help", "--help-all"} & {*argv} else nullcontext()
-        with warnings.catch_warnings(), apart:
-            warnings.showwarning = _one_line(name, warnings.showwarning)
+        with warnings.catch_warnings(), holding(name), apart:
             return int(run(argv[1:], COMMANDS[name].summary, COMMANDS[name].examples))
     except UserError as error:
         print(f"rlprune {printable(name)}: {printable(str(error))}", file=sys.stderr)
@@ -162,18 +161,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as end:  # nothing of this package ends the process
         print(f"rlprune {name}: the network's own code called sys.exit({end.code!r}); take that out", file=sys.stderr)
         return 2
-
-
-def _one_line(name: str, show: Callable[..., None]) -> Callable[..., None]:
-    """What shows warnings: a notice as a line, anything else as before."""
-
-    def showwarning(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-        if issubclass(category, Notice):
-            print(f"rlprune {name}: {printable(str(message))}", file=sys.stderr)
-        else:
-            show(message, category, *where, **more)
-
-    return showwarning
 
 
 def _help() -> str:

@@ -7,6 +7,7 @@ import difflib
 import math
 from collections.abc import Iterable, Iterator
 from numbers import Integral
+from pathlib import Path
 
 MANY = 30  # names that are not listed in one line
 
@@ -59,6 +60,12 @@ def check_count(name: str, value: float | None) -> None:
     """Raise UserError unless `value` is at least 1, or None where that can be."""
     if value is not None and value < 1:
         raise UserError(f"{name} is {value}; it must be at least 1")
+
+
+def check_is_file(name: str, path: Path | None) -> None:
+    """Raise UserError if the file that is to be written is a folder."""
+    if path is not None and path.is_dir():
+        raise UserError(f"{name} is {path}, a folder; give a file in it")
 
 
 def check_seed(value: object) -> None:

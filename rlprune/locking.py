@@ -35,6 +35,8 @@ def locked(folder: Path, kind: str) -> Iterator[None]:
     others = [file for file in KINDS if (folder / file).exists()]
     if others and kind not in others:
         raise UserError(f"{folder} holds a run of another kind ({others[0]}); choose another --out")
+    if folder.resolve() in (Path(folder.resolve().anchor), Path.home()):
+        raise UserError(f"--out is {folder}, where everything is; give a folder of its own")
     made = not folder.exists()
     descriptor = _taken(folder)
     try:

@@ -1,8 +1,10 @@
 """The commands that look at a network or a run, through the command line."""
 
+import contextlib
 import json
 import subprocess
 import sys
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +13,8 @@ import pytest
 from rlprune.agents import get_recipe, list_recipes, read_recipe
 from rlprune.agents.runs.recipes import published_recipes
 from rlprune.cli import COMMANDS, main
+from rlprune.errors import Notice, UserError
+from rlprune.notices import holding, tell
 
 
 @pytest.fixture
@@ -165,3 +169,27 @@ def test_a_percentage_is_a_fraction(given: list[str]) -> None:
 
     found = parse("prune", [Section(Asked, default=Asked())], [*given, "--size=7%"])
     assert found == {"budgets": (0.3, 0.5), "size": 0.07}
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_mistake_is_told_without_the_notices_before_it(capsys):
+    assert main(["prune", "--prc-alpha", "2"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "alpha is 2.0" in line
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("end", [None, UserError("a mistake"), KeyboardInterrupt()])
+def test_notices_wait_for_the_first_word_of_progress(end, capsys):
+    with contextlib.suppress(UserError, KeyboardInterrupt), holding("prune"):
+        warnings.warn("one", Notice, stacklevel=1)
+        tell("two")
+        warnings.warn("of a package", UserWarning, stacklevel=1)
+        assert not capsys.readouterr().err
+        if end:
+            raise end
+        print("progress", file=sys.stderr)
+        warnings.warn("three", Notice, stacklevel=1)
+    said = capsys.readouterr().err
+    assert ("two\n" in said) == ("UserWarning: of a package" in said) == (not isinstance(end, UserError))
+    assert end or said.endswith("progress\nrlprune prune: three\n")

@@ -44,6 +44,8 @@ FILES = {
     "running/record.json": '{"status": "running", "settings": {}}',
     "damaged/record.json": "{",
     "live/record.json": '{"status": "finished", "settings": {}}',
+    "torn/record.json": '{"status": "finished", "settings": {"problem": {"model": "lenet5"}}, '
+    '"data": {"input_shape": [1, 32, 32], "classes": ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]}}',
     "other/record.json": '{"status": "finished", "settings": {"problem": {"modle": "x"}}}',
     "compared/comparison.json": '{"x": 1}',
     "scan/sensitivity.json": "{}",
@@ -172,8 +174,11 @@ MISTAKES = {
     "evaluate other": "did you mean 'model'",
     "replay damaged": "cannot read damaged/record.json as JSON",
     "replay live": "load live/model.pt into it",
+    "export torn --format pt2": "its content is another",
     "export live --format pt2": "load live/model.pt into it",
     "export live": "--format",
+    "export live --format pt2 --out folder": "folder, a folder; give a file in it",
+    "report live --out folder": "folder, a folder; give a file in it",
     "report folder": "nothing to report in folder",
     "report compared": "has no 'settings'",
     "report live": "has no 'rounds'",
@@ -247,6 +252,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     torch.save({name: tensor for name, tensor in state.items() if name != "conv2.weight"}, root / "lacks.pt")
     torch.save(model, root / "whole.pt")
     torch.save([1, 2], root / "list.pt")
+    torch.save(model, root / "torn" / "model.pt")
     torch.save(
         {prefix + name: value for name, value in state.items() for prefix in ("actor.", "critic.")}, root / "twice.pt"
     )

@@ -33,7 +33,9 @@ FILES = {
     "        super().__init__()\n"
     "        self.conv = nn.Conv2d(1, 8, 3)\n"
     "    def forward(self, *, pixel_values):\n"
-    "        return self.conv(pixel_values)\n",
+    "        return self.conv(pixel_values)\n"
+    "class Silent(Net):\n"
+    "    def forward(self, x): self.conv(x)\n",
     "tasks.py": "class Words:\n"
     "    def loss_of(self, output, targets): return output.mean()\n"
     "    def examples(self, output, targets): return 'x'\n"
@@ -131,10 +133,12 @@ MISTAKES = {
     "train --model pair.py:Two --data pair.py:Pairs --task 'heads:0=classification;1=pair.py:Counts'": "KeyError: 'c'",
     "train --model pair.py:Two --data pair.py:Pairs --task 'heads:0=classification;1=pair.py:Raises'": "KeyError: 'k'",
     "train --model pair.py:Two --data pair.py:Pairs --task 'heads:0=classification;1=pair.py:Three'": "gave 3",
+    "prune --out /": "give a folder of its own",
     "prune --out afile": "cannot write afile",
     "evaluate table": "settings is 3; it must be a table",
     "evaluate short": "has no 'plan'",
     "train --model named.py:Net --epochs 1": "cannot take the 1x32x32 images",
+    "train --model named.py:Silent --epochs 1": "the model returned a NoneType",
     "train --warmup-epochs 5 --epochs 1": "so that the learning rate is never reached",
     "compare --models =w.pt": "each must be NAME, NAME=WEIGHTS or population:FOLDER",
     "compare --models lenet5=": "--models has 'lenet5='",

@@ -14,7 +14,7 @@ from rlprune.agents.commands.options import Json, Section, Trust, check_resumed,
 from rlprune.agents.commands.prune import spec_of
 from rlprune.agents.compare.settings import CompareSettings
 from rlprune.agents.controllers.registry import RULES, rule_class
-from rlprune.errors import UserError, reading
+from rlprune.errors import UserError, check_is_file, reading
 from rlprune.files import read_json
 from rlprune.importing import print_json
 from rlprune.record import free_folder, newest_unfinished
@@ -206,6 +206,7 @@ def report(argv: Sequence[str], about: str, examples: str) -> int:
     folder = {"folder": "A run, or a comparison."}
     given = parse("report", [Section(Report)], argv, positional=folder, about=about, examples=examples)
     out = Path(given["out"]) if given["out"] else None
+    check_is_file("--out", out)
     print(f"Written to {write_report_files(Path(given['folder']), out, given['figures'])}")
     return 0
 
@@ -271,6 +272,7 @@ def pareto(argv: Sequence[str], about: str, examples: str) -> int:
         raise UserError(f"--out {given['out']} is of an export, and none is asked for; give --export ID")
     if given["export"] is not None:
         path = Path(given["out"] or f"pruned.{given['format']}")
+        check_is_file("--out", path)
         trusted = {"model": given["model"], "trust": given["trust"]}
         print(export_network(choose(networks, given["export"]), path, given["format"], trusted))
         return 0

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rlprune.agents.commands.options import Json, Section, Trust, parse
 from rlprune.agents.commands.prune import spec_of
+from rlprune.errors import check_is_file
 from rlprune.importing import print_json
+from rlprune.notices import tell
 from rlprune.spec import ProblemSpec
 
 
@@ -35,7 +36,7 @@ def evaluate(argv: Sequence[str], about: str, examples: str) -> int:
     print_json(found) if given["json"] else print(describe_scores(found))
     hint = near_chance(found["metric"], found["control_score"], len(problem.data.classes))
     if hint and given.get("weights"):
-        print(f"rlprune evaluate: {hint}", file=sys.stderr)
+        tell(hint)
     return 0
 
 
@@ -93,6 +94,7 @@ def export(argv: Sequence[str], about: str, examples: str) -> int:
 
     folder = Path(given["run"])
     path = Path(given["out"] or folder / f"model.{given['format']}")
+    check_is_file("--out", path)
     difference = write(*without_data(folder, model=given["model"], trust=given["trust"]), path, given["format"])
     print(f"{path}: same outputs as the network (relative difference {difference:.1e})")
     return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from rlprune.agents.runs.recipe import AGENT, PHASES, Recipe
 from rlprune.agents.runs.recipes import RECIPES, get_recipe, list_recipes
 from rlprune.errors import UserError, reading, unknown_name
 from rlprune.importing import print_json
+from rlprune.notices import tell
 from rlprune.record import RunFolder, free_folder, newest_unfinished
 from rlprune.report.units import ANY_DROP
 from rlprune.spec import ProblemSpec
@@ -77,7 +77,7 @@ def run_prune(recipe: Recipe, spec: ProblemSpec, given: dict[str, Any]) -> int:
     problem = spec.build()
     hint = near_chance(problem.baseline.metric, problem.baseline.value, len(problem.data.classes))
     if hint and spec.weights and not resume:
-        print(f"rlprune prune: {hint}", file=sys.stderr)
+        tell(hint)
     folder = RunFolder(out or free_folder("runs", default_name(problem, recipe)))
     with LiveRun(recipe.tolerance, quiet=given["quiet"]) as live:
         live.work("starting")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -183,7 +184,8 @@ def _timm_weights(name: str) -> dict[str, Any]:
 
 def _fetched(what: str, fetch: Callable[[], Any]) -> dict[str, Any]:
     try:
-        return dict(fetch())
+        with contextlib.redirect_stdout(io.StringIO()):  # torch's hub announces a download there
+            return dict(fetch())
     except Exception as error:  # whatever a download or a hub's client raises
         reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
         raise UserError(f"cannot get {what} ({reason}); download them and give the file") from None

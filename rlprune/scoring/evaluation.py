@@ -17,7 +17,7 @@ from rlprune.data.splits import DataSplits, Split
 from rlprune.errors import UserError, calling, first_line
 from rlprune.heap import keeping_activations
 from rlprune.scoring.pace import Pace
-from rlprune.tasks.base import Batch, OutputTask, Task, own_class, own_work
+from rlprune.tasks.base import Batch, OutputTask, Task, own_work
 from rlprune.tasks.score import Score
 
 # Pixels in a batch. On a CPU activations should stay in the cache: 32 images of 32x32 are two to four times faster than
@@ -203,15 +203,12 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def check_loss(model: nn.Module, split: Split, task: Task) -> None:
-    """Try the loss of a user's own task, if it has one, on two examples before any work; raises UserError."""
-    lacks = isinstance(task, OutputTask) and (type(task).loss, type(task).loss_of) == (
-        OutputTask.loss,
-        OutputTask.loss_of,
-    )
-    if own_class(task) is not None and not lacks:
-        device = next((part.device for part in model.parameters()), None)
-        with evaluating(model), torch.no_grad(), own_work(task, "training"):
-            task.loss(model, next(iter(split.first(2).batches(2, device=device or "cpu"))))
+    """Try a task's loss, if it has one, on two examples before any work; raises UserError if that fails."""
+    if isinstance(task, OutputTask) and not task.trains:
+        return
+    device = next((part.device for part in model.parameters()), torch.device("cpu"))
+    with evaluating(model), torch.no_grad(), own_work(task, "training"):
+        task.loss(model, next(iter(split.first(2).batches(2, device=device))))
 
 
 def check_runs(model: nn.Module, split: Any, task: Task, device: str | torch.device = "cpu") -> None:

@@ -152,6 +152,12 @@ class OutputTask:
         """`loss_of` of what the model returns."""
         return self.checked_loss(self.output(model(*self.inputs(batch)), batch[1]), batch[1])
 
+    @property
+    def trains(self) -> bool:
+        """Whether it has a loss; a task that only scores has none."""
+        kind = type(self)
+        return kind.loss_of is not OutputTask.loss_of or kind.loss is not OutputTask.loss
+
     def checked_loss(self, output: Any, targets: Any) -> torch.Tensor:
         """`loss_of`; raises UserError if it gives anything but one number."""
         found = self.loss_of(output, targets)
