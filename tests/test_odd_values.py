@@ -138,6 +138,8 @@ MISTAKES = {
     "evaluate table": "settings is 3; it must be a table",
     "evaluate short": "has no 'plan'",
     "train --model named.py:Net --epochs 1": "cannot take the 1x32x32 images",
+    "episode --agent": "--agent is empty; give a value",
+    "train --task detection --epochs 1": "the data gives no boxes; detection needs",
     "train --model named.py:Silent --epochs 1": "the model returned a NoneType",
     "train --warmup-epochs 5 --epochs 1": "so that the learning rate is never reached",
     "compare --models =w.pt": "each must be NAME, NAME=WEIGHTS or population:FOLDER",

@@ -17,8 +17,11 @@ def check_given(kinds: Mapping[str, Any], argv: Sequence[str]) -> None:
         flag, equals, value = text.partition("=")
         if flag in kinds and not value and (equals or not after):
             raise UserError(f"{flag} is empty; give a value, or leave it out")
-        if get_origin(kinds.get(text)) is tuple and after.startswith("--"):
-            raise UserError(f"{flag} is empty; give at least one, or none")
+        if text in kinds and after.startswith("--") and bool not in (kinds[text], *get_args(kinds[text])):
+            several = get_origin(kinds[text]) is tuple
+            raise UserError(
+                f"{flag} is empty; give {'at least one, or none' if several else 'a value, or leave it out'}"
+            )
 
 
 def in_a_line(text: str, argv: Sequence[str], kinds: Mapping[str, Any]) -> str:

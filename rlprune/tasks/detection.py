@@ -67,6 +67,11 @@ class Detection(OutputTask):
         call. Detectors sample anchors and proposals at random: the draws are fixed by which images are in the batch.
         """
         images, targets = batch
+        if not isinstance(targets, list) or not all(isinstance(one, dict) for one in targets):
+            raise UserError(
+                f"the data gives no boxes; {self.name} needs images with a dict of boxes and labels each, as COCO's "
+                "files give"
+            )
         with _losses_on(model), _fixed_draws(targets, images):
             losses = model(images, [_single_objects(target) for target in targets])
         if not isinstance(losses, dict) or not losses:
