@@ -105,10 +105,11 @@ class Scope:
         widest = max(self.sizes, default=0)
         whole = f" and leaves a multiple of {multiple} (round_to)" if multiple > 1 else ""
         kept = f" and leaves {least} of them (min_channels)" if least > 2 or widest <= least else ""
-        remedy = "".join(f", lower {name}" for name, said in (("round_to", whole), ("min_channels", kept)) if said)
+        said = {"raise max_rate": max_rate < 1, "lower round_to": whole, "lower min_channels": kept, "skip less": skip}
+        *ways, last = [way for way, applies in said.items() if applies] or ["take a wider network"]
         raise UserError(
             f"max_rate {max_rate} removes no filter from any group{others}{whole}{kept}; "
-            f"the widest has {widest} filters: raise max_rate{remedy} or skip less"
+            f"the widest has {widest} filters: {', '.join(ways)}{' or ' if ways else ''}{last}"
         )
 
     def _survey(self, cap: float, removed: Counts) -> Ground:
