@@ -41,7 +41,7 @@ def read_arguments(problem: PruningProblem | None, given: Mapping[str, Any]) -> 
             raise unknown_name("argument of the environment", name, RULES | SPEC | {"problem", "recovery", "cache"})
         if problem is not None and name not in RULES:
             raise UserError(f"{name} and problem are both given; the problem at hand says what {name} is: leave it out")
-        if name in NAMES and not isinstance(given[name], str | None):
+        if name in NAMES and not isinstance(given[name], str if name in ("model", "data") else str | None):
             raise UserError(
                 f"{name} is a {type(given[name]).__name__}; environments take names and numbers, so that they can be "
                 "written down: give a name, or make a rlprune.PruningProblem of what is at hand and give it as problem="

@@ -33,7 +33,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
 
     Of many known ones, those that are closest are listed.
     """
-    known = sorted(known)
+    known, name = sorted(known), str(name)  # whatever was given for one
     lower = {entry.lower(): entry for entry in known}
     close = difflib.get_close_matches(name.lower(), lower, n=1)
     hint = f"did you mean {lower[close[0]]!r}? " if close else ""

@@ -98,6 +98,8 @@ class PruningProblem:
     ) -> None:
         if not isinstance(model, nn.Module):
             raise UserError(f"model is a {type(model).__name__}; it must be a torch.nn.Module")
+        if any(part.is_meta for part in (*model.parameters(), *model.buffers())):
+            raise UserError("the model is on the device meta, without values; load its weights first")
         keep_freed()
         _check_functions(evaluate=evaluate, fit=fit, batch=batch)
         check_seed(seed)

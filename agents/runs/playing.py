@@ -37,7 +37,7 @@ def make_controller(name: str, options: Mapping[str, Any] | None = None) -> Cont
     Raises:
         UserError: For an unknown rule or option.
     """
-    if not name.startswith(AGENT):
+    if not str(name).startswith(AGENT):
         return make_rule(name, options)
     from rlprune.agents.rl.sb3 import load_agent  # needs Stable-Baselines3, which rules do not
 

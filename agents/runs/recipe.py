@@ -156,7 +156,7 @@ class Recipe:
             if name in PHASES or name in training:
                 continue
             if name in own:
-                values[name] = tuple(value) if name == "skip" else value
+                values[name] = tuple(checked(list[str] | tuple[str, ...], value, name)) if name == "skip" else value
             elif name in rule:
                 options[name] = value
             elif name in RULES:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from types import MappingProxyType
@@ -36,9 +37,11 @@ class PruningPlan:
             removed: group name -> unit indices, numbered in the groups the plan is for.
         """
         entries = {}
+        if not isinstance(removed, Mapping | None):
+            raise UserError(f"a plan of a {type(removed).__name__}; give a dict of lists of units by group name")
         for name, units in (removed or {}).items():
             try:
-                indices = tuple(sorted(int(unit) for unit in units))
+                indices = tuple(sorted(operator.index(unit) for unit in units))
             except (TypeError, ValueError):
                 raise UserError(f"group {name!r}: {units!r} is not a list of integers") from None
             if indices:

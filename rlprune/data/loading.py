@@ -22,10 +22,10 @@ from rlprune.data.signals import is_signal_folder, load_signal_folder
 from rlprune.data.splits import DataSplits
 from rlprune.data.tiles import is_airs, is_inria, load_airs, load_inria
 from rlprune.data.torchvision_sets import TORCHVISION_SETS, load_torchvision
-from rlprune.errors import UserError, reading, unknown_name
+from rlprune.errors import UserError, check_seed, reading, unknown_name
 from rlprune.importing import file_and_name
 from rlprune.options import parse_options
-from rlprune.typed import words
+from rlprune.typed import checked, words
 
 _FORMS = (
     "give 'digits', an .npz file, a .csv file of paths and labels, a folder (of a folder of images, .npy or .wav files "
@@ -88,6 +88,11 @@ def load_data(
         >>> [len(data.split(role)) for role in ("train", "calibration", "control", "test")]
         [882, 125, 431, 359]
     """
+    check_seed(seed)
+    for name, kind, value in (("data", str, spec), ("normalise", str | None, normalise), ("size", int | None, size),
+                              ("control_size", int | None, control_size), ("channels", int | None, channels),
+                              ("calibration_size", int | None, calibration_size)):  # fmt: skip
+        checked(kind, value, name)
     cut = Cut(seed, control_from, control_size, calibration_size, size, channels, normalise)
     fixed = spec == "digits" or spec.endswith(".npz")
     if fixed and size is not None:

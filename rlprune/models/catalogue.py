@@ -7,7 +7,9 @@ from collections.abc import Callable
 
 from torch import nn
 
+from rlprune.errors import check_count
 from rlprune.registry import Registry
+from rlprune.typed import checked
 
 ModelFactory = Callable[..., nn.Module]
 MODELS: Registry[ModelFactory] = Registry("model")
@@ -39,6 +41,7 @@ def create_model(name: str, num_classes: int = 10, in_channels: int | None = Non
         UserError: The name is not in the zoo.
     """
     factory = MODELS.get(name)
+    check_count("num_classes", checked(int, num_classes, "num_classes"))
     if in_channels is None:
         return factory(num_classes=num_classes)
     return factory(num_classes=num_classes, in_channels=in_channels)

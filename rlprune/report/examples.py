@@ -117,8 +117,12 @@ def _pick(order: Sequence[int], *, spread: bool) -> tuple[list[int], str]:
 
 
 def displayable(image: torch.Tensor, normalisation: dict[str, Any] | None) -> np.ndarray:
-    """An input (C, H, W) as it was before it was normalised: (H, W, 3) in [0, 1]; grey, or the first three channels."""
+    """An input (C, H, W) as it was before it was normalised: (H, W, 3) in [0, 1]; grey, or the first three channels.
+
+    A signal (C, L) is a row, and of a volume (C, D, H, W) the middle slice is shown.
+    """
     values = image.detach().float().cpu()
+    values = values[:, None] if values.ndim == 2 else values[:, values.shape[1] // 2] if values.ndim == 4 else values
     if normalisation is not None:
         mean, std = (torch.tensor(normalisation[key]).view(-1, 1, 1) for key in ("mean", "std"))
         values = values * std + mean

@@ -184,7 +184,8 @@ class OwnEvaluator(Evaluator):
             return super().score(model, role, limit)
         with evaluating(model), torch.no_grad(), calling("evaluate="):
             value = self._own(model)
-        if not isinstance(value, (Real, torch.Tensor)) or not math.isfinite(float(value)):
+        alone = isinstance(value, Real) or (isinstance(value, torch.Tensor) and value.numel() == 1)
+        if not alone or not math.isfinite(float(value)):
             raise UserError(f"evaluate gave {value!r}; it must give a finite number, higher for a better network")
         self.ledger.evaluations += 1
         return Score(float(value), 0, "score", percent=False)

@@ -208,8 +208,8 @@ def get_task(spec: str) -> Task:
     Raises:
         UserError: Unknown task, option, or value of an option.
     """
-    name, colon, text = spec.partition(":")
-    if name not in TASKS.names() and (own := file_and_name(spec)) is not None:
+    name, colon, text = str(spec).partition(":")
+    if name not in TASKS.names() and (own := file_and_name(str(spec))) is not None:
         return _own(spec, *own)
     factory = TASKS.get(name)
     if hasattr(factory, "parse"):  # options that are tasks themselves

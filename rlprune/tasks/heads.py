@@ -77,8 +77,8 @@ class Heads(OutputTask):
 
     @property
     def metric(self) -> str:  # type: ignore[override]
-        """What the score is made of."""
-        return f"{self.combine} of " + ", ".join(f"{task.metric} ({key})" for key, task in self.heads)
+        """How many are looked at, and how; `details` of a score name each."""
+        return f"{self.combine} of {len(self.heads)} heads"
 
     @property
     def percent(self) -> bool:  # type: ignore[override]

@@ -12,7 +12,10 @@ from torch import nn
 
 import rlprune
 from rlprune.agents import AgentSettings, make_controller, run_episode, train
+from rlprune.data import load_data
 from rlprune.errors import UserError
+from rlprune.models import create_model
+from rlprune.tasks import get_task
 
 IMAGES, LABELS = torch.rand(32, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(32) % 4
 NET = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 4))
@@ -76,6 +79,8 @@ PRUNE: list[tuple[dict[str, Any], str]] = [
     ({"tolerance": True}, "tolerance is True; it must be a number"),
     ({"budget": "half"}, "budget is 'half'; it must be a number"),
     ({"recipe": 3}, "unknown method '3'"),
+    ({"skip": 3}, "skip is 3; it must be a list"),
+    ({"evaluate": lambda model: torch.ones(2)}, "evaluate gave tensor"),
     ({"contrl": CONTROL}, "unknown option 'contrl'; did you mean 'control'?"),
     ({"tolerance": 5}, "tolerance is 5, and accuracy lies in .0, 1.; 5 points are 0.05"),
     ({"tolerence": 0.1}, "did you mean 'tolerance'?"),
@@ -103,6 +108,19 @@ OTHERS: list[tuple[Callable[[], Any], str]] = [
     (lambda: rlprune.count_macs(3, IMAGES), "model is a int"),  # type: ignore[arg-type]
     (lambda: rlprune.remove_channels(NET, problem().groups, {"0": [0]}), "plan is a dict"),  # type: ignore[arg-type]
     (lambda: rlprune.remove_channels(NET, problem().groups, rlprune.PruningPlan({"9": (0,)})), "unknown channel group"),
+    (lambda: rlprune.PruningPlan([1]), "a plan of a list"),  # type: ignore[arg-type]
+    (lambda: rlprune.PruningPlan({"0": (0.5,)}), "is not a list of integers"),  # type: ignore[dict-item]
+    (lambda: rlprune.PruningProblem(nn.Sequential(nn.Conv2d(1, 8, 3)).to("meta"), control=CONTROL), "device meta"),
+    (lambda: load_data(3), "data is 3; it must be text"),  # type: ignore[arg-type]
+    (lambda: load_data("digits", normalise=3), "normalise is 3; it must be text or null"),  # type: ignore[arg-type]
+    (lambda: load_data("digits", control_size="x"), "control_size is 'x'"),  # type: ignore[arg-type]
+    (lambda: load_data("digits", seed="a"), "seed is a"),  # type: ignore[arg-type]
+    (lambda: get_task(None), "unknown task 'None'"),  # type: ignore[arg-type]
+    (lambda: create_model(None), "unknown model 'None'"),  # type: ignore[arg-type]
+    (lambda: create_model("lenet5", num_classes="x"), "num_classes is 'x'"),  # type: ignore[arg-type]
+    (lambda: create_model("lenet5", num_classes=0), "num_classes is 0"),
+    (lambda: make_controller(None), "unknown controller 'None'"),  # type: ignore[arg-type]
+    (lambda: gymnasium.make("rlprune/LayerwisePruning-v0", model=None), "model is a NoneType"),
     (lambda: rlprune.make_env("nothing", problem()), "unknown game 'nothing'"),
     (lambda: rlprune.make_env("iterative", "lenet5"), "problem is a str"),  # type: ignore[arg-type]
     (lambda: rlprune.make_env("iterative", problem(), bugdet=0.5), "did you mean 'budget'"),

@@ -102,6 +102,14 @@ def test_inputs_are_shown_as_they_were_before_the_normalisation() -> None:
     assert grey.shape == (1, 2, 3) and np.allclose(grey[0, :, 0], [0, 1])
 
 
+def test_a_signal_is_a_row_and_a_volume_its_middle_slice() -> None:
+    two = {"mean": [0.0, 0.0], "std": [1.0, 1.0], "scale": 255.0}
+    assert displayable(torch.rand(2, 50), two).shape == (1, 50, 3)
+    volume = torch.rand(1, 5, 4, 6)
+    shown = displayable(volume, {"mean": [0.0], "std": [1.0], "scale": 255.0})
+    assert np.allclose(shown[..., 0], volume[0, 2].numpy())
+
+
 def boxes(*corners: tuple[float, ...], labels: list[int] | None = None) -> dict[str, np.ndarray]:
     return {
         "boxes": np.array(corners, dtype=np.float32).reshape(-1, 4),
