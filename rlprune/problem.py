@@ -96,10 +96,7 @@ class PruningProblem:
         device: str | torch.device | None = None,
         source: Mapping[str, Any] | None = None,
     ) -> None:
-        if not isinstance(model, nn.Module):
-            raise UserError(f"model is a {type(model).__name__}; it must be a torch.nn.Module")
-        if any(part.is_meta for part in (*model.parameters(), *model.buffers())):
-            raise UserError("the model is on the device meta, without values; load its weights first")
+        _check_model(model)
         keep_freed()
         _check_functions(evaluate=evaluate, fit=fit, batch=batch)
         check_seed(seed)
@@ -279,6 +276,13 @@ def _placed(order: Order, inputs: Any, device: torch.device) -> tuple[Any, ...] 
 def removed_counts(plan: PruningPlan) -> dict[str, int]:
     """How many channels of every group a plan takes out."""
     return {name: len(indices) for name, indices in plan.removed.items()}
+
+
+def _check_model(model: object) -> None:
+    if not isinstance(model, nn.Module):
+        raise UserError(f"model is a {type(model).__name__}; it must be a torch.nn.Module")
+    if any(part.is_meta for part in (*model.parameters(), *model.buffers())):
+        raise UserError("the model is on the device meta, without values; load its weights first")
 
 
 def _check_functions(**functions: Any) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import textwrap
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+import rlprune.data
 from rlprune.cli import main
 from rlprune.data import load_data
 from rlprune.errors import UserError
@@ -158,6 +162,25 @@ def test_targets_that_it_lists_are_not_read_one_by_one(folder: Path) -> None:
 )
 def test_what_is_no_data_set_is_one_line(name: str, text: str, folder: Path, complains) -> None:
     complains(f"evaluate --model sets.py:build --weights w.pt --data sets.py{name}", folder, text)
+
+
+def test_the_ten_lines_of_the_documentation_are_a_data_set(folder: Path) -> None:
+    lines = re.search(r"    class Photos.*?\n\n(?=A function)", rlprune.data.__doc__ or "", re.DOTALL)
+    assert lines is not None
+    code = textwrap.dedent(lines[0])
+    assert len([line for line in code.splitlines() if line.strip()]) <= 10
+    imports = "import torch\nfrom pathlib import Path\nfrom PIL import Image\n"
+    imports += "from torchvision.transforms.functional import to_tensor\n\n"
+    (folder / "mydata.py").write_text(imports + code)
+    for part, count in (("train", 20), ("test", 8)):
+        (folder / "photos" / part).mkdir(parents=True)
+        for i in range(count):
+            name = f"{('cat', 'dog')[i % 2]}{i}.png"
+            Image.fromarray(np.full((8, 8, 3), 255 * (i % 2), np.uint8)).save(folder / "photos" / part / name)
+    data = load_data("mydata.py:Photos")
+    assert data.classes == ("cat", "dog") and len(data.test) == 8 and data.input_shape == (3, 8, 8)
+    images, labels = next(data.test.batches(8))
+    assert (images.mean((1, 2, 3)) == labels).all()
 
 
 def test_examples_of_other_shapes_are_told(folder: Path) -> None:
