@@ -17,5 +17,6 @@ def checked_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {name!r} cannot be used here ({first_line(error, 120)}); try --device cpu") from None
+        reason = first_line(error, 120).partition(". ")[0]
+        raise UserError(f"device {name!r} cannot be used here ({reason}); try --device cpu") from None
     return device

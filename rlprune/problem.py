@@ -142,7 +142,7 @@ class PruningProblem:
         if warning:
             warnings.warn(warning, Notice, stacklevel=3)
 
-        if own_class(self.task) is not None and self.data.control is not None:
+        if isinstance(self.data, DataSplits) or (own_class(self.task) is not None and self.data.control is not None):
             check_loss(self.model, self.data.control, self.task)
 
         def score(task: Task) -> Score:

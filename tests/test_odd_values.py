@@ -133,6 +133,10 @@ MISTAKES = {
     "train --model pair.py:Two --data pair.py:Pairs --task 'heads:0=classification;1=pair.py:Counts'": "KeyError: 'c'",
     "train --model pair.py:Two --data pair.py:Pairs --task 'heads:0=classification;1=pair.py:Raises'": "KeyError: 'k'",
     "train --model pair.py:Two --data pair.py:Pairs --task 'heads:0=classification;1=pair.py:Three'": "gave 3",
+    "compare --models lenet5 resnet20": "no weights come with the model 'resnet20'",
+    "compare --task regression": "regression needs one number for every target",
+    "sensitivity --task regression": "regression needs one number for every target",
+    "train-population --task regression": "regression needs one number for every target",
     "prune --out /": "give a folder of its own",
     "prune --out afile": "cannot write afile",
     "evaluate table": "settings is 3; it must be a table",
@@ -202,4 +206,4 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.mark.parametrize("line", MISTAKES)
 def test_an_odd_value_is_one_line(line: str, folder: Path, complains: Callable[[str, Path, str], None]) -> None:
     complains(line, folder, MISTAKES[line])
-    assert not list(folder.glob("runs/*/record.json"))
+    assert not list(folder.glob("runs/*"))

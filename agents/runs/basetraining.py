@@ -73,14 +73,8 @@ def _train_base(
     settings: BaseSettings, folder: RunFolder, world: World, command: str, on_step: OnStep | None
 ) -> dict[str, Any]:
     """Train, and write what comes of it."""
-    device = checked_device(settings.device)
-    data = settings.problem.splits()
-    model, teacher = _networks(settings, data, device)
-    evaluator = Evaluator(get_task(settings.task or data.task), data, device=str(device), ledger=Ledger())
-    check_fits(model, data, evaluator.task, device)
-    check_loss(model, data.train, evaluator.task)
-    if own_class(evaluator.task) is not None:  # what is wrong with it shows now and not after the training
-        evaluator.score(model, "control")
+    model, teacher, evaluator = ready(settings)
+    data = evaluator.data
     record: dict[str, Any] = {
         "status": "running",
         "model": settings.model,
@@ -101,6 +95,19 @@ def _train_base(
         folder.write(record)
         folder.clear_state()
     return record
+
+
+def ready(settings: BaseSettings) -> tuple[torch.nn.Module, torch.nn.Module | None, Evaluator]:
+    """The network, its teacher, and what scores it; raises UserError for what the first step would fail of."""
+    device = checked_device(settings.device)
+    data = settings.problem.splits()
+    model, teacher = _networks(settings, data, device)
+    evaluator = Evaluator(get_task(settings.task or data.task), data, device=str(device), ledger=Ledger())
+    check_fits(model, data, evaluator.task, device)
+    check_loss(model, data.train, evaluator.task)
+    if own_class(evaluator.task) is not None:  # what is wrong with it shows now and not after the training
+        evaluator.score(model, "control")
+    return model, teacher, evaluator
 
 
 def _finished(settings: BaseSettings, folder: RunFolder, resume: bool) -> dict[str, Any] | None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rlprune.agents.runs.basesettings import BaseSettings
-from rlprune.agents.runs.basetraining import train_base
+from rlprune.agents.runs.basetraining import ready, train_base
 from rlprune.agents.runs.population import (
     FILE,
     Member,
@@ -117,7 +117,7 @@ def train_population(
     check_count("--workers", workers)
     trainings = settings.members()
     _check(settings, folder, resume)
-    settings.problem.splits()  # what is wrong with the data is said once, and now
+    ready(next(iter(trainings.values())))  # what is wrong with data and task is said once, and now
     with locked(folder, FILE):
         books = _Books(settings, folder, command, list(trainings))
         books.write()
