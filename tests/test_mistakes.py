@@ -117,7 +117,7 @@ MISTAKES = {
     "evaluate --task task.py": "task.py is a file; say what of it is the task: task.py:Bare",
     "evaluate --task task.py:Gives": "TypeError",
     "evaluate --task segmentation": "segmentation needs logits",
-    "evaluate --task detection": "detection needs a list",
+    "evaluate --task detection": "the data gives no boxes; detection needs",
     "evaluate --task heatmaps": "heatmaps needs (N, k, height, width)",
     "evaluate --device cuda:99": "--device cpu",
     "evaluate --data half.npz": "give both or neither",
