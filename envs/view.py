@@ -168,7 +168,7 @@ class EpisodeView:
     @property
     def curves(self) -> Mapping[str, NDArray[np.float64]]:
         """What the loss of 0, 1, 2 ... lowest filters costs, (size + 1,), by group of this round, where it is known."""
-        damage = self._episode.advice
+        damage = self._episode.damage()
         if damage is None:
             return {}
         found = zip(self._episode.current.names, damage.curves, damage.known, strict=True)
@@ -180,17 +180,17 @@ class EpisodeView:
 
         See `advised_rates`; where no cost can be known, the uniform rate's count.
         """
-        damage, current = self._episode.advice, self._episode.current
+        damage, current = self._episode.damage(), self._episode.current
         return current.window.uniform_rate * current.window.size if damage is None else current.advised(damage)
 
-    def advised_rates(self, kind: str | None = None) -> NDArray[np.float64]:
+    def advised_rates(self, kind: str = "") -> NDArray[np.float64]:
         """The rates (n,) of a whole round at which the cost sums to least; the uniform ones where none is known.
 
         Args:
             kind: `error`, what least squares cannot restore of the outputs of the groups' readers, or `response`, how
-                the network's own outputs change; None is what the environment's rules name.
+                the network's own outputs change; nothing is what the environment's rules name.
         """
-        damage = self._episode.damage(kind or self._episode.rules.advice)
+        damage = self._episode.damage(kind)
         return np.asarray(self._episode.current.advised_counts(damage) / self.budget.sizes)
 
     def preview(self, counts: Counts | Mapping[str, int], recovery: Repairs | None = None) -> tuple[Score, Terms]:

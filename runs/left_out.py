@@ -1,9 +1,9 @@
 """`python runs/left_out.py AGENT.zip [MODEL=WEIGHTS ...]`: an agent on networks that it was not trained on.
 
-Plays it beside the rule `error` and uniform rates, one deterministic episode each without any training of the network,
-by the rules of its card, on the networks that its card says were left out, or on those given; scores test images, and
-prints a line of JSON for each network and budget: accuracies in %, and the agent's gains in points with 95 % intervals
-(paired over the images). `alone` is the agent without the fading outside of what it knows.
+Plays it beside the rule `error`, the one that advises it, and uniform rates, one deterministic episode each without any
+training of the network, by the rules of its card, on the networks that its card says were left out, or on those given;
+scores test images, and prints a line of JSON for each network and budget: accuracies in %, and the agent's gains in
+points with 95 % intervals (paired over the images). `alone` is the agent without the fading outside of what it knows.
 
 BUDGETS="0.5 0.3" and IMAGES=10000, of the test images, unless the variables say otherwise.
 """
@@ -25,7 +25,8 @@ def main(file: str, models: list[str]) -> None:
     """Play, score, print."""
     agent = load_agent(file)
     alone = TrainedAgent(agent.model, {name: value for name, value in agent.card.items() if name != "support"})
-    players = {"agent": agent, "alone": alone, "error": make_controller("error"), "uniform": make_controller("uniform")}
+    rules_of = dict.fromkeys(["error", "uniform", agent.card["training"].get("advice", "error")])
+    players = {"agent": agent, "alone": alone, **{name: make_controller(name) for name in rules_of}}
     kwargs = agent.card["env"]["kwargs"]
     rules = {**kwargs["common"], "max_rate": kwargs["max_rate"], "one_shot": True, "reward": "accuracy"}
     given = [dict(zip(("model", "weights"), model.split("=", 1), strict=True)) for model in models]
@@ -41,7 +42,7 @@ def main(file: str, models: list[str]) -> None:
                 scores[name] = evaluator.score(env.network.model, "test")
             line = {"model": problem["model"], "budget": budget, "images": len(images)}
             line |= {name: round(100 * score.value, 2) for name, score in scores.items()}
-            for name, other in (("agent", "error"), ("agent", "uniform"), ("alone", "error")):
+            for name, other in (*(("agent", rule) for rule in rules_of), ("alone", "error")):
                 gains = -100 * drawn_drops(scores[other], scores[name])
                 gain = 100 * (scores[name].value - scores[other].value)
                 line[f"{name} over {other}"] = [round(float(x), 2) for x in (gain, *np.quantile(gains, (0.025, 0.975)))]

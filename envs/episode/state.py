@@ -67,20 +67,15 @@ class EpisodeState:
         self.scope.check(rules.max_rate, rules.skip)
         self.restart(rules)
 
-    def damage(self, kind: str) -> Damage | None:
-        """What this round's groups cost, worked out when first asked for; None if it cannot be known."""
-        ranking, current = self.ranking, self.current
+    def damage(self, kind: str = "") -> Damage | None:
+        """What this round's groups cost, by the rules' advice or `kind`, found when asked for; None if it cannot be."""
+        ranking, current, kind = self.ranking, self.current, kind or self.rules.advice
         known = self._damage.get(kind)
         if known is None or known[:2] != (ranking, current):
             self.transitions.measure(kind, ranking, self.state, self.scope.names, self.rules.seed)
             known = ranking, current, ranking.damage(kind, current.names, current.budget, current.shares)
             self._damage[kind] = known
         return known[2]
-
-    @property
-    def advice(self) -> Damage | None:
-        """The kind that the rules name."""
-        return self.damage(self.rules.advice)
 
     @property
     def drop(self) -> float:

@@ -46,7 +46,7 @@ def final_info(episode: EpisodeState) -> dict[str, Any]:
 def progress(episode: EpisodeState) -> Progress:
     """What the observation needs beside the group."""
     current, rules, share = episode.current, episode.rules, 1.0 / episode.base_cost
-    damage, place = episode.advice if rules.sees_errors else None, current.place
+    damage, place = episode.damage() if rules.sees_errors else None, current.place
     now, target, aimed = current.cost, current.budget.target, episode.goal is not None
     return Progress(
         window=current.window,
