@@ -91,8 +91,8 @@ class Choice:
 
     @property
     def says_width(self) -> bool:
-        """Whether it is called like a width."""
-        return _WIDTH.search(self.name) is not None
+        """Whether it is called like a width, or like a number of heads."""
+        return _WIDTH.search(self.name) is not None or _HEADS.search(self.name) is not None
 
     @property
     def groups(self) -> set[str]:

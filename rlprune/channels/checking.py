@@ -135,7 +135,7 @@ class Checker(Comparer):
         for keys in [kinds, *([key] for key in kinds)] if len(kinds) > 1 else [kinds][: len(kinds)]:
             before = self.chosen
             self.follow({c: len(c.options) if (c.kind, c.name) in keys else option for c, option in before.items()})
-            if self.compare(plan):
+            if self._wrong(plan):
                 self.follow(before)
             elif keys is kinds:
                 return

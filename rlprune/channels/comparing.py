@@ -185,10 +185,9 @@ class Comparer:
         if own and self._expected is not None:
             return self._expected
         self.passes += 1
-        self._reuse.begin()
         full = removed_copy(model, self.groups, PruningPlan(), share=True)
         record = Record(full, self.groups, self._reuse)
-        with torch.no_grad():
+        with self._reuse.another_pass(), torch.no_grad():
             result = record.products, self._outputs(full, forward, record)
         if own:
             self._expected = result

@@ -106,7 +106,8 @@ def duplicate(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module
         tables: tuple[Any, ...] = (vars(after), after._forward_hooks, after._forward_pre_hooks, after._backward_hooks)
         for table in tables:
             for key, value in table.items():
-                if any(type(part) in _BOUND for part in _parts(value)):
+                kind = type(value)
+                if kind in _BOUND or (kind in _CONTAINERS and any(type(part) in _BOUND for part in _parts(value))):
                     table[key] = _bound_anew(value, memo)
     return copied
 
@@ -195,9 +196,7 @@ def _bound_anew(value: Any, memo: dict[int, Any], depth: int = 0) -> Any:
 
 
 def _parts(value: Any) -> list[Any]:
-    """What a list or dict holds; of anything else itself."""
-    if type(value) not in _CONTAINERS:
-        return [value]
+    """What a list or dict holds."""
     return list(value.values() if isinstance(value, dict) else value)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -29,9 +31,12 @@ class Reuse:
         self._room = ROOM
         self._writes: Counter[int] = Counter()  # by storage; entries keep theirs alive
 
-    def begin(self) -> None:
-        """Another pass."""
+    @contextmanager
+    def another_pass(self) -> Iterator[None]:
+        """Around a pass; what the one before it knew is let go afterwards."""
         self._former, self._known, self._room = self._known, {}, ROOM
+        yield
+        self._former = {}
 
     def __call__(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run an operator."""

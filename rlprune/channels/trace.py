@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -87,6 +88,20 @@ class Trace:
             self._alive.append(tensor)
             self._storages.setdefault(storage, []).append(tensor)
         self._entries[id(tensor)] = entry
+
+    def forget(self) -> None:
+        """Let go of the tensors of a pass, and keep those that the model has kept: caches."""
+        refs = {id(tensor): weakref.ref(tensor) for tensor in (*self._alive, *self._active.values())}
+        active, self._active, self._alive, self._storages = set(self._active), {}, [], {}
+        left = {key: tensor for key, ref in refs.items() if (tensor := ref()) is not None}
+        for table in (self._entries, self._sources, self._storage_of):
+            for key in table.keys() - left.keys():
+                del table[key]
+        for key, tensor in left.items():
+            self._alive.append(tensor)
+            self._storages.setdefault(tensor.untyped_storage()._cdata, []).append(tensor)
+            if key in active:
+                self._active[key] = tensor
 
     def get(self, tensor: Tensor) -> Entry:
         """What a tensor's elements belong to; a tensor never seen is a constant."""

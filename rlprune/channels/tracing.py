@@ -37,6 +37,7 @@ from rlprune.channels.reuse import Reuse, Reusing
 from rlprune.channels.rules.table import apply
 from rlprune.channels.trace import ParameterWritten, Trace
 from rlprune.errors import UserError
+from rlprune.heap import collecting_anew
 
 _BOUND = (
     "the model's copy runs on the original's {name!r}: `forward` or a hook of the object is bound to it; "
@@ -82,9 +83,11 @@ def _same_numbers() -> Iterator[None]:
 def run_trace(model: nn.Module, forward: Forward, approximate: bool = False) -> Trace:
     """Run a model's copy on labels and return what was gathered."""
     try:
-        return _run_trace(model, forward, False, approximate)
+        trace = _run_trace(model, forward, False, approximate)
     except ParameterWritten:
-        return _run_trace(model, forward, True, approximate)
+        trace = _run_trace(model, forward, True, approximate)
+    trace.forget()
+    return trace
 
 
 def _run_trace(model: nn.Module, forward: Forward, private: bool, approximate: bool) -> Trace:
@@ -102,12 +105,13 @@ def _run_trace(model: nn.Module, forward: Forward, private: bool, approximate: b
             trace.activate(tensor)
 
     def run() -> list[Tensor]:
-        reuse.begin()
-        with watched_attributes(reads, trace.head_counts), _same_numbers(), _Tracer(trace, originals, reuse):
+        watched = watched_attributes(reads, trace.head_counts)
+        with reuse.another_pass(), watched, _same_numbers(), _Tracer(trace, originals, reuse):
             result = forward(worker, prepare)
         outputs = forward.picked(result) if trace.counting else tensors_in(result)
         for tensor in outputs:
             trace.lock(trace.get(tensor), "it is an output of the model")
+        trace.forget()
         return outputs
 
     outputs = run()
@@ -176,8 +180,7 @@ def _check_copy(model: nn.Module, forward: Forward, outputs: list[Tensor], reuse
     if any(training for _, training in flags):
         model.eval()
     try:
-        reuse.begin()
-        with _same_numbers(), Reusing(reuse):
+        with reuse.another_pass(), _same_numbers(), Reusing(reuse):
             expected = forward.picked(forward(model))
     finally:
         for module, state in states:  # caches that a run fills, and hooks that it sets, are not left behind
@@ -245,7 +248,7 @@ def trace_channels(
         raise UserError(f"check is {check!r}; it must be one of {', '.join(CHECKS)}")
     model = unwrapped(model)
     forward = Forward(example_inputs, dict(kwargs or {}), outputs)
-    with plainly(model), running("traced"):
+    with plainly(model), running("traced"), collecting_anew():
         trace = run_trace(model, forward, approximate)
         groups = assemble(trace, model).with_minimum(min_channels, round_to).lock(keep)
         follow = choices(model, groups, trace.reads)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import nn
 
 from rlprune.channels.labels import Bare, Fixed, Labels, Lost, Part
@@ -109,8 +111,11 @@ def spatial(trace: Trace, op: Op) -> None:
     tensor = op.inputs[0]
     entry = trace.get(tensor)
     for other in op.inputs[1:]:
-        if op.name != "max_unpool2d":
-            trace.lock(trace.get(other), f"its values steer another tensor ({op.name})")
+        own = trace.get(other)
+        if "grid_sampler" in op.name and isinstance(own, Labels) and own.axis == 0 == getattr(entry, "axis", None):
+            trace.book.unite(cast(Labels, entry).vector, own.vector)  # channels folded into the batch, and their grids
+        elif op.name != "max_unpool2d":
+            trace.lock(own, f"its values steer another tensor ({op.name})")
     if isinstance(entry, Labels) and (entry.axis is None or entry.axis >= tensor.ndim - _SPATIAL[op.name]):
         mix(trace, op, f"its channels lie along an axis that {op.name} mixes", [tensor])
     else:

@@ -13,6 +13,8 @@ from rlprune.channels.rules.base import Op, rule
 from rlprune.channels.trace import Trace
 from rlprune.channels.units import IntArray
 
+CROSSWISE = "channels of two tensors meet crosswise"
+
 
 @rule("_prelu_kernel", "hardswish", "hardsigmoid", "copy", "where", "lerp", "masked_fill", "rrelu_with_noise",
       "complex", "polar", "native_dropout", "rrelu_with_noise_functional", "mish", "log_sigmoid_forward")  # fmt: skip
@@ -44,10 +46,9 @@ def join(trace: Trace, operands: Sequence[Tensor], shape: Sequence[int], name: s
         return _join_unlabelled(trace, pairs, ndim, name)
     axes = {a for tensor, entry in labelled if (a := aligned(entry, tensor.ndim, ndim)) is not None}
     if len(axes) > 1:
-        reason = f"channels of two tensors meet crosswise ({name})"
-        for _, every in pairs:
-            trace.lock(every, reason)
-        return trace.fixed(reason)
+        axes, labelled = _crosswise(trace, pairs, labelled, axes, shape, name)
+        if not axes:
+            return trace.fixed(f"{CROSSWISE} ({name})")
     if not axes:
         return _join_scalars(trace, pairs, name)
     axis = axes.pop()
@@ -77,6 +78,25 @@ def join(trace: Trace, operands: Sequence[Tensor], shape: Sequence[int], name: s
             elif isinstance(other, Bare):
                 attach(trace, other, axis - (ndim - tensor.ndim), result, "scale", name)
     return Labels(axis, result)
+
+
+def _crosswise(
+    trace: Trace, pairs: Sequence[tuple[Tensor, Entry]], labelled: Sequence[tuple[Tensor, Labels]], axes: set[int],
+    shape: Sequence[int], name: str,
+) -> tuple[set[int], list[tuple[Tensor, Labels]]]:  # fmt: skip
+    """Labels along several axes of a broadcast result: those along the first may go where all others are one long.
+
+    Returns that axis, if there is one, and what has labels along it.
+    """
+    ndim = len(shape)
+    along_axis = {id(t): aligned(entry, t.ndim, ndim) for t, entry in labelled}
+    free = [a for a in axes if all(along_axis[id(t)] in (a, None) or _extent(t, a, ndim) == 1 for t, _ in labelled)]
+    kept = set(sorted(free)[:1])
+    left = [(t, entry) for t, entry in labelled if kept and along_axis[id(t)] in (None, *kept)]
+    for tensor, entry in pairs:
+        if not any(tensor is t for t, _ in left):
+            trace.lock(entry, f"{CROSSWISE} ({name})")
+    return kept, left
 
 
 def _extent(tensor: Tensor, axis: int, ndim: int) -> int:

@@ -375,3 +375,65 @@ def test_a_parent_that_is_known_by_a_weak_reference_is_the_copys_own(how: str) -
     small, silent = remove_channels(model, groups, plan), mask_channels(model, groups, plan)
     assert {"a", "part.conv"} <= set(plan.removed) and len(small.scale) == 4 and len(model.scale) == 8
     assert torch.allclose(small(X), silent(X), atol=1e-6)
+
+
+class SampledHeads(nn.Module):
+    """Deformable attention: every head reads features at places that its own offsets from a box say."""
+
+    def __init__(self, d_model: int = 32, n_heads: int = 4, n_points: int = 3) -> None:
+        super().__init__()
+        self.d_model, self.n_heads, self.n_points = d_model, n_heads, n_points
+        self.offsets = nn.Linear(d_model, n_heads * n_points * 2)
+        self.weights = nn.Linear(d_model, n_heads * n_points)
+        self.value, self.out = nn.Linear(d_model, d_model), nn.Linear(d_model, d_model)
+
+    def forward(self, query: Tensor, boxes: Tensor, features: Tensor) -> Tensor:
+        n, q, _ = query.shape
+        value = self.value(features.flatten(2).transpose(1, 2)).view(n, -1, self.n_heads, self.d_model // self.n_heads)
+        value = value.permute(0, 2, 3, 1).reshape(n * value.shape[2], -1, *features.shape[2:])
+        offsets = self.offsets(query).view(n, q, self.n_heads, self.n_points, 2)
+        grid = boxes[:, :, None, None, :2] + offsets * boxes[:, :, None, None, 2:]
+        sampled = F.grid_sample(value, (2 * grid - 1).transpose(1, 2).flatten(0, 1), align_corners=False)
+        weights = self.weights(query).view(n, q, self.n_heads, self.n_points).softmax(-1).transpose(1, 2).flatten(0, 1)
+        return self.out((sampled * weights[:, None]).sum(-1).view(n, -1, q).transpose(1, 2))
+
+
+def test_heads_that_sample_at_places_of_their_own() -> None:
+    class Detector(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.stem, self.queries = nn.Conv2d(3, 32, 3, padding=1), nn.Parameter(torch.randn(1, 6, 32))
+            self.box, self.attention, self.head = nn.Linear(32, 4), SampledHeads(), nn.Linear(32, 5)
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            boxes = self.box(self.queries).sigmoid()
+            return self.head(self.attention(self.queries, boxes, self.stem(x))), boxes
+
+    model, x = Detector().eval(), torch.rand(1, 3, 8, 8)
+    groups = trace_channels(model, x)
+    assert set(groups.report().reasons) == {"box", "head"}, groups.report()
+    assert groups["attention.value"].size == 4  # whole heads
+    plan = random_plan(groups, 0.5)
+    assert difference(model, groups, plan, x) < 1e-9
+    small = remove_channels(model, groups, plan)
+    assert small.attention.n_heads == 2 and small.attention.d_model == 16
+
+
+@pytest.mark.parametrize("swap", [False, True])
+def test_of_channels_that_meet_crosswise_those_along_the_first_axis_go(swap: bool) -> None:
+    class Crosswise(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.c = nn.Linear(8, 6)
+            self.b = nn.Conv2d(8, 8, 3, padding=1)
+
+        def between(self, x: Tensor) -> Tensor:
+            gates = self.c(x.mean((2, 3)))
+            y = x.mean((2, 3))[:, :, None] * gates[:, None] if swap else gates[:, None] * x.mean((2, 3))[:, :, None]
+            return x + y.sum(-1)[:, :, None, None]
+
+    model, x = Crosswise().eval(), torch.rand(1, 3, 8, 8)
+    groups = trace_channels(model, x)
+    assert groups["a"].locked is None and "crosswise" in str(groups["c"].locked)
+    assert difference(model, groups, random_plan(groups, 0.4), x) < 1e-9

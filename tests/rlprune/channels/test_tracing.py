@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -288,3 +290,40 @@ def test_tables_that_refuse_changes_are_left_alone_and_others_put_back():
     model = Remembering(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)).eval()
     assert trace_channels(model, torch.randn(1, 3, 9, 9)).prunable
     assert (model.seen, model.sizes, model.kinds) == ({"calls": 0}, [], set())
+
+
+def test_tensors_of_a_pass_are_let_go_before_the_check() -> None:
+    passes: list[weakref.ref[Tensor]] = []
+    alive: list[int] = []
+    frozen: list[int] = []
+
+    class Watched(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            alive.append(sum(ref() is not None for ref in passes))
+            frozen.append(gc.get_freeze_count())
+            y = self[1](self[0](x)) * 2
+            passes.append(weakref.ref(y))
+            return self[2](y + 1)
+
+    before = gc.get_freeze_count()
+    trace_channels(Watched(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 4, 3)).eval(), torch.rand(1, 3, 8, 8))
+    assert len(alive) >= 4 and not any(alive)
+    assert min(frozen) > 0 and gc.get_freeze_count() == before  # only new objects are searched for garbage
+
+
+def test_caches_of_the_first_pass_are_known_in_the_next() -> None:
+    class Cached(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head, self.aux = nn.Conv2d(3, 8, 3), nn.Linear(8, 5), nn.Linear(8, 5)
+            self.table: Tensor | None = None
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.conv(x)
+            if self.table is None or self.table.shape[1] != y.shape[1]:
+                self.table = torch.arange(y.shape[1]).float().view(1, -1, 1, 1) + 0 * y.detach()[:1, :, :1, :1]
+            z = (y + self.table).mean((2, 3))
+            return self.head(z) + self.aux(z) if self.training else self.head(z)
+
+    groups = trace_channels(Cached().eval(), torch.rand(1, 3, 8, 8), check="off")
+    assert groups["conv"].locked is None
