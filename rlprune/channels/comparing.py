@@ -84,7 +84,7 @@ class Comparer:
         self.follow({choice: choice.first for choice in choices})
         self.forget()
         self._double: tuple[nn.Module, Forward] | None = None
-        self._expected: tuple[list[Product], list[Tensor]] | None = None
+        self._expected: dict[bool, tuple[list[Product], list[Tensor]]] = {}  # by mode, of the one that ran last
 
     def _sharpen(self) -> None:
         """Compare half precision models in single precision, where a difference shows."""
@@ -111,7 +111,7 @@ class Comparer:
     def train(self, training: bool = True) -> None:
         """Go on in training mode, or back in evaluation mode."""
         self.training = training
-        self._double = self._expected = None
+        self._double = None
         self.forget()
         if training:
             training_paths(self.model)
@@ -182,15 +182,15 @@ class Comparer:
     def _full(self, model: nn.Module, forward: Forward) -> tuple[list[Product], list[Tensor]]:
         """Products and outputs of the network at full size."""
         own = model is self.model
-        if own and self._expected is not None:
-            return self._expected
+        if own and self.training in self._expected:
+            return self._expected[self.training]
         self.passes += 1
         full = removed_copy(model, self.groups, PruningPlan(), share=True)
         record = Record(full, self.groups, self._reuse)
         with self._reuse.another_pass(), torch.no_grad():
             result = record.products, self._outputs(full, forward, record)
         if own:
-            self._expected = result
+            self._expected = {self.training: result}
         return result
 
     def _outputs(self, model: nn.Module, forward: Forward, mode: TorchDispatchMode) -> list[Tensor]:

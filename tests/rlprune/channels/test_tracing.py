@@ -292,6 +292,23 @@ def test_tables_that_refuse_changes_are_left_alone_and_others_put_back():
     assert (model.seen, model.sizes, model.kinds) == ({"calls": 0}, [], set())
 
 
+def test_what_cannot_train_is_not_run_at_full_size_again() -> None:
+    class Inference(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            if self.training:
+                raise ValueError("no targets")
+            return super().forward(x)
+
+    model = Inference(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3)).eval()
+    x = torch.rand(1, 3, 8, 8)
+    checker = Checker(model, trace_channels(model, x, check="off"), Forward((x,)))
+    assert not checker.failures(0.3)
+    checker.train()
+    assert not checker.runs()
+    checker.train(False)
+    assert not checker.failures(0.0) and checker.passes == 4  # full and smaller, the attempt, and smaller again
+
+
 def test_tensors_of_a_pass_are_let_go_before_the_check() -> None:
     passes: list[weakref.ref[Tensor]] = []
     alive: list[int] = []
