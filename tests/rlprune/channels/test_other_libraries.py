@@ -21,16 +21,19 @@ def share(groups: ChannelGroups) -> float:
     return sum(groups.layers[p].macs for p in names) / CostModel(groups).macs()
 
 
-@pytest.mark.parametrize("config", ["yolov8n.yaml", "yolo11n.yaml"])
+@pytest.mark.parametrize(
+    "config", ["yolov8n.yaml", "yolo11n.yaml", pytest.param("rtdetr-l.yaml", marks=pytest.mark.slow)]
+)
 def test_losses_of_a_detector_in_its_own_training_mode(config: str) -> None:
     tasks = pytest.importorskip("ultralytics.nn.tasks")
     cfg = pytest.importorskip("ultralytics.cfg")
     torch.manual_seed(0)
-    model = shaken(tasks.DetectionModel(config, ch=3, nc=5, verbose=False))
-    model.args = cfg.get_cfg()
-    images = torch.rand(2, 3, 64, 64)
+    kind, size = (tasks.RTDETRDetectionModel, 128) if "detr" in config else (tasks.DetectionModel, 64)
+    model = shaken(kind(config, ch=3, nc=5, verbose=False))
+    model.args, model.nc = cfg.get_cfg(), 5
+    images = torch.rand(2, 3, size, size)
     groups = trace_channels(model, images[:1], outputs=lambda result: result[0])
-    assert share(groups) > 0.9
+    assert share(groups) > (0.65 if "detr" in config else 0.9)  # its decoder is most of it on a small image
     plan = random_plan(groups, 0.3)
     batch = {
         "img": images,
@@ -40,6 +43,7 @@ def test_losses_of_a_detector_in_its_own_training_mode(config: str) -> None:
     }
     losses = []
     for small in (mask_channels(model, groups, plan), remove_channels(model, groups, plan)):
+        torch.manual_seed(1)  # of the boxes that RT-DETR learns to clean
         loss, _ = small.train().loss(batch)
         loss.sum().backward()
         losses.append(loss.detach())
