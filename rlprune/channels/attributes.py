@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 import torch
@@ -122,13 +122,16 @@ def choices(model: nn.Module, groups: ChannelGroups, reads: set[tuple[str, str]]
     scopes = _scopes(groups)
     cut = {width.tensor.rpartition(".")[0] for widths in scopes.values() for width in widths}
     found = []
+    names: dict[str, set[str]] = defaultdict(set)
+    for path, name in reads:
+        names[path].add(name)
     for path, module in model.named_modules():
         settings = _settings(module)
         tensors = () if path in cut else (*module._parameters.values(), *module._buffers.values())
         if settings is None and any(tensor is not None for tensor in tensors):
             continue  # a layer of torch's whose own width stays
         own = {size for tensor in tensors if tensor is not None for size in tensor.shape}  # of what stays
-        for name, value in vars(module).items():
+        for name, value in {**_of_class(type(module), names[path] - vars(module).keys()), **vars(module)}.items():
             used = (path, name) in reads
             if ((settings is None or name in settings) and name not in _BUILT_IN) or (
                 path in cut and (name in _OWN or (name == "groups" and settings is None))
@@ -152,6 +155,12 @@ def _settings(module: nn.Module) -> set[str] | None:
     return {name for cls in ours for name in getattr(cls, "__constants__", ())}
 
 
+def _of_class(kind: type, names: set[str]) -> dict[str, Any]:
+    """What a module reads from its class; a number that follows is the module's own from then on."""
+    found = {name: vars(cls)[name] for name in names for cls in reversed(kind.__mro__) if name in vars(cls)}
+    return {name: value for name, value in found.items() if type(value) in (int, *_LISTS)}
+
+
 def _numbers(value: Any) -> list[tuple[int | None, int]]:
     """The numbers in an attribute, with their places if it holds several."""
     if type(value) is int:
@@ -159,6 +168,39 @@ def _numbers(value: Any) -> list[tuple[int | None, int]]:
     if type(value) in _LISTS and len(value) <= _MOST and all(type(number) is int for number in value):
         return [] if sorted(value) == list(range(len(value))) else list(enumerate(value))  # an order of axes
     return []
+
+
+def kept_inside(model: nn.Module) -> dict[int, list[str]]:
+    """Numbers in what modules keep (a configuration, a table of lists), where none follows -> what they are called."""
+    found: dict[int, list[str]] = defaultdict(list)
+    seen: set[int] = set()
+
+    def look(path: str, value: Any, depth: int) -> None:
+        if id(value) not in seen:
+            seen.add(id(value))
+            for key, part in _entries(value):
+                if type(part) is int and part > 1:
+                    found[part].append(f"{path}.{key} = {part}")
+                elif depth:
+                    look(f"{path}.{key}", part, depth - 1)
+
+    for path, module in model.named_modules():
+        for name, value in vars(module).items() if _settings(module) is not None else ():
+            if not name.startswith("_"):
+                look(f"{path}.{name}" if path else name, value, 2)
+    return found
+
+
+def _entries(value: Any) -> list[tuple[Any, Any]]:
+    """What a table, list or plain object holds, by name or place."""
+    if isinstance(value, dict):
+        return [*value.items()]
+    if type(value) in _LISTS:
+        return [*enumerate(value)]
+    if is_dataclass(value):
+        return [(part.name, getattr(value, part.name, None)) for part in fields(value)]
+    plain = hasattr(value, "__dict__") and not isinstance(value, (type, nn.Module, torch.Tensor, Callable))  # type: ignore[arg-type]
+    return [*vars(value).items()] if plain else []
 
 
 def _scopes(groups: ChannelGroups) -> dict[str, list[_Width]]:

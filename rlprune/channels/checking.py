@@ -14,10 +14,11 @@ import itertools
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 
 from torch import nn
 
-from rlprune.channels.attributes import Choice
+from rlprune.channels.attributes import Choice, kept_inside
 from rlprune.channels.comparing import SHARE, Comparer, Difference, around
 from rlprune.channels.copying import shaken
 from rlprune.channels.forward import Forward
@@ -238,6 +239,9 @@ class Checker(Comparer):
         for choice, option in chosen.items():
             others = (len(choice.options), *range(len(choice.options)))  # to stay as it is comes first
             found += [{choice: other} for other in others if other != option]
+            if choice.place is not None:  # of equal numbers in a list this one alone
+                alike = (c for c in chosen if (c.module, c.name) == (choice.module, choice.name) and c is not choice)
+                found += [alone] if (alone := {c: len(c.options) for c in alike}) else []
         return found
 
     def _runs_further(self, names: list[str], share: float, what: Difference) -> bool:
@@ -269,11 +273,21 @@ class Checker(Comparer):
 
     def _named(self, name: str, reason: str) -> str:
         """A reason with the plain numbers that stand in the way."""
-        found = [choice for choice in self.chosen if name in choice.groups]
-        if not found or DIFFERS in reason:
+        if DIFFERS in reason:
             return reason
-        words = ", ".join(f"{'.'.join(filter(None, (c.module, c.name)))} = {c.value}" for c in found[:3])
-        return f"{reason}; numbers that may stand for it: {words}"
+        found = [choice for choice in self.chosen if name in choice.groups]
+        words = [f"{'.'.join(filter(None, (c.module, c.name)))} = {c.value}" for c in found]
+        if not found:
+            sizes = {self.groups.shapes[slot.tensor][slot.dim] for slot in self.groups[name].slots}
+            words = [word for size in sorted(sizes) for word in self._kept_inside.get(size, ())]
+        if not words:
+            return reason
+        inside = "" if found else " if they are made plain attributes of the module"
+        return f"{reason}; numbers that may stand for it{inside}: {', '.join(words[:3])}"
+
+    @cached_property
+    def _kept_inside(self) -> dict[int, list[str]]:
+        return kept_inside(self.model)
 
     def _suspects(self, names: list[str], difference: Difference) -> list[str]:
         """Groups that the layers at which a difference showed make or read."""

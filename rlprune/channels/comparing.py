@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rlprune.channels.attributes import Choice, Reads, watched_attributes
+from rlprune.channels.attributes import Choice, Reads, choices, watched_attributes
 from rlprune.channels.copying import duplicate, shaken
 from rlprune.channels.forward import Forward, tensors_in, training_paths
 from rlprune.channels.groups import ChannelGroups
@@ -68,7 +68,7 @@ class Comparer:
         model: nn.Module,
         groups: ChannelGroups,
         forward: Forward,
-        choices: Sequence[Choice] = (),
+        follow: Sequence[Choice] = (),
     ) -> None:
         self.model = shaken(model)
         self.training = False
@@ -81,7 +81,7 @@ class Comparer:
         able = [group for group in groups.prunable if group.max_removable]
         most = {g.name: self._units(g, max(self._count(g, share) for share in (0.0, SHARE))) for g in able}
         self.model = masked_copy(self.model, groups, PruningPlan(most), share=True)
-        self.follow({choice: choice.first for choice in choices})
+        self.follow({choice: choice.first for choice in follow})
         self.forget()
         self._double: tuple[nn.Module, Forward] | None = None
         self._expected: dict[bool, tuple[list[Product], list[Tensor]]] = {}  # by mode, of the one that ran last
@@ -119,11 +119,17 @@ class Comparer:
             self.model.eval()
 
     def runs(self) -> bool:
-        """Whether the full network runs in this mode; many cannot train on bare example inputs."""
+        """Whether the full network runs in this mode; many cannot train on bare example inputs.
+
+        Numbers that only this mode reads may follow, too; until they are tried they stay.
+        """
         try:
             self._full(self.model, self.forward)
         except Exception:
             return False
+        known = {(choice.module, choice.name) for choice in self.chosen}
+        new = [c for c in choices(self.model, self.groups, self._read) if (c.module, c.name) not in known]
+        self.follow({**self.chosen, **{choice: len(choice.options) for choice in new}})
         return True
 
     def plan(self, names: Sequence[str], share: float) -> PruningPlan:
@@ -187,9 +193,12 @@ class Comparer:
         self.passes += 1
         full = removed_copy(model, self.groups, PruningPlan(), share=True)
         record = Record(full, self.groups, self._reuse)
-        with self._reuse.another_pass(), torch.no_grad():
+        reads: Reads = {}
+        watched = watched_attributes(reads, set()) if self.training else nullcontext()
+        with self._reuse.another_pass(), torch.no_grad(), watched:
             result = record.products, self._outputs(full, forward, record)
         if own:
+            self._read = set(_named(reads, full))
             self._expected = {self.training: result}
         return result
 
@@ -217,9 +226,7 @@ class Comparer:
         if difference is None:
             return None
         mode = "in training mode, " if self.training else ""
-        paths = {id(module): path for path, module in removed.named_modules()} if reads else {}
-        read = tuple((paths[module], name) for module, name in reads if module in paths)
-        return replace(difference, reason=mode + difference.reason, steps=follow.steps, read=read)
+        return replace(difference, reason=mode + difference.reason, steps=follow.steps, read=_named(reads, removed))
 
     def _run(
         self, removed: nn.Module, forward: Forward, follow: Follow, expected: list[Tensor]
@@ -263,6 +270,12 @@ class Comparer:
         if _backward(whole, full) is not None:
             return None
         return Difference(f"sizes are constants in the model's code: gradients fail ({error})")
+
+
+def _named(reads: Reads, model: nn.Module) -> tuple[tuple[str, str], ...]:
+    """The numbers that were read: paths of the model's modules, and names."""
+    paths = {id(module): path for path, module in model.named_modules()} if reads else {}
+    return tuple((paths[module], name) for module, name in reads if module in paths)
 
 
 def _backward(model: nn.Module, outputs: list[Tensor]) -> str | None:

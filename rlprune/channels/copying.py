@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.nn.parameter import UninitializedParameter
 
 from rlprune.channels.computed import graph_tensors
 from rlprune.errors import UserError
@@ -27,10 +28,14 @@ def unwrapped(model: nn.Module) -> nn.Module:
     """The network inside wrappers for data parallel training and compilation.
 
     Raises:
-        UserError: the model is scripted, quantized, or none.
+        UserError: the model is scripted, sharded, quantized, not initialised, or none.
     """
     if not isinstance(model, nn.Module):
         raise UserError(f"model is a {type(model).__name__}; it must be a torch.nn.Module")
+    if any("FullySharded" in cls.__name__ or cls.__name__ == "FSDPModule" for cls in type(model).__mro__):
+        raise UserError(
+            "sharded models (FSDP) cannot be pruned: no process holds all weights; prune first, and shard what is left"
+        )
     while True:
         if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
             model = model.module
@@ -43,6 +48,11 @@ def unwrapped(model: nn.Module) -> nn.Module:
             what = f"its part {path!r} is" if path else "it is"
             raise UserError(
                 f"scripted models cannot be pruned, and {what} one; give the plain module, before torch.jit"
+            )
+        if any(isinstance(parameter, UninitializedParameter) for parameter in module._parameters.values()):
+            raise UserError(
+                f"part {path!r} is a {type(module).__name__}, whose weights have no shape before the first call; run "
+                "the model once on an example"
             )
         if ".quantized" in type(module).__module__:
             raise UserError(

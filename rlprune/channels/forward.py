@@ -53,15 +53,23 @@ def running(what: str) -> AbstractContextManager[None]:
     return guarding(f"the network cannot be {what}", "its forward must run on its example", 200)
 
 
+def _no_inference_mode(enabled: bool = True) -> AbstractContextManager[None]:
+    """What a model that enters inference mode enters instead."""
+    return torch.no_grad() if enabled else torch.enable_grad()
+
+
 @contextmanager
 def plainly(model: nn.Module) -> Iterator[None]:
     """Run operators as training does, so that what is seen and counted does not depend on how one asks.
 
-    That is: not in inference mode, which hides what operators are made of, nor under autocast, compiled, or fused.
+    That is: not in inference mode, which hides what operators are made of and which the model's own forward may enter
+    (that is `no_grad` here), nor under autocast, compiled, or fused.
     """
     fused = torch.backends.mha.get_fastpath_enabled()
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
+        stack.callback(setattr, torch._C, "_InferenceMode", torch._C._InferenceMode)
+        torch._C._InferenceMode = _no_inference_mode  # type: ignore[misc, assignment]
         for device in ("cpu", "cuda"):
             if torch.is_autocast_enabled(device):
                 stack.enter_context(torch.autocast(device, enabled=False))

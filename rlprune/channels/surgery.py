@@ -206,8 +206,9 @@ def _note_changes(modules: Modules, pruned: Modules) -> None:
     """Remember in the pruned network which attributes removals changed; caches that fill later are none of them."""
     changed = {path: set(names) for path, names in getattr(modules[""], CHANGED, {}).items()}
     for (path, before), after in zip(modules.items(), pruned.values(), strict=True):
-        old, new = vars(before), vars(after)
-        names = {key for key, value in new.items() if _plain(value) and _plain(old.get(key)) and old[key] != value}
+        own, kind = vars(before), type(before)
+        old = {key: own[key] if key in own else getattr(kind, key, None) for key in vars(after)}
+        names = {key for key, new in vars(after).items() if _plain(new) and _plain(old[key]) and old[key] != new}
         if names:
             changed.setdefault(path, set()).update(names)
     if changed:

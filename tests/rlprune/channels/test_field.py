@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -140,6 +141,32 @@ def test_counts_and_groups_do_not_depend_on_the_callers_mode(mode: Callable[[], 
         small = remove_channels(model, outside, half(outside))
     assert inside.to_json() == outside.to_json()
     small.train()(X.repeat(2, 1, 1, 1)).sum().backward()
+
+
+@pytest.mark.parametrize("how", ["decorator", "block"])
+def test_a_forward_that_enters_inference_mode_is_seen_and_counted(how: str) -> None:
+    class Inference(nn.Sequential):
+        @torch.inference_mode(how == "decorator")
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.inference_mode():
+                return super().forward(x)
+
+    layers = cb(3, 8), cb(8, 8), *head(8)
+    groups, plain = (trace_channels(kind(*layers).eval(), X) for kind in (Inference, nn.Sequential))
+    assert groups.to_json() == plain.to_json()
+    assert count_macs(Inference(*layers), X) == count_macs(nn.Sequential(*layers), X) > 0
+    with torch.inference_mode():
+        assert torch.is_inference_mode_enabled()  # as ever
+
+
+def test_sharded_and_unused_models_are_refused_in_one_line() -> None:
+    class FullyShardedDataParallel(nn.Module):
+        """Stands for torch's, which needs a process group."""
+
+    with pytest.raises(UserError, match="prune first, and shard what is left"):
+        trace_channels(FullyShardedDataParallel(), X)
+    with pytest.raises(UserError, match=r"'0' is a LazyConv2d.*run the model once"):
+        trace_channels(nn.Sequential(nn.LazyConv2d(8, 3)), X)
 
 
 def test_channels_last_changes_nothing() -> None:
@@ -328,6 +355,55 @@ def test_the_reason_names_the_attribute_that_stands_in_the_way() -> None:
     assert "constant" in str(trace_channels(model, X)["0"].locked)
 
 
+class Ones(nn.Module):
+    """Code that makes a tensor as wide as a number says."""
+
+    width = 16
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+        if how == "list":
+            self.shape = (16, 16, 16)
+        elif how == "dict":
+            self.settings = {"stem": {"width": 16}}
+        elif how == "dataclass":
+            self.settings = Settings()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.how == "list":
+            return x.view(-1, *self.shape)
+        kept = (
+            self.settings["stem"]["width"] if self.how == "dict" else self.settings.width if self.how != "class" else 0
+        )
+        return x * torch.ones(kept or self.width)[:, None, None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    width: int = 16
+
+
+@pytest.mark.parametrize("how", ["class", "list"])
+def test_a_number_of_the_class_or_one_of_equal_ones_follows(how: str, tmp_path: Path) -> None:
+    def build() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(cb(3, 16), Ones(how), cb(16, 8), *head(8)).eval()
+
+    model = build()
+    groups = check(model)
+    small = remove_channels(model, groups, half(groups))
+    assert (small[1].width, model[1].width) == (8, 16) if how == "class" else small[1].shape == (8, 16, 16)
+    save_pruned(tmp_path / "model.pt", model, small, {})
+    assert torch.equal(load_pruned(tmp_path / "model.pt", build())(X), small(X))
+
+
+@pytest.mark.parametrize(("how", "named"), [("dict", "1.settings.stem.width = 16"), ("dataclass", "1.settings.width")])
+def test_the_reason_names_a_number_that_lies_deeper(how: str, named: str) -> None:
+    groups = trace_channels(nn.Sequential(cb(3, 16), Ones(how), cb(16, 8), *head(8)).eval(), X)
+    assert f"if they are made plain attributes of the module: {named}" in str(groups["0.0"].locked)
+
+
 def test_a_block_can_be_fused_after_pruning() -> None:
     class Rep(nn.Module):
         def __init__(self, i: int, o: int) -> None:
@@ -388,6 +464,27 @@ def test_what_fills_at_run_time_is_not_saved_as_pruning(tmp_path: Path) -> None:
     assert "2" not in [
         k for k, v in torch.load(tmp_path / "model.pt")["attributes"].items() if "shape" in v or "side" in v
     ]
+
+
+def test_a_width_that_only_training_reads_follows(tmp_path: Path) -> None:
+    class Noise(nn.Module):
+        def __init__(self, count: int) -> None:
+            super().__init__()
+            self.count = count
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x * (torch.rand(len(x), self.count, 1, 1) > 0.1) if self.training else x
+
+    def build() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(cb(3, 8), Noise(8), cb(8, 8), *head(8)).eval()
+
+    groups = check(build())
+    small = remove_channels(build(), groups, half(groups))
+    assert small[1].count == 4
+    small.train()(X.repeat(2, 1, 1, 1)).sum().backward()
+    save_pruned(tmp_path / "model.pt", build(), small, {})
+    assert load_pruned(tmp_path / "model.pt", build())[1].count == 4
 
 
 @pytest.mark.parametrize("how", ["mask", "feature", "gradient"])
