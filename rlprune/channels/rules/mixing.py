@@ -31,7 +31,7 @@ def _adds_nothing(op: Op) -> bool:
 def _reduced_parameter(trace: Trace, op: Op, entry: Bare, axes: set[int]) -> bool:
     """Lengths of a parameter's rows (a cosine classifier's): a function of the axes that are left."""
     tensor = op.inputs[0]
-    if not _adds_nothing(op) or len(axes) != 1 or op.outputs[0].ndim != tensor.ndim:
+    if not _adds_nothing(op) or tensor.ndim != 2 or len(axes) != 1 or op.outputs[0].ndim != tensor.ndim:
         return False
     parts = []
     for part in entry.parts:
