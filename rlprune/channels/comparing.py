@@ -77,7 +77,7 @@ class Comparer:
         self.passes = 0
         self._reuse = Reuse()  # much of the masked network computes alike in training mode
         self.groups = groups
-        self._places = {name: place for place, name in enumerate(groups.names)}
+        self._places = _places(groups)
         able = [group for group in groups.prunable if group.max_removable]
         most = {g.name: self._units(g, max(self._count(g, share) for share in (0.0, SHARE))) for g in able}
         self.model = masked_copy(self.model, groups, PruningPlan(most), share=True)
@@ -135,7 +135,7 @@ class Comparer:
     def plan(self, names: Sequence[str], share: float) -> PruningPlan:
         """A few units (share 0) or about a share of the units of each group, chosen by the group's name.
 
-        Neighbouring groups lose different numbers, and others in the second check than in the first, so that widths
+        Groups of one size lose different numbers, and others in the second check than in the first, so that widths
         which the code ties together do not fit by chance.
         """
         groups = [self.groups[name] for name in names]
@@ -270,6 +270,14 @@ class Comparer:
         if _backward(whole, full) is not None:
             return None
         return Difference(f"sizes are constants in the model's code: gradients fail ({error})")
+
+
+def _places(groups: ChannelGroups) -> dict[str, int]:
+    """Places of groups among those of their size, each size counted from another number."""
+    found: dict[int, list[str]] = {}
+    for group in groups.prunable:
+        found.setdefault(group.size, []).append(group.name)
+    return {name: start + place for start, names in enumerate(found.values()) for place, name in enumerate(names)}
 
 
 def _named(reads: Reads, model: nn.Module) -> tuple[tuple[str, str], ...]:

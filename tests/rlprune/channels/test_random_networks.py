@@ -120,6 +120,10 @@ def test_a_number_without_which_the_smaller_network_is_right_stays(pooled: int) 
     examine([(names.index(name), a, b, c) for name, a, b, c in steps])
 
 
+def test_groups_of_one_size_that_are_not_neighbours_lose_different_numbers() -> None:
+    examine([(0, 0, 0, 0), (36, 0, 0, 0)])  # what attention returns is as wide as what it reads, two groups before
+
+
 def test_a_group_is_not_checked_with_the_same_number_twice() -> None:
     """Of 4 channels 2 can go, since two images then fill one row; the reshape fails for 1 and 3."""
     names = list(OPERATIONS)
