@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -12,15 +12,14 @@ import torch.nn.functional as F
 from rlprune.errors import UserError, check_count
 from rlprune.tasks.base import TASKS, OutputTask, check_above_zero
 
-_CHUNK = 1024  # queries at once
-
 
 @TASKS.register("embedding")
 @dataclass(frozen=True)
 class Embedding(OutputTask):
     """A vector for every example, by whose angles examples of a class are found; targets are class indices (N,).
 
-    Training minimises the supervised contrastive loss (Khosla et al. 2020, eq. 2) within a batch. The score is
+    Training minimises the supervised contrastive loss (Khosla et al. 2020, eq. 2) within a batch, as the package
+    pytorch-metric-learning has it (the extra `embedding`). The score is
     recall@k: the share of the examples, each searched among all others of its split, of which one of the k nearest is
     of its class. Examples that are the only one of their class are not searched; where all are, the score is 0.
 
@@ -46,14 +45,7 @@ class Embedding(OutputTask):
 
     def loss_of(self, output: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Of every example that has company in the batch, minus the mean log-probability of its company."""
-        vectors = _unit(output, targets)
-        itself = torch.eye(len(vectors), dtype=torch.bool, device=vectors.device)
-        likeness = (vectors @ vectors.T / self.temperature).masked_fill(itself, -torch.inf)
-        company = (targets[:, None] == targets) & ~itself
-        log = (likeness - likeness.logsumexp(1, keepdim=True)).masked_fill(~company, 0.0)
-        count = company.sum(1)
-        losses = -log.sum(1)[count > 0] / count[count > 0]
-        return losses.mean() if len(losses) else vectors.sum() * 0.0
+        return torch.as_tensor(_contrastive(self.temperature)(_unit(output, targets), targets))
 
     def examples(self, output: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """The class, and the vector."""
@@ -61,19 +53,26 @@ class Embedding(OutputTask):
 
     def together(self, table: np.ndarray) -> np.ndarray:
         """Of every example that has company whether some of it is among its k nearest, (n, 1)."""
+        from sklearn.neighbors import NearestNeighbors  # heavy
+
         labels, vectors = table[:, 0], table[:, 1:]
-        hits = []
-        for start in range(0, len(table), _CHUNK):
-            chosen = slice(start, start + _CHUNK)
-            likeness, rows = vectors[chosen] @ vectors.T, np.arange(len(vectors[chosen]))
-            likeness[rows, start + rows] = -np.inf
-            k = min(self.k, len(table) - 1)
-            nearest = np.argpartition(-likeness, k - 1, axis=1)[:, :k] if k else np.empty((len(rows), 0), dtype=int)
-            hits.append((labels[nearest] == labels[chosen, None]).any(axis=1))
         _, which, counts = np.unique(labels, return_inverse=True, return_counts=True)
         searched = counts[which] > 1
-        found = np.concatenate(hits)[searched] if searched.any() else np.zeros(len(table))
-        return np.asarray(found[:, None], dtype=np.float64)
+        if not searched.any():
+            return np.zeros((len(table), 1))
+        nearest = NearestNeighbors(n_neighbors=min(self.k, len(table) - 1), metric="cosine").fit(vectors)
+        found = (labels[nearest.kneighbors(return_distance=False)] == labels[:, None]).any(axis=1)  # but themselves
+        return np.asarray(found[searched, None], dtype=np.float64)
+
+
+def _contrastive(temperature: float) -> Any:
+    try:
+        from pytorch_metric_learning.losses import SupConLoss
+    except ImportError:
+        raise UserError(
+            "training an embedding needs the package pytorch-metric-learning: pip install 'rlprune[embedding]'"
+        ) from None
+    return SupConLoss(temperature=temperature)
 
 
 def _unit(output: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
