@@ -27,7 +27,6 @@ from rlprune.training.settings import TrainSettings
 if TYPE_CHECKING:
     import gymnasium
 
-BEST = "threshold+response+uniform"
 RATES = ("best", "error", "response", "threshold", "uniform")
 
 
@@ -53,8 +52,8 @@ class PRC(RoundRule):
         delta: δ_w, scale of the pruning threshold.
         rates: Which filters go to reach a round's aim: `threshold`, one W_γ over the norms of all layers; `error`, the
             counts at which the reconstruction errors of all layers sum to least; `response`, those at which the changes
-            of the network's outputs do; `uniform`; or `best`, whichever of them, or of the means of two, leaves the
-            least loss after the cheap recovery.
+            of the network's outputs do; `uniform`; or `best`, whichever of the others, or of the means of two, leaves
+            the least loss after the cheap recovery.
         step: Trust region: logarithm of the factor by which the first removal may shrink the MACs.
         healing: Share of an immediate drop that a long training is expected to leave, until it was seen.
         rebisect: Paper's text: find the threshold anew each round. False keeps W_0 of the first and scales it,
@@ -160,7 +159,7 @@ class PRC(RoundRule):
     def _candidates(self, only: str = "") -> dict[str, dict[str, int]]:
         """Counts that meet the aim by kind of rates, or of one kind alone."""
         env, names = self.env, [group.name for group in self.env.prunable]
-        wanted = (only or (BEST if self.rates == "best" else self.rates)).split("+")
+        wanted = (only or ("threshold+error+uniform" if self.rates == "best" else self.rates)).split("+")
         sizes, rates = env.budget.sizes, dict[str, Any]()
         if "threshold" in wanted:
             order = global_order(env, {name: self._norms(name) for name in names})
