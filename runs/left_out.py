@@ -17,6 +17,7 @@ import numpy as np
 
 from rlprune.agents import TrainedAgent, load_agent, make_controller, run_episode
 from rlprune.envs import FilterPruningEnv
+from rlprune.errors import UserError
 from rlprune.scoring.evaluation import Evaluator
 from rlprune.scoring.paired import drawn_drops
 
@@ -37,9 +38,13 @@ def main(file: str, models: list[str]) -> None:
         evaluator = Evaluator(env.problem.task, replace(data, test=images))
         for budget in map(float, os.environ.get("BUDGETS", "0.5 0.3").split()):
             scores = {}
-            for name, player in players.items():
-                run_episode(env, player, options={"budget": budget})
-                scores[name] = evaluator.score(env.network.model, "test")
+            try:
+                for name, player in players.items():
+                    run_episode(env, player, options={"budget": budget})
+                    scores[name] = evaluator.score(env.network.model, "test")
+            except UserError as error:  # a budget that this network cannot meet
+                print(f"{problem['model']}: {error}", file=sys.stderr)
+                continue
             line = {"model": problem["model"], "budget": budget, "images": len(images)}
             line |= {name: round(100 * score.value, 2) for name, score in scores.items()}
             for name, other in (*(("agent", rule) for rule in rules_of), ("alone", "error")):
