@@ -90,7 +90,7 @@ MISTAKES = {
     "prune --prc.healing 0": "healing is 0.0",
     "prune --prc.delta 0": "delta is 0.0",
     "prune --prc.patience 0": "patience is 0; it must be at least 1",
-    "prune --prc.rates sideways": "known: best, error, threshold, uniform",
+    "prune --prc.rates sideways": "known: best, error, response, threshold, uniform",
     "prune --device meta": "known: cpu, cuda, mps, xpu",
     "prune --confidence 2": "it must lie in [0, 1)",
     "prune --max-rate 0": "raise max_rate or skip less",

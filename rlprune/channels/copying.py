@@ -51,8 +51,8 @@ def unwrapped(model: nn.Module) -> nn.Module:
             )
         if any(isinstance(parameter, UninitializedParameter) for parameter in module._parameters.values()):
             raise UserError(
-                f"part {path!r} is a {type(module).__name__}, whose weights have no shape before the first call; run "
-                "the model once on an example"
+                f"part {path!r} is a {type(module).__name__}, whose weights have no shape before the first "
+                "call; call the model on an example first"
             )
         if ".quantized" in type(module).__module__:
             raise UserError(

@@ -165,7 +165,7 @@ def test_sharded_and_unused_models_are_refused_in_one_line() -> None:
 
     with pytest.raises(UserError, match="prune first, and shard what is left"):
         trace_channels(FullyShardedDataParallel(), X)
-    with pytest.raises(UserError, match=r"'0' is a LazyConv2d.*run the model once"):
+    with pytest.raises(UserError, match=r"'0' is a LazyConv2d.*call the model on an example"):
         trace_channels(nn.Sequential(nn.LazyConv2d(8, 3)), X)
 
 
