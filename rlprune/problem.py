@@ -36,7 +36,7 @@ from rlprune.scoring.evaluation import (
     evaluating,
 )
 from rlprune.tasks import Batch, Score, Task, as_task, overlooked
-from rlprune.tasks.base import OutputTask, own_class
+from rlprune.tasks.base import own_class
 from rlprune.typed import checked
 
 SHOWN = 3  # reasons in a line
@@ -142,7 +142,7 @@ class PruningProblem:
         if warning:
             warnings.warn(warning, Notice, stacklevel=3)
 
-        ours = isinstance(self.data, DataSplits) and isinstance(self.task, OutputTask)  # a detector may give no losses
+        ours = isinstance(self.data, DataSplits) and not getattr(self.task, "model_losses", False)
         if ours or (own_class(self.task) is not None and self.data.control is not None):
             check_loss(self.model, self.data.control, self.task)
 

@@ -98,12 +98,14 @@ class OutputTask:
 
     Attributes:
         percent: Whether scores are fractions in [0, 1].
+        model_losses: Whether losses are the model's own; one that gives none can be pruned, and not trained.
         draws: Of the bootstrap that gives the interval.
         single: Whether it looks at one output of several; where they are chosen on purpose, nobody need be warned.
     """
 
     name: ClassVar[str] = "own"
     distillable: ClassVar[bool] = False
+    model_losses: ClassVar[bool] = False
     metric: str = "score"
     percent: bool = True
     draws: ClassVar[int] = 1000

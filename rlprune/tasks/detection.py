@@ -39,6 +39,7 @@ class Detection(OutputTask):
     name: ClassVar[str] = "detection"
     parts: ClassVar[tuple[str, ...]] = ()  # what is scored beside the boxes
     distillable: ClassVar[bool] = False
+    model_losses: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         check_option("metric of detection", self.metric, ("map", "map50"))
