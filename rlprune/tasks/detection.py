@@ -68,11 +68,7 @@ class Detection(OutputTask):
         call. Detectors sample anchors and proposals at random: the draws are fixed by which images are in the batch.
         """
         images, targets = batch
-        if not isinstance(targets, list) or not all(isinstance(one, dict) for one in targets):
-            raise UserError(
-                f"the data gives no boxes; {self.name} needs images with a dict of boxes and labels each, as COCO's "
-                "files give"
-            )
+        self._check_boxes(targets)
         with _losses_on(model), _fixed_draws(targets, images):
             losses = model(images, [_single_objects(target) for target in targets])
         if not isinstance(losses, dict) or not losses:
@@ -82,11 +78,19 @@ class Detection(OutputTask):
             )
         return torch.stack([value.float() for value in losses.values()]).sum()
 
+    def _check_boxes(self, targets: Any) -> None:
+        if not isinstance(targets, list) or not all(isinstance(one, dict) for one in targets):
+            raise UserError(
+                f"the data gives no boxes; {self.name} needs images with a dict of boxes and labels each, as COCO's "
+                "files give"
+            )
+
     def score(self, model: nn.Module, batches: Iterable[Batch]) -> Score:
         """Mean average precision; the interval comes from drawing images anew."""
         truths: list[Boxes] = []
         found: list[Boxes] = []
         for images, targets in batches:
+            self._check_boxes(targets)
             detections = model(images)
             if not isinstance(detections, list) or len(detections) != len(images):
                 raise UserError(
