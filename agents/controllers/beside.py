@@ -41,6 +41,11 @@ class Beside(RoundRule):
         self.tried: list[dict[str, Any]] = []
         self.leads = AGENT
 
+    @property
+    def rule_leads(self) -> bool:
+        """Whether it was the rule that had the better schedule last."""
+        return self.leads != AGENT
+
     def schedule(self) -> dict[str, int]:
         """The counts of who had the better schedule last."""
         return self._schedules()[self.leads]()

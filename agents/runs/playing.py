@@ -113,7 +113,7 @@ def shown_to(controller: Controller, tolerance: float) -> dict[str, Any]:
 def followed_there(controller: Controller, observation: Any) -> float | None:
     """How far a trained agent is followed where it sees this, from 0 (not at all) to 1; None for rules."""
     if isinstance(controller, Beside):
-        if controller.leads != AGENT:
+        if controller.rule_leads:
             return 0.0
         controller = controller.controller
     told = getattr(controller, "followed", None)

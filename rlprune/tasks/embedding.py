@@ -19,9 +19,9 @@ class Embedding(OutputTask):
     """A vector for every example, by whose angles examples of a class are found; targets are class indices (N,).
 
     Training minimises the supervised contrastive loss (Khosla et al. 2020, eq. 2) within a batch, as the package
-    pytorch-metric-learning has it (the extra `embedding`). The score is
-    recall@k: the share of the examples, each searched among all others of its split, of which one of the k nearest is
-    of its class. Examples that are the only one of their class are not searched; where all are, the score is 0.
+    pytorch-metric-learning has it (the extra `embedding`). The score is recall@k: the share of the examples, each
+    searched among all others of its split, of which one of the k nearest is of its class. Examples that are the only
+    one of their class are not searched; where all are, the score is 0.
 
     Attributes:
         k: How many neighbours are looked at.
@@ -70,7 +70,7 @@ def _contrastive(temperature: float) -> Any:
         from pytorch_metric_learning.losses import SupConLoss
     except ImportError:
         raise UserError(
-            "training an embedding needs the package pytorch-metric-learning: pip install 'rlprune[embedding]'"
+            "the task embedding needs the package pytorch-metric-learning: pip install 'rlprune[embedding]'"
         ) from None
     return SupConLoss(temperature=temperature)
 

@@ -13,6 +13,7 @@ from rlprune.agents import AgentSettings, Recipe, TrainedAgent, load_agent, make
 from rlprune.agents.controllers.beside import Beside
 from rlprune.agents.rl.evaluating import Watch, evaluate, gain
 from rlprune.agents.rl.sb3 import _SpacesOnly, make_agent, read_card, save_agent
+from rlprune.agents.runs.playing import followed_there
 from rlprune.cli import main
 from rlprune.envs import FilterPruningEnv, MixedPruningEnv
 from rlprune.envs.arguments import shared_problem
@@ -190,6 +191,15 @@ def test_beside_the_rule_the_better_one_goes_on(problem: PruningProblem, action:
     other = Beside(Fixed(action), 4)
     other.load_state_dict(beside.state_dict())
     assert (other.leads, other.tried) == (beside.leads, beside.tried)
+
+
+def test_beside_the_rule_an_agent_is_followed_where_it_leads() -> None:
+    agent = Fixed(0.0)
+    agent.followed = lambda observation: 0.7  # type: ignore[attr-defined]
+    beside = Beside(agent)
+    assert followed_there(beside, None) == 0.7
+    beside.leads = "response"
+    assert followed_there(beside, None) == 0.0
 
 
 def test_at_a_tolerance_an_agent_is_a_recipe_with_training_played_beside_the_rule(
