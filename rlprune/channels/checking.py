@@ -34,6 +34,7 @@ _NUMBER = re.compile(r"\d+")
 Chosen = dict[Choice, int]  # the option of each number that may follow
 Make = tuple[str, frozenset[tuple[str, int, str]]]  # kind of a module, where in it a group lives
 TRIES = 24  # comparisons spent on finding out which plain numbers follow
+TURNS = 3  # further checks for numbers that might follow one of several groups which lost as many units so far
 
 
 def check_groups(
@@ -55,6 +56,10 @@ def check_groups(
     failed = checker.failures(SHARE)
     checker.groups = checker.groups.with_locks(failed)
     checker.leave_alone(SHARE)
+    while checker.turn < TURNS and checker.undecided():
+        failed.update(checker.failures(SHARE))
+        checker.groups = checker.groups.with_locks(failed)
+    checker.turn = 0
     tied = {name for attribute in checker.groups.attributes for name, _ in attribute.terms[1::2]}
     if tied:  # numbers that follow several groups must do so where some of these stay whole, too
         failed.update(checker.failures(SHARE, whole=tied))
@@ -192,8 +197,9 @@ class Checker(Comparer):
             self.follow(chosen)
             result = self._wrong(plan)
             if result is None:
-                return True
-            if what is not None and result.steps > what.steps and self._other_numbers(names, share, result):
+                if not any(self._wrong(earlier) for earlier in self.earlier(names, share)):
+                    return True
+            elif what is not None and result.steps > what.steps and self._other_numbers(names, share, result):
                 return True
         self.follow(before)
         return False
@@ -253,6 +259,8 @@ class Checker(Comparer):
             self._tries -= 1
             self.follow(chosen)
             result = self._wrong(plan)
+            if result is None and any(self._wrong(earlier) for earlier in self.earlier(names, share)):
+                continue  # right in this turn by chance
             if result is None or (result.steps > what.steps and not result.numeric):
                 self._generalise(before, names, share)
                 return True

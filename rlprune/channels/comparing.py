@@ -78,8 +78,9 @@ class Comparer:
         self._reuse = Reuse()  # much of the masked network computes alike in training mode
         self.groups = groups
         self._places = _places(groups)
+        self.turn = 0
         able = [group for group in groups.prunable if group.max_removable]
-        most = {g.name: self._units(g, max(self._count(g, share) for share in (0.0, SHARE))) for g in able}
+        most = {g.name: self._units(g, max(self._counts(g, 0.0) + self._counts(g, SHARE))) for g in able}
         self.model = masked_copy(self.model, groups, PruningPlan(most), share=True)
         self.follow({choice: choice.first for choice in follow})
         self.forget()
@@ -136,7 +137,8 @@ class Comparer:
         """A few units (share 0) or about a share of the units of each group, chosen by the group's name.
 
         Groups of one size lose different numbers, and others in the second check than in the first, so that widths
-        which the code ties together do not fit by chance.
+        which the code ties together do not fit by chance. Where numbers are few, two groups may lose as many in both;
+        in another `turn` they do not.
         """
         groups = [self.groups[name] for name in names]
         return PruningPlan({group.name: self._units(group, self._count(group, share)) for group in groups})
@@ -147,17 +149,43 @@ class Comparer:
         chosen: list[int] = numpy_generator(0, "check", group.name).permutation(group.size)[:count].tolist()
         return chosen
 
-    def _count(self, group: ChannelGroup, share: float) -> int:
-        """How many units of a group go."""
-        place = self._places[group.name]
+    @staticmethod
+    def _counts(group: ChannelGroup, share: float) -> list[int]:
+        """The numbers of units that a group may lose, to choose from."""
         wanted = (share * group.size * part for part in (0.7, 1.0, 1.3, 1.6)) if share else range(1, 5)
         counts = sorted({group.allowed(round(count)) for count in wanted} - {0})
-        if not counts:
-            counts = [next(c for c in (group.allowed(n) for n in range(1, group.size + 1)) if c)]
+        return counts or [next(c for c in (group.allowed(n) for n in range(1, group.size + 1)) if c)]
+
+    def _count(self, group: ChannelGroup, share: float) -> int:
+        """How many units of a group go."""
+        place, counts = self._places[group.name], self._counts(group, share)
         if share:
-            return counts[place % len(counts)]
+            return counts[place // len(counts) ** self.turn % len(counts)]
         counts = [count for count in counts if count != self._count(group, SHARE)] or counts
         return counts[(place + place // len(counts)) % len(counts)]
+
+    def undecided(self) -> bool:
+        """Whether a number that follows might as well follow other groups: they lost as much in every turn so far.
+
+        The next turn then tells them apart.
+        """
+        able = [group.name for group in self.groups.prunable if group.max_removable]
+        self.turn += 1
+        counts = [plan.counts for plan in self.earlier(able, SHARE)]
+        for choice, option in self.chosen.items():
+            ways = (choice.attribute(way) for way in range(len(choice.options)))
+            after = [[way.after(lost).value for lost in counts] for way in ways if way is not None]
+            if option < len(after) and after.count(after[option]) > 1:
+                return True
+        return False
+
+    def earlier(self, names: Sequence[str], share: float) -> list[PruningPlan]:
+        """The plans of the turns before this one."""
+        now, plans = self.turn, []
+        for self.turn in range(now):
+            plans.append(self.plan(names, share))
+        self.turn = now
+        return plans
 
     def compare(self, plan: PruningPlan, values: bool = True) -> Difference | None:
         """None if masked equals removed, else what is wrong; numeric differences are confirmed in double precision.

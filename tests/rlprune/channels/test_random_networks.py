@@ -130,6 +130,22 @@ def test_a_group_is_not_checked_with_the_same_number_twice() -> None:
     examine([(names.index("conv"), 0, 0, 0), (names.index("through_linear"), 0, 0, 0)])
 
 
+def test_numbers_follow_the_right_one_of_three_groups_that_can_only_lose_one_or_two() -> None:
+    """`half` is 4, and so are three tensors: two of them lose as many units in both checks, by need."""
+    examine(
+        [
+            (36, 0, 0, 1),
+            (0, 0, 0, 1),
+            (18, 0, 0, 0),
+            (0, 0, 0, 1),
+            (2, 2, 0, 0),
+            (0, 0, 0, 0),
+            (0, 0, 0, 0),
+            (34, 2, 0, 0),
+        ]
+    )
+
+
 def test_channels_that_meet_memory_which_was_never_written_say_so() -> None:
     """The reason names no operator, for none did it: found among a thousand networks."""
     program = [
