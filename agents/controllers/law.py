@@ -79,6 +79,7 @@ class Aim:
         enough: Drop at which the training has done its work and may end early.
         healing: The share of the immediate drop that is expected to be left after training; None if not considered.
         more: Epochs that the training may be given in addition where it ends outside the tolerance, yet near.
+        near: Largest drop that is near.
     """
 
     share: float
@@ -87,6 +88,7 @@ class Aim:
     enough: float = -math.inf
     healing: float | None = None
     more: float = 0.0
+    near: float = 0.0
 
 
 class Law(Protocol):

@@ -18,6 +18,7 @@ SMALLEST = 0.02  # a removal of less than two per cent of the MACs is not worth 
 GIVE_UP = 3  # setbacks in a row
 HEALING_STEPS = 40.0  # of training, after which half of what can be healed is
 TRIALS = 6  # cheap scores for a step
+NEAR = 0.4  # of the tolerance, beyond it: no drop further outside is near
 MOST = 0.7  # share of the last epochs that one cycle takes
 
 
@@ -160,6 +161,14 @@ def furthest(now: Standing, allowed: float, floor: float, trials: int = TRIALS) 
     return found, "window" if found == floor else "tolerance"
 
 
+def near(now: Standing) -> float:
+    """The largest drop that more of the same training may bring inside: by chance, since what it heals is little.
+
+    From half a standard error on, a cut between this and the accepted network is worth more for those epochs.
+    """
+    return now.tolerance + min(0.5 * now.noise or 0.5 * NEAR * now.tolerance, NEAR * now.tolerance)
+
+
 class TrustRegion:
     """The law of every schedule: how far the next step goes and what training is trusted with, learnt from its rounds.
 
@@ -202,7 +211,7 @@ class TrustRegion:
         share, bound = furthest(now, allowed, floor) or (smallest(now), "tolerance")
         if bound == "window":
             bound = {now.least: "floor", now.target: "target"}.get(floor, bound)
-        return Aim(share, epochs, bound, enough(now), healing, min(now.left - epochs, epochs / 2.0))
+        return Aim(share, epochs, bound, enough(now), healing, min(now.left - epochs, epochs / 2.0), near(now))
 
     def learn(self, aim: Aim, now: Standing, line: Mapping[str, Any]) -> float | None:
         """Learn what training heals. Inside: reach further. Outside: half as far. Returns the healing seen."""

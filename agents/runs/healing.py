@@ -21,8 +21,6 @@ from rlprune.training.loop import train
 from rlprune.training.report import TrainReport
 from rlprune.training.settings import TrainSettings
 
-NEAR = 1.4  # times the tolerance: a drop that more training may bring inside
-
 
 @dataclass(frozen=True)
 class Cycle:
@@ -35,6 +33,7 @@ class Cycle:
         file: Where its state is kept, so that it can go on after a stop; None keeps none.
         left: Epochs left in the budget, this training's among them.
         more: Epochs that are added where it ends outside the floor, yet near.
+        near: Largest drop that is near.
     """
 
     settings: TrainSettings
@@ -43,6 +42,7 @@ class Cycle:
     file: Path | None = None
     left: float = 0.0
     more: float = 0.0
+    near: float = 0.0
 
     def again(self) -> Cycle:
         """The training that is added."""
@@ -78,7 +78,7 @@ class Healed:
 
     def just_outside(self, cycle: Cycle) -> bool:
         """Whether it was trained to its end, and more training may bring it inside."""
-        return cycle.floor is not None and not self.cut_short and cycle.floor < self.after <= NEAR * cycle.floor
+        return cycle.floor is not None and not self.cut_short and cycle.floor < self.after <= cycle.near
 
     def then(self, other: Healed) -> Healed:
         """Both in one."""

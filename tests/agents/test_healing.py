@@ -70,11 +70,11 @@ def test_a_training_that_ends_just_outside_goes_on(problem: PruningProblem, tmp_
     """With the epochs that it may have in addition, to the first that is inside; one far outside does not."""
     _, short = healed(problem, cycle(1.0, None))
     assert short is not None and short.after > 0
-    near = replace(cycle(1.0, None, tmp_path / "c.pt"), floor=short.after / 1.2, more=8.0)
+    near = replace(cycle(1.0, None, tmp_path / "c.pt"), floor=short.after / 1.2, more=8.0, near=short.after)
     network, longer = healed(problem, near)
     assert longer is not None and longer.before == short.before and longer.after <= short.after / 1.2
     assert 1.0 < longer.epochs <= 9.0 and len(longer.losses) == pytest.approx(longer.epochs, abs=0.5)
     again, resumed = healed(problem, near)
     assert resumed == longer and all(map(torch.equal, network.model.parameters(), again.model.parameters()))
-    _, far = healed(problem, replace(near, floor=short.after / 3, file=None))
+    _, far = healed(problem, replace(near, near=short.after / 1.1, file=None))
     assert far == short
