@@ -37,15 +37,17 @@ _BUILT_IN = ("num_groups", "input_size", "groups", "unflattened_size")  # those 
 _OWN = ("in_channels", "out_channels", "in_features", "out_features", "num_features", "num_channels", "num_parameters")
 _MOST = 16  # numbers in a list
 _LISTS = (list, tuple, torch.Size)
+_NUMBERS = (int, *_LISTS)
+MODE = "training"
 
 
 @contextmanager
 def watched_attributes(reads: Reads, head_counts: set[int]) -> Iterator[None]:
-    """Note which plain numbers of modules are read; those called like numbers of attention heads apart, too."""
+    """Note which plain numbers of modules are read, and modes; those called like numbers of attention heads apart, too."""
 
     def read(module: nn.Module, name: str) -> Any:
         value = object.__getattribute__(module, name)
-        if type(value) in (int, *_LISTS) and name != "training":
+        if type(value) in _NUMBERS or name == MODE:
             reads.pop((id(module), name), None)
             reads[id(module), name] = None
             if type(value) is int and value > 1 and _HEADS.search(name):
@@ -158,7 +160,7 @@ def _settings(module: nn.Module) -> set[str] | None:
 def _of_class(kind: type, names: set[str]) -> dict[str, Any]:
     """What a module reads from its class; a number that follows is the module's own from then on."""
     found = {name: vars(cls)[name] for name in names for cls in reversed(kind.__mro__) if name in vars(cls)}
-    return {name: value for name, value in found.items() if type(value) in (int, *_LISTS)}
+    return {name: value for name, value in found.items() if type(value) in _NUMBERS}
 
 
 def _numbers(value: Any) -> list[tuple[int | None, int]]:

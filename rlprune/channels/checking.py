@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 
@@ -21,7 +22,7 @@ from torch import nn
 from rlprune.channels.attributes import Choice, kept_inside
 from rlprune.channels.comparing import SHARE, Comparer, Difference, around
 from rlprune.channels.copying import shaken
-from rlprune.channels.forward import Forward
+from rlprune.channels.forward import Forward, Step
 from rlprune.channels.groups import ChannelGroups
 from rlprune.channels.lockstep import DIFFERS
 from rlprune.channels.plan import PruningPlan
@@ -38,7 +39,12 @@ TURNS = 3  # further checks for numbers that might follow one of several groups 
 
 
 def check_groups(
-    model: nn.Module, groups: ChannelGroups, forward: Forward, strict: bool = False, choices: Sequence[Choice] = ()
+    model: nn.Module,
+    groups: ChannelGroups,
+    forward: Forward,
+    strict: bool = False,
+    choices: Sequence[Choice] = (),
+    path: Sequence[Step] = (),
 ) -> ChannelGroups:
     """The groups with every one locked whose removal would not equal its masking on the example inputs.
 
@@ -48,42 +54,67 @@ def check_groups(
         forward: the example inputs.
         strict: raise instead of locking.
         choices: plain numbers of the model's modules that may follow.
+        path: what the model ran when it was traced, if no number among `choices` was read then. Smaller inputs on
+            which it runs the same are enough where nothing fails.
 
     Raises:
         UserError: in strict mode, listing the groups that fail and why.
     """
+    fewer = forward.smaller() if path else None
+    if fewer is not None:
+        with suppress(Exception):  # what fails, or runs on no others, is told by the example inputs
+            trial = Checker(model, groups, fewer, choices, trial=True)
+            if trial.goes(path):
+                trial.settle()
+                return groups.with_attributes(trial.groups.attributes)
     checker = Checker(model, groups, forward, choices)
-    failed = checker.failures(SHARE)
-    checker.groups = checker.groups.with_locks(failed)
-    checker.leave_alone(SHARE)
-    while checker.turn < TURNS and checker.undecided():
-        failed.update(checker.failures(SHARE))
-        checker.groups = checker.groups.with_locks(failed)
-    checker.turn = 0
-    tied = {name for attribute in checker.groups.attributes for name, _ in attribute.terms[1::2]}
-    if tied:  # numbers that follow several groups must do so where some of these stay whole, too
-        failed.update(checker.failures(SHARE, whole=tied))
-        checker.groups = checker.groups.with_locks(failed)
-    checker.train()
-    if not checker.runs():
-        checker.train(False)
-    failed.update(checker.failures(0.0))
+    failed = checker.settle()
     if failed and strict:
         lines = "; ".join(f"{name}: {reason}" for name, reason in failed.items())
         raise UserError(f"{len(failed)} channel groups fail the self-check ({lines}); lock them with keep=")
     return groups.with_attributes(checker.groups.attributes).with_locks(failed)
 
 
+class Failed(RuntimeError):
+    """Something fails in a trial."""
+
+
 class Checker(Comparer):
     """Finds the groups whose removal does not equal their masking, and which plain numbers follow the others."""
 
     def __init__(
-        self, model: nn.Module, groups: ChannelGroups, forward: Forward, choices: Sequence[Choice] = ()
+        self,
+        model: nn.Module,
+        groups: ChannelGroups,
+        forward: Forward,
+        choices: Sequence[Choice] = (),
+        trial: bool = False,
     ) -> None:
         super().__init__(model, groups, forward, choices)
+        self._trial = trial  # whether to raise `Failed` at the first failure
         self._tries = TRIES
         self._failing: dict[tuple[Make, str], str] = {}
         self._kinds = {path: type(module).__qualname__ for path, module in model.named_modules()}
+
+    def settle(self) -> dict[str, str]:
+        """All checks, in both modes: group name -> reason, for every group that must be locked."""
+        failed = self.failures(SHARE)
+        self.groups = self.groups.with_locks(failed)
+        self.leave_alone(SHARE)
+        while self.turn < TURNS and self.undecided():
+            failed.update(self.failures(SHARE))
+            self.groups = self.groups.with_locks(failed)
+        self.turn = 0
+        tied = {name for attribute in self.groups.attributes for name, _ in attribute.terms[1::2]}
+        if tied:  # numbers that follow several groups must do so where some of these stay whole, too
+            failed.update(self.failures(SHARE, whole=tied))
+            self.groups = self.groups.with_locks(failed)
+        self.train()
+        if not self.runs():
+            if self._trial:
+                raise Failed
+            self.train(False)
+        return {**failed, **self.failures(0.0)}
 
     def failures(self, *shares: float, whole: Collection[str] = ()) -> dict[str, str]:
         """Group name -> reason, for every group that must be locked; `shares` of the units are removed in turn.
@@ -102,6 +133,8 @@ class Checker(Comparer):
                 difference = self._wrong(plan) if stopped else self.compare(plan)
                 if difference is None:
                     break
+                if self._trial:
+                    raise Failed
                 failed.update(again := self._again(difference, left))
                 stopped = not difference.numeric and not again
                 if not again and not (stopped and self._runs_further(left, share, difference)):

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rlprune.channels.attributes import Choice, Reads, choices, watched_attributes
-from rlprune.channels.copying import duplicate, shaken
-from rlprune.channels.forward import Forward, tensors_in, training_paths
+from rlprune.channels.attributes import MODE, Choice, Reads, choices, watched_attributes
+from rlprune.channels.copying import duplicate, shaken_tensors
+from rlprune.channels.forward import Forward, Step, modeless, same_way, tensors_in, training_paths, working_copy
 from rlprune.channels.groups import ChannelGroups
 from rlprune.channels.lockstep import DIFFERS, Follow, Mismatch, Product, Record, ShapesOfGradients, close
 from rlprune.channels.plan import PruningPlan
@@ -70,10 +70,8 @@ class Comparer:
         forward: Forward,
         follow: Sequence[Choice] = (),
     ) -> None:
-        self.model = shaken(model)
         self.training = False
         self.forward = forward
-        self._sharpen()
         self.passes = 0
         self._reuse = Reuse()  # much of the masked network computes alike in training mode
         self.groups = groups
@@ -81,11 +79,13 @@ class Comparer:
         self.turn = 0
         able = [group for group in groups.prunable if group.max_removable]
         most = {g.name: self._units(g, max(self._counts(g, 0.0) + self._counts(g, SHARE))) for g in able}
-        self.model = masked_copy(self.model, groups, PruningPlan(most), share=True)
+        self.model = masked_copy(model, groups, PruningPlan(most), shaken_tensors(model)).eval()
+        self._sharpen()
         self.follow({choice: choice.first for choice in follow})
         self.forget()
         self._double: tuple[nn.Module, Forward] | None = None
         self._expected: dict[bool, tuple[list[Product], list[Tensor]]] = {}  # by mode, of the one that ran last
+        self._modeless = False  # whether the network computes the same in both modes
 
     def _sharpen(self) -> None:
         """Compare half precision models in single precision, where a difference shows."""
@@ -132,6 +132,11 @@ class Comparer:
         new = [c for c in choices(self.model, self.groups, self._read) if (c.module, c.name) not in known]
         self.follow({**self.chosen, **{choice: len(choice.options) for choice in new}})
         return True
+
+    def goes(self, path: Sequence[Step]) -> bool:
+        """Whether the full network runs what a trace did, in the same mode."""
+        self._full(self.model, self.forward)
+        return same_way(path, self._path)
 
     def plan(self, names: Sequence[str], share: float) -> PruningPlan:
         """A few units (share 0) or about a share of the units of each group, chosen by the group's name.
@@ -216,18 +221,22 @@ class Comparer:
     def _full(self, model: nn.Module, forward: Forward) -> tuple[list[Product], list[Tensor]]:
         """Products and outputs of the network at full size."""
         own = model is self.model
+        if own and self._modeless and self._expected:
+            self._expected = {self.training: next(iter(self._expected.values()))}
         if own and self.training in self._expected:
             return self._expected[self.training]
         self.passes += 1
-        full = removed_copy(model, self.groups, PruningPlan(), share=True)
+        full = working_copy(model)
         record = Record(full, self.groups, self._reuse)
         reads: Reads = {}
-        watched = watched_attributes(reads, set()) if self.training else nullcontext()
+        watched = watched_attributes(reads, set()) if own else nullcontext()
         with self._reuse.another_pass(), torch.no_grad(), watched:
             result = record.products, self._outputs(full, forward, record)
         if own:
             self._read = set(_named(reads, full))
+            self._modeless = modeless(full, {module for module, name in reads if name == MODE})
             self._expected = {self.training: result}
+            self._path = record.path
         return result
 
     def _outputs(self, model: nn.Module, forward: Forward, mode: TorchDispatchMode) -> list[Tensor]:
@@ -292,7 +301,7 @@ class Comparer:
         error = _backward(removed, outputs) if self.training else None
         if error is None:
             return None
-        whole = removed_copy(model, self.groups, PruningPlan(), share=True)
+        whole = working_copy(model)
         with torch.enable_grad():
             full = tensors_in(self.forward(whole)) if model is self.model else []
         if _backward(whole, full) is not None:
@@ -311,7 +320,7 @@ def _places(groups: ChannelGroups) -> dict[str, int]:
 def _named(reads: Reads, model: nn.Module) -> tuple[tuple[str, str], ...]:
     """The numbers that were read: paths of the model's modules, and names."""
     paths = {id(module): path for path, module in model.named_modules()} if reads else {}
-    return tuple((paths[module], name) for module, name in reads if module in paths)
+    return tuple((paths[module], name) for module, name in reads if module in paths and name != MODE)
 
 
 def _backward(model: nn.Module, outputs: list[Tensor]) -> str | None:

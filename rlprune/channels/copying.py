@@ -105,27 +105,30 @@ def duplicate(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module
             if isinstance(module, fx.GraphModule):
                 _copy_graph_module(module, memo)
         for module in reversed(plain):  # parts before the whole
-            state = module.__getstate__()  # type: ignore[no-untyped-call]
-            memo[id(module)].__setstate__({name: _copied(value, memo) for name, value in state.items()})
+            memo[id(module)].__setstate__(_each_copied(vars(module), memo))
         copied: nn.Module = copy.deepcopy(model, memo)
     except (RuntimeError, TypeError) as error:
         text = " ".join(str(error).split())[:160]
         raise UserError(f"the model cannot be deep-copied ({text}); keep no graph tensors or handles in it") from error
     for before, after in zip(modules, modules_in(copied).values(), strict=False):
-        after.training = before.training
+        if after.training != before.training:
+            after.training = before.training
         tables: tuple[Any, ...] = (vars(after), after._forward_hooks, after._forward_pre_hooks, after._backward_hooks)
         for table in tables:
             for key, value in table.items():
                 kind = type(value)
-                if kind in _BOUND or (kind in _CONTAINERS and any(type(part) in _BOUND for part in _parts(value))):
+                if kind in _BOUND or (
+                    kind in _CONTAINERS and value and not _BOUND.isdisjoint(map(type, _parts(value)))
+                ):
                     table[key] = _bound_anew(value, memo)
     return copied
 
 
-_ATOMS = (type(None), bool, int, float, str)
-_TABLES = (dict, OrderedDict, set)
-_CONTAINERS = (list, tuple, dict)
-_BOUND = (types.FunctionType, functools.partial, weakref.ref, weakref.WeakMethod)
+_ATOMS = frozenset((type(None), bool, int, float, str))
+_TABLES = frozenset((dict, OrderedDict, set))
+_CONTAINERS = frozenset((list, tuple, dict))
+_BOUND = frozenset((types.FunctionType, functools.partial, weakref.ref, weakref.WeakMethod))
+_AS_THEY_ARE = _ATOMS | _BOUND  # functions and references are bound to the copy later
 
 
 def _by_state(kind: type) -> bool:
@@ -140,21 +143,49 @@ _PROTOCOL = ("__new__", "__deepcopy__", "__reduce_ex__", "__reduce__", "__getsta
 
 
 def _copied(value: Any, memo: dict[int, Any]) -> Any:
-    """A deep copy of what a module holds: mostly numbers, empty hook tables, tensors and other modules."""
+    """A deep copy of what a module holds and `memo` does not."""
     kind = type(value)
-    if kind in _ATOMS or kind in _BOUND:  # functions and references are bound to the copy later
-        return value
-    if id(value) in memo:
-        return memo[id(value)]
-    if kind in _TABLES and not value:
-        memo[id(value)] = kind()  # which others may share
-        return memo[id(value)]
-    if kind is not dict or not all(type(key) is str for key in value):
-        return copy.deepcopy(value, memo)
-    copied = memo[id(value)] = {}
-    for key, part in value.items():
-        copied[key] = _copied(part, memo)
+    if kind is tuple and _ATOMS.issuperset(map(type, value)):
+        copied = value
+    elif kind is Tensor and _is_plain(value, memo):
+        copied = memo[id(value)] = value.clone()
+        memo["torch"][value.untyped_storage()._cdata] = copied.untyped_storage()  # type: ignore[index]  # as deepcopy does
+    elif kind is dict and all(type(key) is str for key in value):
+        copied = _each_copied(value, memo)
+    else:
+        copied = copy.deepcopy(value, memo)
     return copied
+
+
+def _each_copied(table: dict[str, Any], memo: dict[int, Any]) -> dict[str, Any]:
+    """The same names with copies of what they stand for: mostly numbers, empty hook tables, tensors, other modules."""
+    copied = memo[id(table)] = {}
+    for name, value in table.items():
+        kind = type(value)
+        if kind in _AS_THEY_ARE:
+            copied[name] = value
+        elif id(value) in memo:
+            copied[name] = memo[id(value)]
+        elif kind in _TABLES and not value:
+            copied[name] = memo[id(value)] = kind()  # which others may share
+        else:
+            copied[name] = _copied(value, memo)
+    return copied
+
+
+def _is_plain(tensor: Tensor, memo: dict[int, Any]) -> bool:
+    """Whether a tensor is numbers in memory that was not copied yet, and nothing else."""
+    storages = memo.setdefault("torch", {})  # type: ignore[call-overload]
+    return (
+        not tensor.requires_grad
+        and tensor.layout is torch.strided
+        and tensor.device.type in ("cpu", "cuda")
+        and tensor.is_contiguous()
+        and (storage := tensor.untyped_storage()).nbytes() == tensor.nbytes
+        and storage._cdata not in storages
+        and not (tensor.__dict__ or tensor.is_quantized or tensor.is_conj() or tensor.is_neg())
+        and tensor.grad is None
+    )
 
 
 def _copy_graph_module(module: fx.GraphModule, memo: dict[int, Any]) -> None:
@@ -239,22 +270,34 @@ def shaken(model: nn.Module) -> nn.Module:
 
     Weights are shared with the model; vectors and all-zero parameters are changed in the copy.
     """
-    memo: dict[int, Any] = {id(p): p for p in model.parameters() if p.ndim > 1 and bool(p.any())}
-    copied = duplicate(model, memo).eval()
+    return duplicate(model, shaken_tensors(model)).eval()
+
+
+def shaken_tensors(model: nn.Module) -> dict[int, Any]:
+    """What makes a copy of a model a shaken one: deepcopy's memo, in which its parameters and statistics are."""
+    memo: dict[int, Any] = {}
     generator = torch_generator(0, "check", "statistics")
-    shared = {id(p) for p in model.parameters()}
     with torch.no_grad():
-        for name, tensor in [*copied.named_parameters(), *copied.named_buffers()]:
-            leaf = name.rpartition(".")[2]
-            if id(tensor) in shared or not tensor.is_floating_point() or tensor.numel() == 0:
+        for name, tensor in tensors_of(modules_in(model)).items():
+            leaf, parameter = name.rpartition(".")[2], isinstance(tensor, nn.Parameter)
+            if parameter and tensor.ndim > 1 and _any(tensor):
+                memo[id(tensor)] = tensor
                 continue
-            if not isinstance(tensor, nn.Parameter) and leaf not in ("weight", "bias", "running_mean", "running_var"):
+            if not tensor.is_floating_point() or tensor.numel() == 0:
                 continue
+            if not parameter and leaf not in ("weight", "bias", "running_mean", "running_var"):
+                continue
+            copied = _copied(tensor, memo)
             noise = torch.rand(tensor.shape, generator=generator).to(tensor)
             if leaf == "running_var":
-                tensor.mul_(0.5 + noise)
+                copied.mul_(0.5 + noise)
             elif float(tensor.abs().max()) < 0.02:  # also what starts next to zero, as a layer's scale does
-                tensor.add_((noise - 0.5) * 0.2)
+                copied.add_((noise - 0.5) * 0.2)
             else:
-                tensor.mul_(0.75 + 0.5 * noise)
-    return copied
+                copied.mul_(0.75 + 0.5 * noise)
+    return memo
+
+
+def _any(tensor: Tensor) -> bool:
+    """Whether a tensor is not all zeros; mostly its first row tells."""
+    return bool(tensor[:1].any()) or bool(tensor.any())

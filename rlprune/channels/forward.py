@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_mod
 from rlprune.channels.copying import duplicate
 from rlprune.errors import guarding
 
+LARGE = 192  # pixels of an image's sides, of which fewer show as much
 _RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 
 
@@ -108,12 +109,25 @@ def named_tensors(model: nn.Module) -> dict[str, Tensor]:
     return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
+_EVALUATING = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
+
+
 def training_paths(model: nn.Module) -> None:
     """Switch to training mode, but for the layers whose training mode is random or needs large batches."""
     model.train()
     for module in model.modules():
-        if isinstance(module, (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)):
+        if isinstance(module, _EVALUATING):
             module.eval()
+
+
+def modeless(model: nn.Module, asked: Container[int]) -> bool:
+    """Whether `training_paths` changes nothing: of a pass that read the modes of the modules `asked` (their ids)."""
+    return not any(
+        type(module).train is not nn.Module.train
+        or "train" in vars(module)
+        or (id(module) in asked and not isinstance(module, _EVALUATING))
+        for module in model.modules()
+    )
 
 
 def working_copy(model: nn.Module, share: bool = True) -> nn.Module:
@@ -144,6 +158,16 @@ class Forward:
         """The same inputs in double precision."""
         return self.in_precision(torch.float64)
 
+    def smaller(self) -> Forward | None:
+        """Images of about half the size, of which 32 pixels are a part; None if the inputs are other than large images."""
+        tensors = tensors_in((self.args, dict(self.kwargs)))
+        images = [t for t in tensors if t.ndim == 4 and t.is_floating_point() and min(t.shape[2:]) >= LARGE]
+        if not images or len(images) < len(tensors):
+            return None
+        return Forward(
+            *self._copied(lambda t: nn.functional.interpolate(t, [size // 64 * 32 for size in t.shape[2:]])), self.outputs
+        )
+
     def _copied(self, change: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> tuple[Any, Any]:
         """Inputs with no tensor of the caller's in them; what inference mode made becomes an ordinary tensor."""
         inputs = (self.args, dict(self.kwargs))
@@ -162,6 +186,28 @@ class Forward:
     def picked(self, result: Any) -> list[Tensor]:
         """The tensors among the model's outputs that count."""
         return tensors_in(result if self.outputs is None else self.outputs(result))
+
+
+Step = tuple[Any, torch.Size | None]  # an operator, and the shape of its result if that is one tensor
+
+
+def step(operator: Any, result: Any) -> Step:
+    """What a pass did, as `same_way` compares it."""
+    return operator, result.shape if isinstance(result, Tensor) else None
+
+
+def same_way(large: Sequence[Step], small: Sequence[Step]) -> bool:
+    """Whether two passes ran the same operators, on tensors that vary along the same axes, if less in the second."""
+    return len(large) == len(small) and all(
+        a is b and (p is q or (p is not None and q is not None and _same_axes(p, q)))
+        for (a, p), (b, q) in zip(large, small, strict=True)
+    )
+
+
+def _same_axes(large: torch.Size, small: torch.Size) -> bool:
+    return large == small or (
+        len(large) == len(small) and all(m == n or n > m > 1 for n, m in zip(large, small, strict=True))
+    )
 
 
 def warn_uncounted(operators: Iterable[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -75,12 +76,15 @@ def mask_channels(model: nn.Module, groups: ChannelGroups, plan: PruningPlan) ->
     return masked_copy(model, groups, plan)
 
 
-def masked_copy(model: nn.Module, groups: ChannelGroups, plan: PruningPlan, share: bool = False) -> nn.Module:
-    """What `mask_channels` does; with `share`, parameters that stay as they are are not copied."""
+def masked_copy(
+    model: nn.Module, groups: ChannelGroups, plan: PruningPlan, given: Mapping[int, Any] = MappingProxyType({})
+) -> nn.Module:
+    """What `mask_channels` does; `given` is deepcopy's memo: what parameters and buffers are in the copy, unmasked."""
     plan.validate(groups)
     model = unwrapped(model)
     tensors = _tensors(modules_in(model), groups)
-    memo = _shared(tensors) if share else {}
+    memo = dict(given)
+    own = {id(t) for t in tensors.values() if memo.get(id(t), t) is not t}
     with torch.inference_mode(False), torch.no_grad():
         for name, units in plan.removed.items():
             for slot in groups[name].slots:
@@ -88,14 +92,13 @@ def masked_copy(model: nn.Module, groups: ChannelGroups, plan: PruningPlan, shar
                 if slot.role not in ("in", "out") and (slot.role != "norm" or leaf not in ("weight", "bias")):
                     continue
                 tensor = tensors[slot.tensor]
-                if memo.get(id(tensor), tensor) is tensor:
+                if id(tensor) not in own:
+                    own.add(id(tensor))
                     memo[id(tensor)] = _cut(tensor, []) if tensor.is_inference() else copy.deepcopy(tensor)
                 positions = torch.from_numpy(slot.index[list(units)].ravel()).to(tensor.device)
                 memo[id(tensor)].index_fill_(slot.dim, positions, 0)
     masked = _copied(model, memo, tensors)
-    _check_replaced(
-        modules_in(masked), {name: memo[id(t)] for name, t in tensors.items() if memo.get(id(t), t) is not t}
-    )
+    _check_replaced(modules_in(masked), {name: memo[id(t)] for name, t in tensors.items() if id(t) in own})
     return masked
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from rlprune.channels.computed import Locked, owner
+from rlprune.channels.forward import Step
 from rlprune.channels.labels import Bare, Book, Entry, Fixed, Labels, Part
 from rlprune.channels.units import IntArray
 
@@ -48,6 +49,7 @@ class Trace:
         self.approximate = approximate  # whether what only changes statistics is noted instead of locked
         self.head_counts: set[int] = set()  # numbers of attention heads, as the model's attributes say
         self.reads: set[tuple[str, str]] = set()  # (module path, attribute) of the plain numbers that the model reads
+        self.path: list[Step] = []  # what ran, but for a pass in training mode
         self.filtered: list[tuple[IntArray, int]] = []  # labels that meet a fixed filter, MACs of each
         self.uncounted: set[str] = set()  # operators that take weights and whose MACs are unknown
         self.private = private  # whether the parameters are copies that the forward pass may write to

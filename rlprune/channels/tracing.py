@@ -26,6 +26,7 @@ from rlprune.channels.forward import (
     named_tensors,
     plainly,
     running,
+    step,
     tensors_in,
     training_paths,
     warn_uncounted,
@@ -68,6 +69,8 @@ class _Tracer(OperatorMode):
             if name is not None:
                 raise ParameterWritten(name)
         out = self._reuse(func, args, kwargs)
+        if self.trace.counting:
+            self.trace.path.append(step(func, out))
         apply(self.trace, func, args, kwargs, out)
         return out
 
@@ -255,7 +258,9 @@ def trace_channels(
         if check != "off":
             if trace.private:
                 model = working_copy(model, share=False)
-            groups = check_groups(model, groups, forward, strict=check == "strict", choices=follow)
+            alone = trace.reads.isdisjoint((choice.module, choice.name) for choice in follow)
+            path = trace.path if alone else ()
+            groups = check_groups(model, groups, forward, strict=check == "strict", choices=follow, path=path)
         else:
             groups = groups.with_attributes(a for choice in follow if (a := choice.attribute(choice.first)) is not None)
     warn_uncounted(groups.uncounted)
