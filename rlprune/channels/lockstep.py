@@ -10,7 +10,7 @@ for the weight is cut alike; then the product is not computed. All others are, a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -284,17 +284,21 @@ class Follow(_Watch):  # type: ignore[no-untyped-call]
 
 
 class ShapesOfGradients(OperatorMode):  # type: ignore[no-untyped-call]
-    """Gradients through products are zeros: whether a network gives gradients is a question of shapes."""
+    """Gradients through products are zeros, one for all places: whether a network gives any is a question of shapes."""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if func is torch.ops.aten.convolution_backward.default:
             wanted = (args[1], args[2], args[0].new_empty(args[0].shape[1:2]))
-            return tuple(torch.zeros_like(t) if want else None for t, want in zip(wanted, args[-1], strict=True))
+            return tuple(_zeros(t, t.shape) if want else None for t, want in zip(wanted, args[-1], strict=True))
         if func is torch.ops.aten.mm.default and args[0].shape[1] == args[1].shape[0]:
-            return args[0].new_zeros(args[0].shape[0], args[1].shape[1])
+            return _zeros(args[0], (args[0].shape[0], args[1].shape[1]))
         return func(*args, **(kwargs or {}))
+
+
+def _zeros(like: Tensor, shape: Sequence[int]) -> Tensor:
+    return like.new_zeros([1] * len(shape)).expand(shape)
 
 
 def _rows_of(tensor: Tensor, axis: int, keep: IntArray) -> Tensor:

@@ -19,6 +19,7 @@ from rlprune.errors import UserError
 
 Changes = dict[str, dict[str, int | dict[int, int]]]  # see `ChannelGroups.attributes_after`
 Modules = dict[str, nn.Module]  # by path, as `modules_in` gives them
+PART = 2**20  # numbers that are cut at a time
 CHANGED = "_changed_by_pruning"  # attribute of a pruned network: module path -> names of the attributes that changed
 
 
@@ -52,9 +53,10 @@ def removed_copy(model: nn.Module, groups: ChannelGroups, plan: PruningPlan, sha
     tensors = _tensors(modules, groups)
     memo = _shared(tensors) if share else {}
     resized: dict[int, str] = {}
-    for name, cut in cuts.items():
-        memo[id(tensors[name])] = _cut(tensors[name], cut)
-        resized[id(tensors[name])] = name
+    with torch.inference_mode(False), torch.no_grad():
+        for name, cut in cuts.items():
+            memo[id(tensors[name])] = _cut(tensors[name], cut)
+            resized[id(tensors[name])] = name
     pruned = _copied(model, memo, tensors)
     smaller = modules_in(pruned)
     _check_replaced(smaller, {name: memo[id(tensors[name])] for name in cuts})
@@ -134,21 +136,37 @@ def _shared(tensors: Mapping[str, Tensor]) -> dict[int, Any]:
 
 def _copied(model: nn.Module, memo: dict[int, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
     with torch.inference_mode(False):  # else the copy could not be trained
-        for tensor in tensors.values():
-            if tensor.is_inference() and id(tensor) not in memo:
-                memo[id(tensor)] = _cut(tensor, [])
+        with torch.no_grad():
+            for tensor in tensors.values():
+                if tensor.is_inference() and id(tensor) not in memo:
+                    memo[id(tensor)] = _cut(tensor, [])
         return duplicate(model, memo)
 
 
 def _cut(tensor: Tensor, cuts: list[tuple[int, IntArray]]) -> Tensor:
-    with torch.inference_mode(False), torch.no_grad():
-        smaller = tensor.detach().clone() if tensor.is_inference() else tensor.detach()
-        for dim, keep in sorted(cuts, key=lambda cut: len(cut[1]) / tensor.shape[cut[0]]):
-            smaller = smaller.index_select(dim, torch.from_numpy(keep).to(tensor.device))
-        smaller = smaller.contiguous(memory_format=memory_format(tensor))
+    smaller = tensor.clone() if tensor.is_inference() else tensor.detach()
+    indices = [(dim, torch.from_numpy(keep).to(tensor.device)) for dim, keep in cuts]
+    if len(indices) == 2 and tensor.numel() > PART:
+        smaller = _selected(smaller, *sorted(indices, key=lambda index: index[0]))
+    else:
+        for dim, keep in sorted(indices, key=lambda index: len(index[1]) / tensor.shape[index[0]]):
+            smaller = smaller.index_select(dim, keep)
+    smaller = smaller.contiguous(memory_format=memory_format(tensor))
     if isinstance(tensor, nn.Parameter):
         return nn.Parameter(smaller, requires_grad=tensor.requires_grad)
     return smaller
+
+
+def _selected(tensor: Tensor, first: tuple[int, Tensor], second: tuple[int, Tensor]) -> Tensor:
+    """Positions along two axes, without so large a tensor in between as those along one of them make."""
+    (axis, rows), (other, columns) = first, second
+    parts = rows.split(max(1, PART * tensor.shape[axis] // tensor.numel()))
+    shape = list(tensor.shape)
+    shape[axis], shape[other] = len(rows), len(columns)
+    result = tensor.new_empty(shape)
+    for part, into in zip(parts, result.split([len(part) for part in parts], axis), strict=True):
+        into.copy_(tensor.index_select(axis, part).index_select(other, columns))
+    return result
 
 
 def memory_format(tensor: Tensor) -> torch.memory_format:

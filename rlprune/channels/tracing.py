@@ -38,7 +38,7 @@ from rlprune.channels.reuse import Reuse, Reusing
 from rlprune.channels.rules.table import apply
 from rlprune.channels.trace import ParameterWritten, Trace
 from rlprune.errors import UserError
-from rlprune.heap import collecting_anew
+from rlprune.heap import collecting_anew, keeping_activations
 
 _BOUND = (
     "the model's copy runs on the original's {name!r}: `forward` or a hook of the object is bound to it; "
@@ -251,7 +251,7 @@ def trace_channels(
         raise UserError(f"check is {check!r}; it must be one of {', '.join(CHECKS)}")
     model = unwrapped(model)
     forward = Forward(example_inputs, dict(kwargs or {}), outputs)
-    with plainly(model), running("traced"), collecting_anew():
+    with plainly(model), running("traced"), collecting_anew(), keeping_activations():
         trace = run_trace(model, forward, approximate)
         groups = assemble(trace, model).with_minimum(min_channels, round_to).lock(keep)
         follow = choices(model, groups, trace.reads)
