@@ -64,17 +64,31 @@ def _same_make(
     if not len(root):
         return []
     starts = np.flatnonzero(np.r_[True, root[1:] != root[:-1]])
-    ends = np.r_[starts[1:], len(root)]
-    alike: dict[tuple[bytes, int, int], list[int]] = defaultdict(list)
-    for a, b in zip(starts.tolist(), ends.tolist(), strict=True):
-        unit = int(root[a])
-        alike[site[a:b].tobytes(), locked.get(unit, 0), filters.get(unit, 0)].append(a)
+    units, counts = root[starts], np.diff(np.r_[starts, len(root)])
+    facts = np.stack([_by_unit(units, locked), _by_unit(units, filters)], axis=1)
     result = []
-    for (signature, *_), first in alike.items():
-        members = np.frombuffer(signature, dtype=site.dtype)
-        rows = np.asarray(first, dtype=np.int64)
-        result.append((root[rows], members, position[rows[:, None] + np.arange(len(members))]))
-    return result
+    for count in np.unique(counts):
+        rows = np.flatnonzero(counts == count)
+        members = starts[rows][:, None] + np.arange(count)
+        make = np.concatenate([site[members], facts[rows]], axis=1)
+        begins = np.flatnonzero(np.r_[True, (make[1:] != make[:-1]).any(1)])  # units of one make are mostly neighbours
+        alike: dict[bytes, list[IntArray]] = defaultdict(list)
+        for begin, end in zip(begins, [*begins[1:], len(rows)], strict=True):
+            alike[make[begin].tobytes()].append(np.arange(begin, end))
+        for parts in alike.values():
+            same = np.concatenate(parts)
+            result.append((rows[same[0]], (units[rows[same]], site[members[same[0]]], position[members[same]])))
+    return [found for _, found in sorted(result, key=lambda entry: entry[0])]
+
+
+def _by_unit(units: IntArray, table: dict[int, int]) -> IntArray:
+    """What a table says of ascending units; 0 where it says nothing."""
+    found = np.zeros(len(units), dtype=np.int64)
+    keys = np.fromiter(table, dtype=np.int64, count=len(table))
+    places = np.searchsorted(units, keys).clip(max=len(units) - 1)
+    hit = units[places] == keys
+    found[places[hit]] = np.fromiter(table.values(), dtype=np.int64, count=len(table))[hit]
+    return found
 
 
 def _layers(trace: Trace) -> tuple[dict[str, Layer], int, dict[str, str]]:
@@ -154,7 +168,7 @@ def _draft(
     if not producers:
         return None
     through = [p for p in producers if p.groups_follow_channels]
-    words = set().union(*(marks.get(unit, ()) for unit in units.tolist()))
+    words = set().union(*(marks[unit] for unit in marks.keys() & set(units.tolist())))
     kinds = words & set(KINDS)
     if through:
         kinds.add("depthwise")

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from rlprune.channels.copying import modules_in
 from rlprune.channels.groups import ChannelGroups
 from rlprune.channels.units import Attribute
 
@@ -43,7 +44,7 @@ MODE = "training"
 
 @contextmanager
 def watched_attributes(reads: Reads, head_counts: set[int]) -> Iterator[None]:
-    """Note which plain numbers of modules are read, and modes; those called like numbers of attention heads apart, too."""
+    """Note which plain numbers and modes of modules are read; what is called like a number of heads apart, too."""
 
     def read(module: nn.Module, name: str) -> Any:
         value = object.__getattribute__(module, name)
@@ -127,7 +128,7 @@ def choices(model: nn.Module, groups: ChannelGroups, reads: set[tuple[str, str]]
     names: dict[str, set[str]] = defaultdict(set)
     for path, name in reads:
         names[path].add(name)
-    for path, module in model.named_modules():
+    for path, module in modules_in(model).items():
         settings = _settings(module)
         tensors = () if path in cut else (*module._parameters.values(), *module._buffers.values())
         if settings is None and any(tensor is not None for tensor in tensors):
@@ -235,9 +236,10 @@ def _nearest(
     scope = path
     while True:
         options = _options(scopes.get(scope, []), path, name, value, used)
-        stays = scope == path and any(value in t.shape for t in (*module.parameters(), *module.buffers()))
-        if options or not scope or not used or stays:
+        if options or not scope or not used:
             return options, scope != path
+        if scope == path and any(value in t.shape for t in (*module.parameters(), *module.buffers())):
+            return options, False
         scope = scope.rpartition(".")[0]
 
 

@@ -1,9 +1,9 @@
 """The self-check: a removed network must compute what the masked one computes, or the group is locked.
 
 About a third of every unlocked group is removed at once in evaluation mode, and a few units of every group in training
-mode, where the smaller network must also give gradients. Four forward passes when all is well, much of them known; see
-`lockstep` for how the two networks are compared. A group that fails is first tried with other plain numbers of the
-model following it (see `attributes`), and locked if none of them helps.
+mode, where the smaller network must also give gradients. Four forward passes when all is well, much of them known, or
+three where the modes change nothing; see `lockstep` for how the two networks are compared. A group that fails is first
+tried with other plain numbers of the model following it (see `attributes`), and locked if none of them helps.
 
 Approximate groups are held to running and training, and to outputs of the same shapes.
 """
@@ -13,7 +13,6 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 
@@ -22,7 +21,7 @@ from torch import nn
 from rlprune.channels.attributes import Choice, kept_inside
 from rlprune.channels.comparing import SHARE, Comparer, Difference, around
 from rlprune.channels.copying import shaken
-from rlprune.channels.forward import Forward, Step
+from rlprune.channels.forward import Forward
 from rlprune.channels.groups import ChannelGroups
 from rlprune.channels.lockstep import DIFFERS
 from rlprune.channels.plan import PruningPlan
@@ -39,12 +38,7 @@ TURNS = 3  # further checks for numbers that might follow one of several groups 
 
 
 def check_groups(
-    model: nn.Module,
-    groups: ChannelGroups,
-    forward: Forward,
-    strict: bool = False,
-    choices: Sequence[Choice] = (),
-    path: Sequence[Step] = (),
+    model: nn.Module, groups: ChannelGroups, forward: Forward, strict: bool = False, choices: Sequence[Choice] = ()
 ) -> ChannelGroups:
     """The groups with every one locked whose removal would not equal its masking on the example inputs.
 
@@ -54,19 +48,10 @@ def check_groups(
         forward: the example inputs.
         strict: raise instead of locking.
         choices: plain numbers of the model's modules that may follow.
-        path: what the model ran when it was traced, if no number among `choices` was read then. Smaller inputs on
-            which it runs the same are enough where nothing fails.
 
     Raises:
         UserError: in strict mode, listing the groups that fail and why.
     """
-    fewer = forward.smaller() if path else None
-    if fewer is not None:
-        with suppress(Exception):  # what fails, or runs on no others, is told by the example inputs
-            trial = Checker(model, groups, fewer, choices, trial=True)
-            if trial.goes(path):
-                trial.settle()
-                return groups.with_attributes(trial.groups.attributes)
     checker = Checker(model, groups, forward, choices)
     failed = checker.settle()
     if failed and strict:
@@ -75,23 +60,13 @@ def check_groups(
     return groups.with_attributes(checker.groups.attributes).with_locks(failed)
 
 
-class Failed(RuntimeError):
-    """Something fails in a trial."""
-
-
 class Checker(Comparer):
     """Finds the groups whose removal does not equal their masking, and which plain numbers follow the others."""
 
     def __init__(
-        self,
-        model: nn.Module,
-        groups: ChannelGroups,
-        forward: Forward,
-        choices: Sequence[Choice] = (),
-        trial: bool = False,
+        self, model: nn.Module, groups: ChannelGroups, forward: Forward, choices: Sequence[Choice] = ()
     ) -> None:
         super().__init__(model, groups, forward, choices)
-        self._trial = trial  # whether to raise `Failed` at the first failure
         self._tries = TRIES
         self._failing: dict[tuple[Make, str], str] = {}
         self._kinds = {path: type(module).__qualname__ for path, module in model.named_modules()}
@@ -110,9 +85,9 @@ class Checker(Comparer):
             failed.update(self.failures(SHARE, whole=tied))
             self.groups = self.groups.with_locks(failed)
         self.train()
-        if not self.runs():
-            if self._trial:
-                raise Failed
+        if self.runs():
+            self.follow_more()
+        else:
             self.train(False)
         return {**failed, **self.failures(0.0)}
 
@@ -133,8 +108,6 @@ class Checker(Comparer):
                 difference = self._wrong(plan) if stopped else self.compare(plan)
                 if difference is None:
                     break
-                if self._trial:
-                    raise Failed
                 failed.update(again := self._again(difference, left))
                 stopped = not difference.numeric and not again
                 if not again and not (stopped and self._runs_further(left, share, difference)):

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rlprune.channels.attributes import MODE, Choice, Reads, choices, watched_attributes
-from rlprune.channels.copying import duplicate, shaken_tensors
-from rlprune.channels.forward import Forward, Step, modeless, same_way, tensors_in, training_paths, working_copy
+from rlprune.channels.copying import duplicate, modules_in, shaken_tensors
+from rlprune.channels.forward import Forward, Step, modeless, tensors_in, training_paths, working_copy
 from rlprune.channels.groups import ChannelGroups
 from rlprune.channels.lockstep import DIFFERS, Follow, Mismatch, Product, Record, ShapesOfGradients, close
 from rlprune.channels.plan import PruningPlan
@@ -76,6 +76,7 @@ class Comparer:
         self._reuse = Reuse()  # much of the masked network computes alike in training mode
         self.groups = groups
         self._places = _places(groups)
+        self._orders: dict[str, list[int]] = {}
         self.turn = 0
         able = [group for group in groups.prunable if group.max_removable]
         most = {g.name: self._units(g, max(self._counts(g, 0.0) + self._counts(g, SHARE))) for g in able}
@@ -85,6 +86,7 @@ class Comparer:
         self.forget()
         self._double: tuple[nn.Module, Forward] | None = None
         self._expected: dict[bool, tuple[list[Product], list[Tensor]]] = {}  # by mode, of the one that ran last
+        self.path: list[Step] = []  # what it ran
         self._modeless = False  # whether the network computes the same in both modes
 
     def _sharpen(self) -> None:
@@ -120,23 +122,18 @@ class Comparer:
             self.model.eval()
 
     def runs(self) -> bool:
-        """Whether the full network runs in this mode; many cannot train on bare example inputs.
-
-        Numbers that only this mode reads may follow, too; until they are tried they stay.
-        """
+        """Whether the full network runs in this mode; many cannot train on bare example inputs."""
         try:
             self._full(self.model, self.forward)
         except Exception:
             return False
+        return True
+
+    def follow_more(self) -> None:
+        """Numbers that only the mode that ran last reads may follow, too; until they are tried they stay."""
         known = {(choice.module, choice.name) for choice in self.chosen}
         new = [c for c in choices(self.model, self.groups, self._read) if (c.module, c.name) not in known]
         self.follow({**self.chosen, **{choice: len(choice.options) for choice in new}})
-        return True
-
-    def goes(self, path: Sequence[Step]) -> bool:
-        """Whether the full network runs what a trace did, in the same mode."""
-        self._full(self.model, self.forward)
-        return same_way(path, self._path)
 
     def plan(self, names: Sequence[str], share: float) -> PruningPlan:
         """A few units (share 0) or about a share of the units of each group, chosen by the group's name.
@@ -148,11 +145,11 @@ class Comparer:
         groups = [self.groups[name] for name in names]
         return PruningPlan({group.name: self._units(group, self._count(group, share)) for group in groups})
 
-    @staticmethod
-    def _units(group: ChannelGroup, count: int) -> list[int]:
+    def _units(self, group: ChannelGroup, count: int) -> list[int]:
         """So many units of a group; fewer are among them."""
-        chosen: list[int] = numpy_generator(0, "check", group.name).permutation(group.size)[:count].tolist()
-        return chosen
+        if group.name not in self._orders:
+            self._orders[group.name] = numpy_generator(0, "check", group.name).permutation(group.size).tolist()
+        return self._orders[group.name][:count]
 
     @staticmethod
     def _counts(group: ChannelGroup, share: float) -> list[int]:
@@ -165,7 +162,8 @@ class Comparer:
         """How many units of a group go."""
         place, counts = self._places[group.name], self._counts(group, share)
         if share:
-            return counts[place // len(counts) ** self.turn % len(counts)]
+            rounds: int = len(counts) ** self.turn
+            return counts[place // rounds % len(counts)]
         counts = [count for count in counts if count != self._count(group, SHARE)] or counts
         return counts[(place + place // len(counts)) % len(counts)]
 
@@ -236,7 +234,7 @@ class Comparer:
             self._read = set(_named(reads, full))
             self._modeless = modeless(full, {module for module, name in reads if name == MODE})
             self._expected = {self.training: result}
-            self._path = record.path
+            self.path = record.path
         return result
 
     def _outputs(self, model: nn.Module, forward: Forward, mode: TorchDispatchMode) -> list[Tensor]:
@@ -319,7 +317,7 @@ def _places(groups: ChannelGroups) -> dict[str, int]:
 
 def _named(reads: Reads, model: nn.Module) -> tuple[tuple[str, str], ...]:
     """The numbers that were read: paths of the model's modules, and names."""
-    paths = {id(module): path for path, module in model.named_modules()} if reads else {}
+    paths = {id(module): path for path, module in modules_in(model).items()} if reads else {}
     return tuple((paths[module], name) for module, name in reads if module in paths and name != MODE)
 
 

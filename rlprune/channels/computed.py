@@ -7,12 +7,14 @@ writes stays, too. Element-wise functions of parameters (a pruning mask) are no 
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+_COMMON = frozenset((type(None), bool, int, float, str, tuple, list, dict, OrderedDict, set))  # in most modules
 NEVER = "it never ran in the traced call, {}: is it unused, or in a branch that these inputs do not take?"
 
 
@@ -54,7 +56,7 @@ def makers(model: nn.Module) -> dict[str, tuple[str, str]]:
 
 def graph_tensors(modules: Iterable[nn.Module]) -> dict[int, Tensor]:
     """A `deepcopy` memo for modules whose hooks left computed weights with a graph behind, which torch cannot copy."""
-    values = [value for module in modules for value in vars(module).values()]
+    values = [value for module in modules for value in vars(module).values() if type(value) not in _COMMON]
     return {id(t): t.detach().clone() for t in values if isinstance(t, Tensor) and not t.is_leaf}
 
 

@@ -110,7 +110,8 @@ def duplicate(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module
     except (RuntimeError, TypeError) as error:
         text = " ".join(str(error).split())[:160]
         raise UserError(f"the model cannot be deep-copied ({text}); keep no graph tensors or handles in it") from error
-    for before, after in zip(modules, modules_in(copied).values(), strict=False):
+    own = [memo[id(m)] for m in modules] if len(plain) == len(modules) else modules_in(copied).values()
+    for before, after in zip(modules, own, strict=False):
         if after.training != before.training:
             after.training = before.training
         tables: tuple[Any, ...] = (vars(after), after._forward_hooks, after._forward_pre_hooks, after._backward_hooks)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import sys
 import warnings
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
@@ -15,10 +15,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
-from rlprune.channels.copying import duplicate
+from rlprune.channels.copying import duplicate, modules_in, tensors_of
 from rlprune.errors import guarding
 
-LARGE = 192  # pixels of an image's sides, of which fewer show as much
 _RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 
 
@@ -132,8 +131,10 @@ def modeless(model: nn.Module, asked: Container[int]) -> bool:
 
 def working_copy(model: nn.Module, share: bool = True) -> nn.Module:
     """A copy of the modules that may share the parameters' memory, so that a run cannot change the caller's object."""
-    shared = {id(p): nn.Parameter(p.detach(), p.requires_grad) for p in model.parameters()} if share else {}
-    return duplicate(model, shared)
+    own = tensors_of(modules_in(model)).values() if share else ()
+    return duplicate(
+        model, {id(p): nn.Parameter(p.detach(), p.requires_grad) for p in own if isinstance(p, nn.Parameter)}
+    )
 
 
 @dataclass
@@ -150,23 +151,17 @@ class Forward:
     kwargs: Mapping[str, Any] = field(default_factory=dict)
     outputs: Callable[[Any], Any] | None = None
 
+    def changed(self, change: Callable[[Tensor], Tensor]) -> Forward:
+        """The same inputs with other tensors."""
+        return Forward(*self._copied(change), self.outputs)
+
     def in_precision(self, dtype: torch.dtype) -> Forward:
         """The same inputs with other floating point numbers."""
-        return Forward(*self._copied(lambda t: t.to(dtype) if t.is_floating_point() else t), self.outputs)
+        return self.changed(lambda t: t.to(dtype) if t.is_floating_point() else t)
 
     def double(self) -> Forward:
         """The same inputs in double precision."""
         return self.in_precision(torch.float64)
-
-    def smaller(self) -> Forward | None:
-        """Images of about half the size, of which 32 pixels are a part; None if the inputs are other than large images."""
-        tensors = tensors_in((self.args, dict(self.kwargs)))
-        images = [t for t in tensors if t.ndim == 4 and t.is_floating_point() and min(t.shape[2:]) >= LARGE]
-        if not images or len(images) < len(tensors):
-            return None
-        return Forward(
-            *self._copied(lambda t: nn.functional.interpolate(t, [size // 64 * 32 for size in t.shape[2:]])), self.outputs
-        )
 
     def _copied(self, change: Callable[[Tensor], Tensor] = lambda tensor: tensor) -> tuple[Any, Any]:
         """Inputs with no tensor of the caller's in them; what inference mode made becomes an ordinary tensor."""
@@ -192,22 +187,8 @@ Step = tuple[Any, torch.Size | None]  # an operator, and the shape of its result
 
 
 def step(operator: Any, result: Any) -> Step:
-    """What a pass did, as `same_way` compares it."""
+    """One step of a pass."""
     return operator, result.shape if isinstance(result, Tensor) else None
-
-
-def same_way(large: Sequence[Step], small: Sequence[Step]) -> bool:
-    """Whether two passes ran the same operators, on tensors that vary along the same axes, if less in the second."""
-    return len(large) == len(small) and all(
-        a is b and (p is q or (p is not None and q is not None and _same_axes(p, q)))
-        for (a, p), (b, q) in zip(large, small, strict=True)
-    )
-
-
-def _same_axes(large: torch.Size, small: torch.Size) -> bool:
-    return large == small or (
-        len(large) == len(small) and all(m == n or n > m > 1 for n, m in zip(large, small, strict=True))
-    )
 
 
 def warn_uncounted(operators: Iterable[str]) -> None:

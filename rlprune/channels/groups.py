@@ -168,10 +168,12 @@ class ChannelGroups(Sequence[ChannelGroup]):
     def _stays(self, plan: PruningPlan) -> dict[tuple[str, int], npt.NDArray[np.bool_]]:
         masks: dict[tuple[str, int], npt.NDArray[np.bool_]] = {}
         for name, units in plan.removed.items():
+            gone = np.asarray(units, dtype=np.int64)
             for slot in self[name].slots:
-                units_gone = slot.index[np.asarray(units, dtype=np.int64)]
-                size = self.shapes[slot.tensor][slot.dim]
-                masks.setdefault((slot.tensor, slot.dim), np.ones(size, dtype=bool))[units_gone] = False
+                key = slot.tensor, slot.dim
+                if key not in masks:
+                    masks[key] = np.ones(self.shapes[slot.tensor][slot.dim], dtype=bool)
+                masks[key][slot.index[gone]] = False
         return masks
 
     def after(self, plan: PruningPlan) -> ChannelGroups:

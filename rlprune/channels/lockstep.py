@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rlprune.channels.copying import modules_in, tensors_of
 from rlprune.channels.forward import OperatorMode, Step, step
 from rlprune.channels.groups import ChannelGroups
 from rlprune.channels.plan import PruningPlan
@@ -75,7 +76,8 @@ class _Watch(OperatorMode):
     def __init__(self, model: nn.Module, groups: ChannelGroups) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._by_weight = {layer.weight: layer for layer in groups.layers.values()}
-        self._parameters = dict(model.named_parameters())
+        tensors = tensors_of(modules_in(model))
+        self._parameters = {name: t for name, t in tensors.items() if isinstance(t, nn.Parameter)}
         self._names = {p.untyped_storage()._cdata: n for n, p in self._parameters.items()}
         self._written: set[str] = set()
         self._draws = 0

@@ -41,7 +41,7 @@ class PruningPlan:
             raise UserError(f"a plan of a {type(removed).__name__}; give a dict of lists of units by group name")
         for name, units in (removed or {}).items():
             try:
-                indices = tuple(sorted(operator.index(unit) for unit in units))
+                indices = tuple(sorted(map(operator.index, units)))
             except (TypeError, ValueError):
                 raise UserError(f"group {name!r}: {units!r} is not a list of integers") from None
             if indices:

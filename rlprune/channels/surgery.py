@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -41,7 +42,7 @@ def remove_channels(model: nn.Module, groups: ChannelGroups, plan: PruningPlan) 
 
 
 def removed_copy(model: nn.Module, groups: ChannelGroups, plan: PruningPlan, share: bool = False) -> nn.Module:
-    """What `remove_channels` does; with `share`, parameters that stay as they are are not copied."""
+    """What `remove_channels` does; with `share`, for a look, parameters that stay as they are are not copied."""
     if not isinstance(plan, PruningPlan):
         raise UserError(f"plan is a {type(plan).__name__}; give PruningPlan(...), of group names and channels")
     plan.validate(groups)
@@ -62,7 +63,8 @@ def removed_copy(model: nn.Module, groups: ChannelGroups, plan: PruningPlan, sha
     _check_replaced(smaller, {name: memo[id(tensors[name])] for name in cuts})
     _update_attributes(modules, smaller, resized, groups)
     set_numbers(pruned, groups.attributes_after(plan))
-    _note_changes(modules, smaller)
+    if not share:
+        _note_changes(modules, smaller)
     return pruned
 
 
@@ -89,6 +91,7 @@ def masked_copy(
     own = {id(t) for t in tensors.values() if memo.get(id(t), t) is not t}
     with torch.inference_mode(False), torch.no_grad():
         for name, units in plan.removed.items():
+            gone = np.asarray(units, dtype=np.int64)
             for slot in groups[name].slots:
                 leaf = slot.tensor.rpartition(".")[2]
                 if slot.role not in ("in", "out") and (slot.role != "norm" or leaf not in ("weight", "bias")):
@@ -97,7 +100,7 @@ def masked_copy(
                 if id(tensor) not in own:
                     own.add(id(tensor))
                     memo[id(tensor)] = _cut(tensor, []) if tensor.is_inference() else copy.deepcopy(tensor)
-                positions = torch.from_numpy(slot.index[list(units)].ravel()).to(tensor.device)
+                positions = torch.from_numpy(slot.index[gone].ravel()).to(tensor.device)
                 memo[id(tensor)].index_fill_(slot.dim, positions, 0)
     masked = _copied(model, memo, tensors)
     _check_replaced(modules_in(masked), {name: memo[id(t)] for name, t in tensors.items() if id(t) in own})
@@ -160,12 +163,12 @@ def _cut(tensor: Tensor, cuts: list[tuple[int, IntArray]]) -> Tensor:
 def _selected(tensor: Tensor, first: tuple[int, Tensor], second: tuple[int, Tensor]) -> Tensor:
     """Positions along two axes, without so large a tensor in between as those along one of them make."""
     (axis, rows), (other, columns) = first, second
-    parts = rows.split(max(1, PART * tensor.shape[axis] // tensor.numel()))
-    shape = list(tensor.shape)
+    shape, step = list(tensor.shape), max(1, PART * tensor.shape[axis] // tensor.numel())
     shape[axis], shape[other] = len(rows), len(columns)
     result = tensor.new_empty(shape)
-    for part, into in zip(parts, result.split([len(part) for part in parts], axis), strict=True):
-        into.copy_(tensor.index_select(axis, part).index_select(other, columns))
+    for begin in range(0, len(rows), step):
+        part = rows[begin : begin + step]
+        result.narrow(axis, begin, len(part)).copy_(tensor.index_select(axis, part).index_select(other, columns))
     return result
 
 
@@ -184,7 +187,7 @@ def _update_attributes(modules: Modules, pruned: Modules, resized: dict[int, str
     after: Any
     for before, after in zip(modules.values(), pruned.values(), strict=True):
         own = {**before._parameters, **before._buffers}
-        if parametrize.is_parametrized(before, "weight"):
+        if "parametrizations" in before._modules and parametrize.is_parametrized(before, "weight"):
             own["weight"] = getattr(before.parametrizations.weight, "original", None)  # type: ignore[union-attr]
         names = {key: resized[id(t)] for key, t in own.items() if t is not None and id(t) in resized}
         if not names:
@@ -228,8 +231,11 @@ def _note_changes(modules: Modules, pruned: Modules) -> None:
     changed = {path: set(names) for path, names in getattr(modules[""], CHANGED, {}).items()}
     for (path, before), after in zip(modules.items(), pruned.values(), strict=True):
         own, kind = vars(before), type(before)
-        old = {key: own[key] if key in own else getattr(kind, key, None) for key in vars(after)}
-        names = {key for key, new in vars(after).items() if _plain(new) and _plain(old[key]) and old[key] != new}
+        names = set()
+        for key, new in vars(after).items():
+            old = own[key] if key in own else getattr(kind, key, None)
+            if new is not old and _plain(new) and _plain(old) and old != new:
+                names.add(key)
         if names:
             changed.setdefault(path, set()).update(names)
     if changed:

@@ -37,6 +37,7 @@ from rlprune.channels.lockstep import close
 from rlprune.channels.reuse import Reuse, Reusing
 from rlprune.channels.rules.table import apply
 from rlprune.channels.trace import ParameterWritten, Trace
+from rlprune.channels.trial import passing
 from rlprune.errors import UserError
 from rlprune.heap import collecting_anew, keeping_activations
 
@@ -190,8 +191,8 @@ def _check_copy(model: nn.Module, forward: Forward, outputs: list[Tensor], reuse
             module.__dict__.clear()
             module.__dict__.update(state)
         for table, content in tables:
-            if list(map(id, content)) != list(map(id, _content(table))):  # one that refuses changes has none
-                _fill(table, content)
+            if (content or table) and list(map(id, content)) != list(map(id, _content(table))):
+                _fill(table, content)  # one that refuses changes has none
         with torch.no_grad():
             for buffer, value in buffers:
                 buffer.copy_(value)
@@ -258,9 +259,9 @@ def trace_channels(
         if check != "off":
             if trace.private:
                 model = working_copy(model, share=False)
-            alone = trace.reads.isdisjoint((choice.module, choice.name) for choice in follow)
-            path = trace.path if alone else ()
-            groups = check_groups(model, groups, forward, strict=check == "strict", choices=follow, path=path)
+            groups = passing(model, groups, forward, follow, trace) or check_groups(
+                model, groups, forward, strict=check == "strict", choices=follow
+            )
         else:
             groups = groups.with_attributes(a for choice in follow if (a := choice.attribute(choice.first)) is not None)
     warn_uncounted(groups.uncounted)

@@ -9,6 +9,7 @@ from channel_structures import STRUCTURES, inputs_of
 from torch import nn
 
 from rlprune.channels import mask_channels, remove_channels, trace_channels
+from rlprune.channels.copying import duplicate
 
 
 def small() -> nn.Sequential:
@@ -86,3 +87,31 @@ def test_pruning_masks_of_torch_are_followed() -> None:
     pruned = remove_channels(model, groups, random_plan(groups, 0.5))
     assert pruned[0].weight_orig.shape == pruned[0].weight_mask.shape == (4, 3, 3, 3)
     torch.testing.assert_close(pruned(X), mask_channels(model, groups, random_plan(groups, 0.5))(X))
+
+
+def test_large_weights_are_cut_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 9, 3), nn.ConvTranspose2d(9, 7, 3), nn.Conv2d(7, 4, 3))
+    model[1].to(memory_format=torch.channels_last)
+    groups = trace_channels(model, torch.randn(1, 3, 12, 12))
+    plan = random_plan(groups, 0.4)
+    whole = remove_channels(model, groups, plan)
+    monkeypatch.setattr("rlprune.channels.surgery.PART", 150)
+    parts = remove_channels(model, groups, plan)
+    for a, b in zip(whole.parameters(), parts.parameters(), strict=True):
+        assert torch.equal(a, b) and a.stride() == b.stride()
+
+
+def test_copies_share_what_the_originals_share() -> None:
+    """Memory that two tensors lie in, and tables that two modules fill."""
+    model = nn.Sequential(nn.ReLU(), nn.ReLU())
+    memory = torch.arange(6.0)
+    model[0].register_buffer("whole", memory)
+    model[0].part = memory[2:4]
+    model[1].register_buffer("same", memory.view(2, 3))
+    model[0].seen = model[1].seen = {}
+    for first in (model, duplicate(model)):
+        copied = duplicate(first)
+        copied[0].whole[2] = 7.0
+        copied[0].seen["x"] = 1
+        assert copied[0].part[0] == copied[1].same[0, 2] == 7.0 and copied[1].seen == {"x": 1}
+        assert first[0].whole[2] == 2.0 and not first[0].seen
