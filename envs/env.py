@@ -23,7 +23,7 @@ from rlprune.envs.render import draw, write
 from rlprune.envs.rules import Rules
 from rlprune.envs.view import EpisodeView, Observation
 from rlprune.envs.workers import single_thread_in_workers
-from rlprune.errors import UserError, unknown_name
+from rlprune.errors import UserError, check_seed, unknown_name
 from rlprune.network import Network
 from rlprune.problem import PruningProblem
 from rlprune.seeding import streams_untouched
@@ -237,7 +237,7 @@ class FilterPruningEnv(EpisodeView, gymnasium.Env[Observation, NDArray[np.float3
 
         Nothing here is drawn at random: the seed that decides anything is the environment's own.
         """
-        super().reset(seed=seed)
+        super().reset(seed=None if seed is None else check_seed(seed))
         for name in options or {}:
             if name not in ("budget", "counted", "tolerance"):
                 raise unknown_name("reset option", name, ("budget", "counted", "tolerance"))

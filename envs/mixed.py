@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from rlprune.envs.env import FilterPruningEnv
 from rlprune.envs.view import Observation
-from rlprune.errors import UserError, unknown_name
+from rlprune.errors import UserError, check_seed, unknown_name
 from rlprune.problem import PruningProblem
 
 GOAL = ("problem", "budget", "tolerance", "counted")
@@ -109,7 +109,7 @@ class MixedPruningEnv(gymnasium.Env[Observation, NDArray[Any]]):
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
         """Draw an episode. `options` may fix its `problem` (a number), `budget`, `tolerance` and `counted`."""
-        super().reset(seed=seed)
+        super().reset(seed=None if seed is None else check_seed(seed))
         options = dict(options or {})
         for name in options:
             if name not in GOAL:

@@ -99,9 +99,15 @@ def into(model: nn.Module, saved: dict[str, Any]) -> nn.Module:
         for key, value in attributes.items():
             setattr(model.get_submodule(module_path), key, value)
     vars(model)[CHANGED] = {path: sorted(attributes) for path, attributes in saved["attributes"].items()}
+    lacking = [name for name in model.state_dict() if name not in saved["state_dict"]]
+    if lacking:
+        raise AttributeError(f"the file has no {lacking[0]!r}")
     for name, tensor in saved["state_dict"].items():
         module_path, _, leaf = name.rpartition(".")
         module = model.get_submodule(module_path)
+        if not hasattr(module, leaf):  # the network makes it when it first runs
+            module.register_buffer(leaf, tensor)
+            continue
         if isinstance(getattr(module, leaf), nn.Parameter):
             tensor = nn.Parameter(tensor, requires_grad=getattr(module, leaf).requires_grad)
         setattr(module, leaf, tensor)

@@ -68,10 +68,11 @@ def check_is_file(name: str, path: Path | None) -> None:
         raise UserError(f"{name} is {path}, a folder; give a file in it")
 
 
-def check_seed(value: object) -> None:
-    """Raise UserError unless `value` is a seed that every library takes."""
+def check_seed(value: object) -> int:
+    """A seed that every library takes, as a plain number; raises UserError for anything else."""
     if not isinstance(value, Integral) or not 0 <= int(value) < 2**63:
         raise UserError(f"seed is {value}; it must be a whole number from 0 on")
+    return int(value)
 
 
 def printable(text: str) -> str:

@@ -99,7 +99,7 @@ class PruningProblem:
         _check_model(model)
         keep_freed()
         _check_functions(evaluate=evaluate, fit=fit, batch=batch)
-        check_seed(seed)
+        seed = check_seed(seed)
         keep = checked(list[str] | tuple[str, ...], [keep] if isinstance(keep, str) else keep, "keep")
         checked(int, round_to, "round_to"), checked(int, min_channels, "min_channels")
         model = unwrapped(model)

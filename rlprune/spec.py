@@ -229,11 +229,12 @@ def weights_meta(path: str) -> dict[str, Any]:
 def load_network(spec: ProblemSpec, splits: DataSplits, *, untrained: bool = False) -> nn.Module:
     """The network of `spec` with its weights, which may be those of a network that was pruned before."""
     from rlprune.artifact import is_pruned, load_pruned
+    from rlprune.channels.copying import unwrapped
     from rlprune.devices import checked_device
     from rlprune.models import brings_weights, default_weights, load_weights, resolve_model
 
     device = checked_device(spec.device)
-    model = resolve_model(spec.model, num_classes=len(splits.classes), in_channels=splits.input_shape[0])
+    model = unwrapped(resolve_model(spec.model, num_classes=len(splits.classes), in_channels=splits.input_shape[0]))
     if spec.weights is None and brings_weights(spec.model):
         return model.eval().to(device)
     if spec.weights is None:

@@ -10,6 +10,9 @@ from typing import Any, get_args, get_origin
 from rlprune.errors import UserError
 from rlprune.typed import words
 
+ALIASES = {"budget": ("--target-macs",), "methods": ("--controllers",), "algorithm": ("--algo",)}
+_NAMES = [(f"--{name}", *others) for name, others in ALIASES.items()]
+
 
 def check_given(kinds: Mapping[str, Any], argv: Sequence[str]) -> None:
     """Raise UserError for an option whose value is nothing."""
@@ -37,7 +40,9 @@ def in_a_line(text: str, argv: Sequence[str], kinds: Mapping[str, Any]) -> str:
     if lacking and not message.count("(required)") > 1:
         return f"{lacking[1]} is missing; it must be {lacking[2][0].lower()}{lacking[2][1:]}"
     if wrong and wrong[1] in kinds:
-        flag, after = wrong[1], " ".join(argv).partition(wrong[1])[2]
+        names = next((row for row in _NAMES if wrong[1] in row), (wrong[1],))
+        flag = next(name for text in [*argv, wrong[1]] for name in names if text.partition("=")[0] == name)
+        after = " ".join(argv).partition(flag)[2]
         return f"{flag} is {after.split(' --')[0].strip(' =')!r}; it must be {_asked(kinds[flag])}"
     close = [row.split()[0].rstrip(",") for part in parts[1:] for row in part.splitlines() if row.startswith("--")]
     if message.startswith("unknown option --"):

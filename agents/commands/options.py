@@ -23,11 +23,10 @@ from typing import Annotated, Any, get_args, get_origin
 import docstring_parser
 import tyro
 
-from rlprune.agents.commands.complaints import check_given, in_a_line
+from rlprune.agents.commands.complaints import ALIASES, check_given, in_a_line
 from rlprune.errors import HelpShown, Notice, UserError
 from rlprune.typed import kinds_of
 
-ALIASES = {"budget": ("--target-macs",), "methods": ("--controllers",), "algorithm": ("--algo",)}
 APPENDED = {"keep", "set"}
 PERCENT = re.compile(r"[\d.]*\d%")
 NUMBERS = re.compile(r"[\d.+-][\d.e+-]*(,[\d.+-][\d.e+-]*)+")

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from rlprune.agents.controllers.law import Law
-from rlprune.errors import UserError
+from rlprune.errors import UserError, guarding
 from rlprune.training.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Rule:
 
     def count(self) -> int:
         """How many filters of the environment's current group to remove."""
-        raise NotImplementedError
+        raise UserError(f"{type(self).__name__} has no count(); write one that says how many filters to remove")
 
     def predict(
         self,
@@ -118,6 +118,9 @@ class RoundRule(Rule):
         if self.env.visit == 0:
             self._counts = self.env.feasible(self.plan())
         return self._counts.get(self.env.group.name, 0)
+
+
+_PREDICTS = "it takes (observation, state, episode_start, deterministic) of a pruning environment and gives action, state"
 
 
 @dataclass
@@ -187,7 +190,8 @@ def run_episode(
     start = np.ones(1, dtype=bool)
     episode = Episode()
     while True:
-        action, state = controller.predict(observation, state, start, deterministic)
+        with contextlib.nullcontext() if isinstance(controller, Rule) else guarding("the controller's predict failed", _PREDICTS):
+            action, state = controller.predict(observation, state, start, deterministic)
         observation, reward, terminated, truncated, info = env.step(action)
         start = np.zeros(1, dtype=bool)
         episode.rewards.append(float(reward))

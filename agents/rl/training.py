@@ -44,7 +44,7 @@ def train(
     settings: AgentSettings | None = None,
     folder: str | Path | None = None,
     *,
-    problems: Sequence[PruningProblem] = (),
+    problems: PruningProblem | Sequence[PruningProblem] = (),
     resume: bool = False,
     command: str = "",
     on_episode: OnEpisode | None = None,
@@ -75,6 +75,7 @@ def train(
         >>> agent = train(AgentSettings("ppo", episodes=100), "runs/my-agent")  # doctest: +SKIP
         >>> agent = train(problems=[problem], episodes=100)  # doctest: +SKIP
     """
+    problems = [problems] if isinstance(problems, PruningProblem) else problems
     settings = _changed(settings or AgentSettings(env=MIXED if problems else LAYERWISE), changes)
     if folder is None:
         with tempfile.TemporaryDirectory(prefix="rlprune-agent-") as scratch:
@@ -224,6 +225,8 @@ def _made(env_id: str, kwargs: dict[str, Any]) -> gymnasium.Env[Any, Any]:
 def episode_lengths(settings: AgentSettings, problems: Sequence[PruningProblem] = ()) -> tuple[int, int]:
     """Steps of the shortest and of the longest episode of the environment: a round, and ten where it plays rounds."""
     env = _made(settings.env, _with_problems(settings, problems))
+    if not all(hasattr(e, "scope") for e in _inner(env)):
+        raise UserError(f"env is {settings.env!r}, which prunes nothing; known: {LAYERWISE}, {ITERATIVE}, {MIXED}")
     steps = [(len(e.scope.names), len(e.scope.names) * (1 if e.rules.one_shot else 10)) for e in _inner(env)]
     env.close()
     return min(least for least, _ in steps), max(most for _, most in steps)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from torch import nn
 
 from rlprune.artifact import save_pruned
 from rlprune.channels import ChannelGroups, PruningPlan
+from rlprune.errors import UserError, check_is_file
 from rlprune.problem import PruningProblem
 from rlprune.report.content import run_content
 from rlprune.report.html import write_report
@@ -59,13 +61,22 @@ class Result:
 
     def save(self, path: str | Path) -> str:
         """Write `model.pt`, which torch alone loads into the unpruned network (README); returns its checksum."""
-        return save_pruned(Path(path), self._problem.model, self.model, self._meta())
+        return save_pruned(_file(path), self._problem.model, self.model, self._meta())
 
     def report(self, path: str | Path) -> Path:
         """Write one self-contained HTML file."""
-        write_report({**run_content(self.record, Path(path).stem), "sensitivity": None}, Path(path))
-        return Path(path)
+        file = _file(path)
+        write_report({**run_content(self.record, file.stem), "sensitivity": None}, file)
+        return file
 
     def _meta(self) -> dict[str, Any]:
         classes = list(self._problem.data.classes)
         return {"model": self.record["model"], "classes": classes, "plan": self.plan.to_json()}
+
+
+def _file(path: str | Path) -> Path:
+    """Where to write; raises UserError if that is no path, or a folder."""
+    if not isinstance(path, str | os.PathLike):
+        raise UserError(f"path is {path!r}; it must be the path of a file")
+    check_is_file("path", Path(path))
+    return Path(path)

@@ -25,7 +25,7 @@ from rlprune.channels.reuse import Reuse
 from rlprune.channels.stopping import Stop
 from rlprune.channels.surgery import Changes, masked_copy, removed_copy
 from rlprune.channels.units import ChannelGroup
-from rlprune.seeding import numpy_generator
+from rlprune.seeding import numpy_generator, same_draws
 
 SHARE = 0.3  # of the units, which go in the first check
 
@@ -238,8 +238,7 @@ class Comparer:
         return result
 
     def _outputs(self, model: nn.Module, forward: Forward, mode: TorchDispatchMode) -> list[Tensor]:
-        with torch.random.fork_rng(devices=[]), mode:
-            torch.manual_seed(0)
+        with same_draws(), mode:
             result = forward(model)
         try:
             return forward.picked(result)

@@ -49,6 +49,11 @@ def unwrapped(model: nn.Module) -> nn.Module:
             raise UserError(
                 f"scripted models cannot be pruned, and {what} one; give the plain module, before torch.jit"
             )
+        if isinstance(module, fx.GraphModule) and "eval" in vars(module):  # in one mode for good
+            what = f"its part {path!r} is" if path else "it is"
+            raise UserError(
+                f"exported programs cannot be pruned, and {what} one; give the plain module, before torch.export"
+            )
         if any(isinstance(parameter, UninitializedParameter) for parameter in module._parameters.values()):
             raise UserError(
                 f"part {path!r} is a {type(module).__name__}, whose weights have no shape before the first "
@@ -118,8 +123,10 @@ def duplicate(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module
         for table in tables:
             for key, value in table.items():
                 kind = type(value)
-                if kind in _BOUND or (
-                    kind in _CONTAINERS and value and not _BOUND.isdisjoint(map(type, _parts(value)))
+                if (
+                    kind in _BOUND
+                    or kind is types.MethodType
+                    or (kind in _CONTAINERS and value and not _BOUND.isdisjoint(map(type, _parts(value))))
                 ):
                     table[key] = _bound_anew(value, memo)
     return copied
@@ -205,6 +212,10 @@ def _bound_anew(value: Any, memo: dict[int, Any], depth: int = 0) -> Any:
         return value
     if type(value) in _CONTAINERS:
         return _each_anew(value, lambda part: _bound_anew(part, memo, depth + 1))
+    if isinstance(value, types.MethodType):
+        function, owner = _bound_anew(value.__func__, memo, depth + 1), memo.get(id(value.__self__), value.__self__)
+        unchanged = function is value.__func__ and owner is value.__self__
+        return value if unchanged else types.MethodType(function, owner)
     part = _part_anew(value, memo)
     if part is not value:
         return part

@@ -151,7 +151,11 @@ class _Watch(OperatorMode):
         part = (self._draws * 0.618034) % 1.0
         if name.startswith("native_dropout"):
             return args[0] / (1.0 - args[1]) if args[1] < 1 else args[0] * 0, torch.ones_like(out[1])
-        if isinstance(out, Tensor) and name.startswith("bernoulli"):
+        if name.startswith("rrelu_with_noise") and len(args) > 4 and args[4]:  # its noise is the slopes, kept for gradients
+            slope = (float(args[2]) + float(args[3])) / 2
+            out.copy_(torch.where(out < 0, out / args[1] * slope, out))
+            args[1].copy_(torch.where(out < 0, slope, 1.0))
+        elif isinstance(out, Tensor) and name.startswith("bernoulli"):
             out.fill_(1)
         elif isinstance(out, Tensor) and out.is_floating_point() and name.rstrip("_") in _UNIFORM:
             low, high = (args[1:3] + (0.0, 1.0)[len(args[1:3]) :]) if name == "uniform_" else (0.0, 1.0)

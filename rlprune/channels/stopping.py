@@ -13,6 +13,7 @@ from torch import nn
 
 from rlprune.channels.forward import Forward, OperatorMode
 from rlprune.channels.surgery import Changes, set_numbers
+from rlprune.seeding import same_draws
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Stop:
     def _run(call: Call) -> int:
         count = _Count()
         try:
-            with torch.random.fork_rng(devices=[]), torch.no_grad(), count:
+            with same_draws(), torch.no_grad(), count:
                 call.forward(call.module)
         except Exception:
             return count.steps

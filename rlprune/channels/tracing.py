@@ -40,6 +40,7 @@ from rlprune.channels.trace import ParameterWritten, Trace
 from rlprune.channels.trial import passing
 from rlprune.errors import UserError
 from rlprune.heap import collecting_anew, keeping_activations
+from rlprune.seeding import same_draws
 
 _BOUND = (
     "the model's copy runs on the original's {name!r}: `forward` or a hook of the object is bound to it; "
@@ -79,8 +80,7 @@ class _Tracer(OperatorMode):
 @contextmanager
 def _same_numbers() -> Iterator[None]:
     """The same random numbers in every run."""
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(0)
+    with same_draws(), torch.no_grad():
         yield
 
 

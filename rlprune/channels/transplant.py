@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torch.optim.swa_utils import AveragedModel
 
 from rlprune.channels.copying import unwrapped
 from rlprune.channels.groups import ChannelGroups
@@ -31,8 +30,8 @@ def transplant(state: Any, old_model: nn.Module, new_model: nn.Module, groups: C
     """Carry training state over from a network to its pruned copy.
 
     Args:
-        state: a `torch.optim.Optimizer`, an EMA copy (`AveragedModel`, a module with the old model's layout, or a
-            dict of tensors by parameter name, also with the prefixes `module.` and `_orig_mod.` of wrappers), a
+        state: a `torch.optim.Optimizer`, an EMA copy (a module with the old model's layout, one that holds such a
+            module, as `AveragedModel` does, or a dict of tensors by parameter name, also with prefixes), a
             learning-rate scheduler, or a gradient scaler. What an optimizer holds besides the old model's parameters
             (the centres of a loss, a learned temperature) it keeps.
         old_model: the network before `remove_channels`.
@@ -53,15 +52,8 @@ def transplant(state: Any, old_model: nn.Module, new_model: nn.Module, groups: C
     if isinstance(state, Optimizer):
         _optimizer(state, old_model, new_model, groups, plan)
         return state
-    if isinstance(state, AveragedModel):
-        averaged = copy.copy(state)
-        averaged.__dict__ = dict(state.__dict__)
-        averaged._modules = dict(state._modules)
-        averaged._modules["module"] = remove_channels(state.module, groups, plan)
-        averaged._buffers = {k: None if b is None else b.clone() for k, b in state._buffers.items()}
-        return averaged
     if isinstance(state, nn.Module):
-        return remove_channels(state, groups, plan)
+        return _module(state, old_model, groups, plan)
     if isinstance(state, dict) and all(isinstance(value, Tensor) for value in state.values()):
         return _named(state, old_model, groups, plan)
     if isinstance(state, (LRScheduler, torch.amp.GradScaler, torch.optim.lr_scheduler.ReduceLROnPlateau)):
@@ -86,11 +78,29 @@ def _cut(tensor: Tensor, cuts: Cut) -> Tensor:
     return tensor
 
 
+def _module(state: nn.Module, old_model: nn.Module, groups: ChannelGroups, plan: PruningPlan) -> nn.Module:
+    """A smaller copy of a module that is laid out as the old model, or holds one that is (`AveragedModel` and others)."""
+    names = [name for name, _ in old_model.named_parameters()]
+    inner = next((m for m in state.modules() if [name for name, _ in m.named_parameters()] == names), state)
+    if inner is state:
+        return remove_channels(state, groups, plan)
+    copied: nn.Module = copy.deepcopy(state, {id(inner): remove_channels(inner, groups, plan)})
+    return copied
+
+
+def _prefixes(state: dict[str, Tensor], old_model: nn.Module) -> list[str]:
+    """What stands in front of all of the old model's names in a dict, the longest first."""
+    first, *others = [name for name, _ in old_model.named_parameters()]
+    found = {key.removesuffix(first) for key in state if key.endswith(f".{first}")}
+    return sorted((p for p in found if all(p + name in state for name in others)), key=len, reverse=True)
+
+
 def _named(
     state: dict[str, Tensor], old_model: nn.Module, groups: ChannelGroups, plan: PruningPlan
 ) -> dict[str, Tensor]:
     cuts, known, result = _cuts(groups, plan), old_model.state_dict(keep_vars=True).keys(), {}
-    own = {key: re.sub(r"^((module|_orig_mod)\.)+", "", key) if key not in known else key for key in state}
+    prefixes = "|".join([*map(re.escape, _prefixes(state, old_model)), r"((module|_orig_mod)\.)+"])
+    own = {key: re.sub(f"^({prefixes})", "", key) if key not in known else key for key in state}
     if not any(name in known for name in own.values()):
         raise UserError(
             f"none of the names {list(state)[:3]} is one of the old model's ({list(known)[:3]}); name them as it does"

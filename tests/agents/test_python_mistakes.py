@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import gymnasium
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import rlprune
-from rlprune.agents import AgentSettings, make_controller, run_episode, train
+from rlprune.agents import AgentSettings, Rule, load_agent, make_controller, run_episode, train
 from rlprune.data import load_data
 from rlprune.errors import UserError
 from rlprune.models import create_model
@@ -28,6 +30,17 @@ class Broken:
     def __iter__(self) -> Iterator[Any]:
         yield CONTROL
         raise KeyError("row 7")
+
+
+class Short:
+    """A controller of one's own, of another make."""
+
+    def predict(self, observation: Any) -> Any:
+        return observation[:1]
+
+
+class Blind(Rule):
+    """A rule that does not say what it does."""
 
 
 def raises(*_: Any) -> Any:
@@ -135,6 +148,12 @@ OTHERS: list[tuple[Callable[[], Any], str]] = [
     (lambda: train({"algorithm": "ppo"}), "settings is a dict; give rlprune.agents.AgentSettings"),  # type: ignore
     (lambda: train(AgentSettings(env="Nothing-v0")), "env is 'Nothing-v0'"),
     (lambda: train(AgentSettings(env_kwargs={"model": NET})), "model is a Sequential"),
+    (lambda: train(AgentSettings(env="CartPole-v1", episodes=40)), "env is 'CartPole-v1', which prunes nothing"),
+    (lambda: rlprune.make_env("layerwise", problem()).reset(seed="a"), "seed is a"),  # type: ignore[arg-type]
+    (lambda: run_episode(problem(), Short()), "predict failed .TypeError.*it takes .observation, state"),  # type: ignore
+    (lambda: run_episode(problem(), Blind()), "Blind has no count"),
+    (lambda: load_agent(None), "the agent is None; it must be the path of a zip"),  # type: ignore[arg-type]
+    (lambda: load_agent("tests"), "tests is a folder; it holds no agent.zip"),
     (lambda: AgentSettings(workers="2"), "workers is '2'; it must be a whole number"),  # type: ignore[arg-type]
     (lambda: AgentSettings(episodes="many"), "episodes is 'many'"),  # type: ignore[arg-type]
 ]  # fmt: skip
@@ -145,6 +164,24 @@ def test_everything_else(mistake: Callable[[], Any], says: str) -> None:
     with pytest.raises(UserError, match=says) as caught:
         mistake()
     assert "\n" not in str(caught.value)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    seven = rlprune.PruningProblem(NET, control=CONTROL, train=CONTROL, seed=np.int64(7))  # type: ignore[arg-type]
+    assert type(seven.seed) is int
+    env = rlprune.make_env("layerwise", seven)
+    episodes = [run_episode(env, make_controller("uniform"), seed=seed) for seed in (3, np.int64(3))]  # type: ignore
+    assert episodes[0] == episodes[1]
+
+
+def test_results_are_written_to_files_alone(tmp_path: Path) -> None:
+    result = rlprune.prune(NET, control=CONTROL, train=CONTROL, progress=False, **at_any_cost(epochs=0))
+    for write in (result.save, result.report):
+        with pytest.raises(UserError, match="a folder; give a file in it"):
+            write(tmp_path)
+        with pytest.raises(UserError, match="path is None; it must be the path of a file"):
+            write(None)  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
 
 
 def test_one_pattern_needs_no_list() -> None:

@@ -23,9 +23,17 @@ def agent_file(name: str | Path) -> Path:
     Raises:
         UserError: If there is neither.
     """
+    if not isinstance(name, str | Path):
+        raise UserError(f"the agent is {name!r}; it must be the path of a zip, or a name")
     path = Path(name)
     if path.is_file():
         return path
+    written = path.with_name(f"{path.name}.zip") if path.name else path
+    if written.is_file():  # Stable-Baselines3 writes that where it is told to write `name`
+        return written
+    if path.is_dir() and str(name) not in names():
+        inside = sorted(path.glob("*.zip"))
+        raise UserError(f"{path} is a folder; " + (f"give {inside[0]}" if inside else "it holds no agent.zip"))
     if path.suffix == ".zip" or len(path.parts) > 1:
         raise UserError(f"no such file: {path}")
     if str(name) in names():

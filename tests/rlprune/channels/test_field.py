@@ -5,10 +5,13 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
+import random
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -52,7 +55,7 @@ def check(model: nn.Module, x: Tensor = X, least: float = 0.99, **options: Any) 
     return groups
 
 
-@pytest.mark.parametrize("how", ["compiled", "function", "partial", "hook", "list", "dict"])
+@pytest.mark.parametrize("how", ["compiled", "function", "method", "partial", "hook", "list", "dict"])
 def test_functions_that_close_over_the_model_are_bound_to_its_copies(how: str) -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3), *head(4)).eval()
     old = model.forward
@@ -60,6 +63,8 @@ def test_functions_that_close_over_the_model_are_bound_to_its_copies(how: str) -
         model.forward = torch.compile(old, backend="eager")
     elif how == "function":
         model.forward = lambda x: old(x) * 2
+    elif how == "method":
+        model.forward = types.MethodType(lambda self, x: old(x) * 2, model)
     elif how == "partial":
         model.forward = torch.autocast("cpu", enabled=False)(old)
     elif how in ("list", "dict"):
@@ -157,6 +162,13 @@ def test_a_forward_that_enters_inference_mode_is_seen_and_counted(how: str) -> N
     assert count_macs(Inference(*layers), X) == count_macs(nn.Sequential(*layers), X) > 0
     with torch.inference_mode():
         assert torch.is_inference_mode_enabled()  # as ever
+
+
+def test_exported_programs_are_refused_in_one_line() -> None:
+    program = torch.export.export(nn.Sequential(cb(3, 8), *head(8)).eval(), (X,)).module()
+    for model in (program, nn.Sequential(program)):
+        with pytest.raises(UserError, match=r"^exported programs cannot be pruned, and .* before torch.export$"):
+            trace_channels(model, X)
 
 
 def test_sharded_and_unused_models_are_refused_in_one_line() -> None:
@@ -466,6 +478,29 @@ def test_what_fills_at_run_time_is_not_saved_as_pruning(tmp_path: Path) -> None:
     ]
 
 
+def test_buffers_that_are_made_at_run_time_are_loaded(tmp_path: Path) -> None:
+    class Lazy(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            if not hasattr(self, "window"):
+                self.register_buffer("window", torch.linspace(0, 1, x.shape[-1]))
+            return x * self.window
+
+    def build() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(cb(3, 8), Lazy(), *head(8)).eval()
+
+    base = build()
+    groups = trace_channels(base, X)
+    small = remove_channels(base, groups, half(groups))
+    expected = small(X)
+    save_pruned(tmp_path / "model.pt", base, small, {})
+    loaded = load_pruned(tmp_path / "model.pt", build())
+    assert torch.equal(loaded(X), expected)
+    assert loaded.state_dict().keys() == small.state_dict().keys()
+    with pytest.raises(UserError, match="another network"):
+        load_pruned(tmp_path / "model.pt", nn.Sequential(cb(3, 8), Lazy(), *head(8), nn.Linear(5, 5)))
+
+
 def test_a_width_that_only_training_reads_follows(tmp_path: Path) -> None:
     class Noise(nn.Module):
         def __init__(self, count: int) -> None:
@@ -613,6 +648,31 @@ def test_random_numbers_are_the_same_for_both(draw: str) -> None:
     assert [g.name for g in groups if g.locked] == ["h"]
 
 
+@pytest.mark.parametrize("draw", ["python", "numpy", "skip", "rrelu"])
+def test_draws_of_python_and_numpy_and_slopes_are_the_same_for_both(draw: str) -> None:
+    class Random(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.h = cb(3, 8), cb(8, 12), nn.Linear(12, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.a(x)
+            if draw == "python":
+                y = y * random.uniform(0.5, 1.5)
+            elif draw == "numpy":
+                y = y + float(np.random.rand())
+            elif draw == "rrelu":
+                y = F.rrelu(y - 0.2, training=self.training)
+            elif self.training and random.random() < 0.5:
+                y = y * 0.5
+            return self.h(self.b(y).mean((2, 3)))
+
+    states = random.getstate(), np.random.get_state()[2]
+    for _ in range(3):
+        assert [g.name for g in trace_channels(Random().eval(), X) if g.locked] == ["h"]
+    assert (random.getstate(), np.random.get_state()[2]) == states
+
+
 def test_transplant_keeps_strangers_and_reads_prefixes() -> None:
     old = nn.Sequential(cb(3, 8), cb(8, 8), *head(8))
     groups = trace_channels(old, X)
@@ -625,9 +685,23 @@ def test_transplant_keeps_strangers_and_reads_prefixes() -> None:
     transplant(optimizer, old, new, groups, plan)
     assert optimizer.param_groups[1]["params"] == [centres]
     assert optimizer.state[centres]["momentum_buffer"] is momentum
-    for prefix in ("module.", "_orig_mod.", "module._orig_mod."):
+    for prefix in ("module.", "_orig_mod.", "module._orig_mod.", "model.", "ema.module."):
         ema = transplant({prefix + k: v for k, v in old.state_dict().items()}, old, new, groups, plan)
         assert ema[prefix + "0.0.weight"].shape == new[0][0].weight.shape
+    several = {prefix + k: v for k, v in old.state_dict().items() for prefix in ("student.", "teacher.")}
+    cut = transplant(several, old, new, groups, plan)
+    assert all(cut[f"{who}.{k}"].shape == v.shape for k, v in new.state_dict().items() for who in ("student", "teacher"))
+
+    class Averaged(nn.Module):  # as timm's and others' are
+        def __init__(self, model: nn.Module) -> None:
+            super().__init__()
+            self.decay, self.module = 0.9, copy.deepcopy(model)
+
+    averaged = Averaged(old)
+    smaller = transplant(averaged, old, new, groups, plan)
+    assert torch.equal(smaller.module.eval()(X), remove_channels(old, groups, plan).eval()(X))
+    assert smaller.decay == 0.9
+    assert averaged.module[0][0].out_channels == 8
     with pytest.raises(UserError, match="none of the names"):
         transplant({"encoder.weight": torch.ones(3)}, old, new, groups, plan)
 
