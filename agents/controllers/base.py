@@ -120,7 +120,9 @@ class RoundRule(Rule):
         return self._counts.get(self.env.group.name, 0)
 
 
-_PREDICTS = "it takes (observation, state, episode_start, deterministic) of a pruning environment and gives action, state"
+_PREDICTS = (
+    "it takes (observation, state, episode_start, deterministic) of a pruning environment, gives (action, state)"
+)
 
 
 @dataclass
@@ -189,8 +191,9 @@ def run_episode(
     state: State = None
     start = np.ones(1, dtype=bool)
     episode = Episode()
+    ours = contextlib.nullcontext() if isinstance(controller, Rule) else None
     while True:
-        with contextlib.nullcontext() if isinstance(controller, Rule) else guarding("the controller's predict failed", _PREDICTS):
+        with ours or guarding("the controller's predict failed", _PREDICTS):
             action, state = controller.predict(observation, state, start, deterministic)
         observation, reward, terminated, truncated, info = env.step(action)
         start = np.zeros(1, dtype=bool)

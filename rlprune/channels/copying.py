@@ -123,11 +123,8 @@ def duplicate(model: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module
         for table in tables:
             for key, value in table.items():
                 kind = type(value)
-                if (
-                    kind in _BOUND
-                    or kind is types.MethodType
-                    or (kind in _CONTAINERS and value and not _BOUND.isdisjoint(map(type, _parts(value))))
-                ):
+                holds = kind in _CONTAINERS and value and not _BOUND.isdisjoint(map(type, _parts(value)))
+                if holds or kind is types.MethodType or kind in _BOUND:
                     table[key] = _bound_anew(value, memo)
     return copied
 

@@ -151,7 +151,7 @@ class _Watch(OperatorMode):
         part = (self._draws * 0.618034) % 1.0
         if name.startswith("native_dropout"):
             return args[0] / (1.0 - args[1]) if args[1] < 1 else args[0] * 0, torch.ones_like(out[1])
-        if name.startswith("rrelu_with_noise") and len(args) > 4 and args[4]:  # its noise is the slopes, kept for gradients
+        if name.startswith("rrelu_with_noise") and args[4:5] == (True,):  # its noise is the slopes, for gradients
             slope = (float(args[2]) + float(args[3])) / 2
             out.copy_(torch.where(out < 0, out / args[1] * slope, out))
             args[1].copy_(torch.where(out < 0, slope, 1.0))

@@ -79,7 +79,7 @@ def _cut(tensor: Tensor, cuts: Cut) -> Tensor:
 
 
 def _module(state: nn.Module, old_model: nn.Module, groups: ChannelGroups, plan: PruningPlan) -> nn.Module:
-    """A smaller copy of a module that is laid out as the old model, or holds one that is (`AveragedModel` and others)."""
+    """A smaller copy of a module that is laid out as the old model, or holds one that is, as `AveragedModel`."""
     names = [name for name, _ in old_model.named_parameters()]
     inner = next((m for m in state.modules() if [name for name, _ in m.named_parameters()] == names), state)
     if inner is state:

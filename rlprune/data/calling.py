@@ -28,6 +28,11 @@ class Order:
         self.before = len([p for p in parameters if p.kind not in (*_STARRED, *_KEYWORD)])
         self.needed = any(p.kind in _KEYWORD for p in parameters)
 
+    def takes(self, name: str) -> bool:
+        """Whether the model can be given something by this name."""
+        kinds = [parameter.kind for parameter in self._signature.parameters.values()]
+        return name in self.names or inspect.Parameter.VAR_KEYWORD in kinds
+
     def arranged(self, inputs: Any) -> Any:
         """Inputs as a tensor or a tuple; a mapping is put in order.
 

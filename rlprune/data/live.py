@@ -128,8 +128,10 @@ class LiveSplit:
 
 def _batched(loader: Any, role: str) -> Any:
     """What was given as batches, or as a pair of whole tensors; raises UserError if it is neither."""
+    if isinstance(loader, Mapping):
+        raise UserError(f"{role}= is a {type(loader).__name__} of {', '.join(map(str, loader))}; give one loader of it")
     if isinstance(loader, tuple) and len(loader) == 2:
-        loader = tuple(map(_tensor, loader))
+        loader = (_tensor(loader[0]), _numbers(_tensor(loader[1])))
         sizes = [len(part) for part in loader if isinstance(part, Tensor) and part.ndim]
         if len(set(sizes)) > 1:
             raise UserError(f"{role}= has {sizes[0]} inputs and {sizes[1]} targets; there must be one for each")
@@ -152,11 +154,17 @@ def _batched(loader: Any, role: str) -> Any:
 def _alone(item: Any) -> bool:
     """Whether an item is one example rather than a batch: its target is a single number."""
     target = item[1] if isinstance(item, (tuple, list)) and len(item) == 2 else None
-    return isinstance(target, Real) or (isinstance(target, (Tensor, np.ndarray)) and target.ndim == 0)
+    return isinstance(target, (Real, str)) or (isinstance(target, (Tensor, np.ndarray)) and target.ndim == 0)
 
 
 def _tensor(part: Any) -> Any:
     return torch.from_numpy(part) if isinstance(part, np.ndarray) and part.dtype.kind in "biuf" else part
+
+
+def _numbers(part: Any) -> Any:
+    """A list of numbers as a tensor; anything else as it is."""
+    plain = isinstance(part, list) and part and all(isinstance(number, Real) for number in part)
+    return torch.tensor(part) if plain else part
 
 
 def examples(batch: Batch) -> int:
@@ -216,13 +224,17 @@ def _cut(part: Any, n: int) -> Any:
     return tree_map(lambda leaf: leaf[:n] if isinstance(leaf, Tensor) and leaf.ndim else leaf, part)
 
 
+_TARGETS = ("labels", "label", "targets", "target")
+
+
 def reader(order: Order, batch: ToBatch | None) -> ToBatch:
     """What turns a loader's item into `(inputs, targets)`, inputs being a tensor or a tuple of positional arguments.
 
     Args:
         order: Of the model's inputs; puts a dict of keywords into it.
         batch: The user's own first step; None takes pairs, single tensors as inputs without targets, and mappings with
-            `labels`, as those of transformers, the rest of which are inputs.
+            `labels`, as those of transformers, the rest of which are inputs; or with `label`, `targets` or `target`. A
+            single input is taken by whatever name, if the model has none of that name.
     """
 
     def convert(item: Any) -> Batch:
@@ -230,15 +242,18 @@ def reader(order: Order, batch: ToBatch | None) -> ToBatch:
             found = batch(item) if batch is not None else item
         if isinstance(found, Tensor):
             found = (found, None)
-        if isinstance(found, Mapping) and "labels" in found:
-            found = ({name: part for name, part in found.items() if name != "labels"}, found["labels"])
+        key = next((key for key in _TARGETS if isinstance(found, Mapping) and key in found), None)
+        if key is not None:
+            inputs = {name: part for name, part in found.items() if name != key}
+            alone = len(inputs) == 1 and not order.takes(*inputs)
+            found = (next(iter(inputs.values())) if alone else inputs, found[key])
         if not isinstance(found, (tuple, list)) or len(found) != 2:
             what = f"a {type(found).__name__}" + (f" of {len(found)}" if isinstance(found, (tuple, list)) else "")
             raise UserError(
                 f"the data gives {what} for a batch; give batch=function that turns it into (inputs, targets)"
             )
         inputs, targets = tree_map(_tensor, tuple(found))
-        return order.arranged(inputs), targets
+        return order.arranged(inputs), _numbers(targets)
 
     return convert
 

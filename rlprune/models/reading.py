@@ -25,6 +25,7 @@ _OTHERS = {
     ".pt2": "a torch.export program", ".npz": "NumPy arrays",
 }  # fmt: skip
 _WRAPPED = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+_NOBODYS = re.compile(r"^aux_classifier\.|(^|\.)total_(ops|params)$")  # torchvision's auxiliary head, thop's counts
 _POINTER = b"version https://git-lfs"
 _SAVE = 'save model.state_dict(), as in torch.save(model.state_dict(), "weights.pt")'
 
@@ -95,7 +96,8 @@ def _wrapper(content: Mapping[Any, Any], path: Path) -> str | None:
     found = [
         key
         for key, value in content.items()
-        if isinstance(value, Mapping) and value and all(isinstance(part, Tensor) for part in value.values())
+        if _of_tensors(value)
+        or (isinstance(value, Mapping) and any(_of_tensors(value.get(name)) for name in _WRAPPERS))
     ]
     chosen = _meant(found)
     if len(chosen) > 1:
@@ -104,6 +106,10 @@ def _wrapper(content: Mapping[Any, Any], path: Path) -> str | None:
             f'as in torch.save(checkpoint[{chosen[0]!r}], "weights.pt")'
         )
     return chosen[0] if chosen else None
+
+
+def _of_tensors(value: Any) -> bool:
+    return isinstance(value, Mapping) and bool(value) and all(isinstance(part, Tensor) for part in value.values())
 
 
 def _meant(names: list[str]) -> list[str]:
@@ -126,7 +132,7 @@ def _torch_file(path: Path) -> Any:
             warnings.simplefilter("ignore")  # about tensors of odd kinds, which are refused later
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a dozen kinds for a damaged archive
-        if "eights only load failed" in str(error):
+        if "eights only load failed" in str(error) and (unknown or path.read_bytes()[:1] in (b"P", b"\x80")):
             names = ", ".join(unknown[:3]) or "more than tensors and plain values"
             raise UserError(f"{path} cannot be read without running code from it: it holds {names}; {_SAVE}") from None
         raise UserError(f"cannot read {path} as tensors; it is damaged or something else: {_SAVE}") from None
@@ -154,19 +160,27 @@ def _in_parts(index: Path) -> dict[str, Any]:
 
 def _inside(folder: Path) -> str:
     """Which file of a folder to give."""
-    found = sorted(file for file in folder.iterdir() if file.suffix.lower() in _TENSORS)
+    levels = (sorted(f for f in folder.glob(at) if f.suffix.lower() in _TENSORS) for at in ("*", "*/*", "*/*/*"))
+    found = next(filter(None, levels), [])
     preferred = [file for file in found if file.suffix == ".safetensors"] or found
     if preferred:
         return f"give {preferred[0]}"
     return f"it holds no weights: {_SAVE}"
 
 
+def _prefixes(name: str) -> list[str]:
+    """`a.b.` and `a.` of `a.b.weight`."""
+    parts = name.split(".")[:-1]
+    return [".".join(parts[:end]) + "." for end in range(len(parts), 0, -1)]
+
+
 def fitted(state: Mapping[str, Tensor], own: Mapping[str, Any]) -> dict[str, Tensor]:
     """The state dict under the model's own names.
 
     What torch.compile, FSDP and checkpointing put into names goes, and a prefix in front of all of the model's names
-    (`module.` of DDP, `model.` or `net.` of a LightningModule, any other), with whatever does not carry it; so does
-    torchvision's auxiliary head, which models without one do not miss.
+    (`module.` of DDP, `model.` or `net.` of a LightningModule, any other), with whatever does not carry it; so do
+    torchvision's auxiliary head, which models without one do not miss, and the counts of profilers. A prefix that all
+    of the model's names have and the file's have not is put in front.
 
     Raises:
         UserError: Several prefixes fit, and none says that its weights are averaged.
@@ -182,9 +196,14 @@ def fitted(state: Mapping[str, Tensor], own: Mapping[str, Any]) -> dict[str, Ten
                 f"it holds the model's weights under {' and '.join(map(repr, fits))}; save those that are meant alone, "
                 f"their names without {fits[0]!r}"
             )
+        if not fits:  # weights of a part, which is all that has weights
+            part = next(
+                (p for p in _prefixes(needed[0]) if all(n[: len(p)] == p and n[len(p) :] in found for n in needed)), ""
+            )
+            found = {part + name: value for name, value in found.items()}
         for prefix in fits:
             found = {name.removeprefix(prefix): value for name, value in found.items() if name.startswith(prefix)}
-    return {name: value for name, value in found.items() if name in own or not name.startswith("aux_classifier.")}
+    return {name: value for name, value in found.items() if name in own or not _NOBODYS.search(name)}
 
 
 def normalisation_beside(path: Path) -> str | None:

@@ -60,7 +60,12 @@ class Classification(OutputTask):
 
     def loss_of(self, output: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Mean cross-entropy."""
-        return F.cross_entropy(output, labels_of(targets))
+        labels = labels_of(targets)
+        try:
+            return F.cross_entropy(output, labels)
+        except IndexError:
+            _check_labels(labels, output.shape[1])
+            raise
 
     def examples(self, output: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Whether each image's label is right."""
@@ -74,12 +79,7 @@ class Classification(OutputTask):
             logits = self.outputs(model, batch)
             check_finite_outputs(logits)
             labels = labels_of(batch[1])
-            least, most = int(labels.min()), int(labels.max())
-            if least < 0 or most >= logits.shape[1]:
-                raise UserError(
-                    f"label {least if least < 0 else most} does not fit a model with {logits.shape[1]} outputs, whose "
-                    f"labels are 0 to {logits.shape[1] - 1}; give the model as many outputs as the data has classes"
-                )
+            _check_labels(labels, logits.shape[1])
             right.append((logits.argmax(1) == labels).cpu().numpy())
             loss += float(F.cross_entropy(logits.float(), labels, reduction="sum"))
             n += len(labels)
@@ -91,6 +91,15 @@ class Classification(OutputTask):
             return Score(likelihood(loss / n), n, self.metric, loss / n, details)
         resample = partial(_share, table)
         return Score(details["accuracy"], n, self.metric, loss / n, details, resample=resample, draws=0)
+
+
+def _check_labels(labels: torch.Tensor, outputs: int) -> None:
+    least, most = int(labels.min()), int(labels.max())
+    if least < 0 or most >= outputs:
+        raise UserError(
+            f"label {least if least < 0 else most} does not fit a model with {outputs} outputs, whose "
+            f"labels are 0 to {outputs - 1}; give the model as many outputs as the data has classes"
+        )
 
 
 def labels_of(targets: Any) -> torch.Tensor:

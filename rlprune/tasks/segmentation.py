@@ -116,6 +116,7 @@ class Segmentation(OutputTask):
         valid = masks != IGNORE
         if not bool(valid.any()):
             return logits.sum() * 0.0
+        _check_masks(masks, logits.shape[1])
         terms = []
         if "ce" in self.objective.split("+"):
             terms.append(F.cross_entropy(logits, masks, ignore_index=IGNORE))

@@ -103,6 +103,10 @@ def test_any_kind_of_loader_gives_the_same(net: nn.Module) -> None:
         "batches of arrays": [(images.numpy(), labels.numpy()) for images, labels in batches(CONTROL)],
         "data set": TensorDataset(*CONTROL),
         "labels of 32 bits": (CONTROL[0], CONTROL[1].int()),
+        "list of labels": (CONTROL[0].numpy(), CONTROL[1].tolist()),
+        "lists of labels": [(images, labels.tolist()) for images, labels in batches(CONTROL)],
+        "image, label": [{"image": images, "label": labels} for images, labels in batches(CONTROL)],
+        "targets": [{"targets": labels, "pixel_values": images} for images, labels in batches(CONTROL)],
     }
     found = {}
     for name, loader in loaders.items():

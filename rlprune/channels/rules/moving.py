@@ -110,6 +110,8 @@ def view(trace: Trace, op: Op) -> None:
         outer = [axis for axis in heads if axis < labels.ndim - 1] or heads
         if outer:  # (queries, keys, values), heads, width of a head
             return outer[-1]
+        if axes == [1, 2, 3] and op.inputs[0].ndim == 2 and labels.shape[2] == labels.shape[3]:
+            return 1  # a vector as maps of a square
         sizes = op.arg(1, "size")
         dynamic = [axis for axis in axes if isinstance(sizes, (list, tuple)) and sizes[axis] == -1]
         return dynamic[0] if dynamic else max(axes, key=lambda axis: (labels.shape[axis], axis))
@@ -250,6 +252,37 @@ def indexing(trace: Trace, op: Op) -> None:
         taken += width or 1
     picked = tuple(slice(None) if i is None else i for i in indices)
     move(trace, op, tensor, lambda labels: labels[picked], lambda axes, labels: axes[-1])
+
+
+@rule("gather")
+def gathered(trace: Trace, op: Op) -> None:
+    """Values by number along one axis, the same numbers for every channel along another."""
+    tensor, index = op.args[0], op.arg(2, "index")
+    axis = int(op.arg(1, "dim")) % max(tensor.ndim, 1)
+    entry = trace.get(tensor)
+    trace.lock(trace.get(index), f"its values decide which positions of another tensor are taken ({op.name})")
+    along = entry.axis if isinstance(entry, Labels) else None
+    if along in (None, axis) or index.shape[along] != len(cast(Labels, entry).vector) or not _alike(index, along):
+        mix(trace, op, f"channels are picked by their numbers ({op.name})", [tensor])
+    else:
+        trace.put(op.out, entry)
+
+
+def _alike(index: Tensor, axis: int) -> bool:
+    return bool((index == index.narrow(axis, 0, 1)).all())
+
+
+@rule("_pack_padded_sequence", "_pad_packed_sequence")
+def packed(trace: Trace, op: Op) -> None:
+    """Sequences of several lengths one after the other, and back; their features are the last axis."""
+    tensor, out = op.args[0], op.outputs[0]
+    entry = trace.get(tensor)
+    if isinstance(entry, Labels) and entry.axis not in (None, tensor.ndim - 1):
+        mix(trace, op, f"its channels lie along an axis that sequences are cut along ({op.name})")
+        return
+    put_moved(trace, op, None if isinstance(entry, Labels) else entry)
+    if isinstance(entry, Labels):
+        trace.put(out, Labels(None if entry.axis is None else out.ndim - 1, entry.vector))
 
 
 @rule("as_strided", "as_strided_copy")

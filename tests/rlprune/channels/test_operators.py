@@ -437,3 +437,33 @@ def test_of_channels_that_meet_crosswise_those_along_the_first_axis_go(swap: boo
     groups = trace_channels(model, x)
     assert groups["a"].locked is None and "crosswise" in str(groups["c"].locked)
     assert difference(model, groups, random_plan(groups, 0.4), x) < 1e-9
+
+
+@pytest.mark.parametrize("kind", ["gather", "take_along_dim", "packed", "square"])
+def test_positions_and_sequences_that_are_picked_leave_channels_apart(kind: str) -> None:
+    class Picks(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn, self.wide = nn.GRU(8, 6, batch_first=True), nn.Linear(8, 2 * 2 * 2)
+            self.side = nn.Conv2d(2, 5, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.b(self.a(x))
+            flat = y.flatten(2)
+            if kind == "square":  # as many channels as pixels a side
+                return self.side(F.relu(self.wide(flat.mean(2))).view(-1, 2, 2, 2))
+            if kind == "packed":
+                steps, lengths = flat[..., :8].transpose(1, 2), [8] * len(x)
+                packed = nn.utils.rnn.pack_padded_sequence(steps, lengths, batch_first=True)
+                return nn.utils.rnn.pad_packed_sequence(self.rnn(packed)[0], batch_first=True)[0]
+            best = flat.detach().sum(1, keepdim=True).topk(4, -1).indices
+            if kind == "gather":
+                return self.h(torch.gather(flat, 2, best.expand(-1, flat.shape[1], -1)).mean(2))
+            return self.h(flat.take_along_dim(best, 2).mean(2))
+
+    model = Picks().eval()
+    groups = trace_channels(model, X)
+    free = {"a", "b"} | ({"wide"} if kind == "square" else set())
+    assert {group.name for group in groups.prunable} >= free, groups.report()
+    for seed in range(2):
+        assert difference(model, groups, random_plan(groups, 0.5, seed), X) < 1e-9

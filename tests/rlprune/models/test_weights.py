@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from rlprune.cli import main
 from rlprune.data import load_data
@@ -262,6 +263,38 @@ def test_wrappings_inside_wrappings_load(state: dict[str, torch.Tensor], tmp_pat
     sharded = {f"_fsdp_wrapped_module.{name.replace('conv1.', 'conv1._checkpoint_wrapped_module.')}": value
                for name, value in state.items()}  # fmt: skip
     loads({"model": {"state_dict": sharded}, "optimizer": {"state": {}, "param_groups": []}}, state, tmp_path / "w.pt")
+
+
+def test_wrappings_of_any_name_and_counts_of_profilers(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    loads({"checkpoint": {"model": state, "epoch": 3}, "best": 0.9}, state, tmp_path / "w.pt")
+    counted = {**state, "total_ops": torch.zeros(1), "conv1.total_params": torch.zeros(1)}
+    loads(counted, state, tmp_path / "w.pt")
+
+
+def test_weights_of_a_part_load_where_it_is_all_that_has_weights(
+    state: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    torch.save(state, tmp_path / "w.pt")
+    inner = create_model("resnet20")
+    model = nn.Sequential(nn.Sequential(inner))
+    load_weights(model, tmp_path / "w.pt")
+    assert all(torch.equal(value, state[name]) for name, value in inner.state_dict().items())
+    with pytest.raises(UserError, match="lacks 99 of"):
+        load_weights(nn.Sequential(inner, nn.Linear(10, 10)), tmp_path / "w.pt")
+
+
+def test_a_file_of_weights_in_a_folder_below_is_named(state: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    torch.save(state, tmp_path / "run" / "checkpoints" / "epoch=3.ckpt")
+    with pytest.raises(UserError, match=r"run is a folder; give .*run/checkpoints/epoch=3.ckpt"):
+        load_weights(create_model("resnet20"), tmp_path / "run")
+
+
+@pytest.mark.parametrize("content", ["<!DOCTYPE html>", "{}", "\x1f\x8b"])
+def test_what_torch_never_wrote_is_said_to_be_something_else(content: str, tmp_path: Path) -> None:
+    (tmp_path / "w.pt").write_text(content)
+    with pytest.raises(UserError, match=r"cannot read .* as tensors; it is damaged or something else"):
+        load_weights(create_model("lenet5"), tmp_path / "w.pt")
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
