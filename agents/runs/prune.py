@@ -83,9 +83,11 @@ def prune(  # noqa: D417 (most arguments are those of `PruningProblem`)
     loaders: dict[str, Any] = {"control": control, "train": train, "calibration": calibration, "test": test}
     own: dict[str, Any] = {"task": task, "evaluate": evaluate, "fit": fit, "batch": batch, "device": device}
     widths: dict[str, Any] = {"keep": keep, "round_to": round_to, "min_channels": min_channels, "seed": seed}
-    problem = PruningProblem(model, example_inputs=example_inputs, **loaders, **own, **widths)
-    with LiveRun(chosen.tolerance, quiet=not progress) as live:
-        return prune_problem(problem, chosen, folder=None if out is None else RunFolder(out), watcher=live)
+    folder = None if out is None else RunFolder(out)
+    with torch.inference_mode(False), torch.enable_grad():  # whatever the caller's mode is
+        problem = PruningProblem(model, example_inputs=example_inputs, **loaders, **own, **widths)
+        with LiveRun(chosen.tolerance, quiet=not progress) as live:
+            return prune_problem(problem, chosen, folder=folder, watcher=live)
 
 
 def prune_problem(

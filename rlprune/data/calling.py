@@ -44,7 +44,9 @@ class Order:
         try:
             bound = self._signature.bind(**inputs)
         except TypeError as error:
-            raise UserError(f"the model cannot be called with {', '.join(map(str, inputs))}: {error}") from None
+            names = ", ".join(map(str, inputs))
+            remedy = "give batch=function that makes (inputs, targets) of a batch"
+            raise UserError(f"the model cannot be called with {names}: {error}; {remedy}") from None
         bound.apply_defaults()
         values = {**bound.arguments, **inputs}
         self.names += [name for name in inputs if name not in self.names]

@@ -65,8 +65,13 @@ class LiveSplit:
         return f"LiveSplit({self.role!r}, {type(self.loader).__name__})"
 
     def steps(self, batch_size: int) -> int:
-        """How many batches a pass has: the loader's own number where it brings batches."""
-        return max(1, -(-len(self) // batch_size)) if self.whole else len(self._counted())
+        """How many batches a pass of training has: the loader's own number where it brings batches."""
+        sizes = self._cut(batch_size) if self.whole else self._counted()
+        return sum(size > 1 for size in sizes) or len(sizes)
+
+    def _cut(self, batch_size: int) -> list[int]:
+        """Sizes of the batches that whole tensors are cut into."""
+        return [min(batch_size, len(self) - start) for start in range(0, len(self), batch_size)] or [0]
 
     def batches(
         self,
@@ -77,7 +82,10 @@ class LiveSplit:
         augment: bool = False,
         device: str | torch.device = "cpu",
     ) -> Iterator[Batch]:
-        """The batches; `batch_size` is for whole tensors, `augment` is the loader's own affair."""
+        """The batches; `batch_size` is for whole tensors, `augment` is the loader's own affair.
+
+        With a seed, for training, a batch of one example is left out where there are larger ones: it has no statistics.
+        """
         place = torch.device(device)
         if self.whole:
             order = torch.arange(len(self))
@@ -87,9 +95,12 @@ class LiveSplit:
             found: Iterator[Any] = ((self.loader[0][cut], self.loader[1][cut]) for cut in cuts)
         else:
             found = _private(self.loader, derive(self.seed if seed is None else seed, "loader", self.role, epoch))
+        sizes = [] if seed is None else self._cut(batch_size) if self.whole else self._counted()
+        least = 2 if any(size > 1 for size in sizes) else 0
         for item in _told(found, f"the data of {self.role}="):
             inputs, targets = self.convert(item)
-            yield _to(inputs, place), _to(targets, place)
+            if not least or examples((inputs, targets)) >= least:
+                yield _to(inputs, place), _to(targets, place)
 
     def first(self, n: int) -> LiveSplit:
         """The first `n` examples, kept in memory."""

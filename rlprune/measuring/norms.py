@@ -10,9 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from rlprune.errors import guarding
 from rlprune.scoring.evaluation import evaluating
 
 Statistics = dict[str, tuple[Tensor, Tensor]]  # mean and variance by module name
+
+_MEND = "give batches of several examples, or a recovery without bn, such as lsq"
 
 
 def tracking_norms(model: nn.Module) -> Iterator[tuple[str, _BatchNorm]]:
@@ -46,7 +49,8 @@ def recalibrate_bn(model: nn.Module, calls: Iterable[tuple[Any, ...]]) -> None:
                         norm.reset_running_stats()
                         norm.momentum = None  # cumulative average
                         norm.train()
-                model(*arguments)
+                with guarding("batch norms cannot be measured on the calibration data", _MEND):
+                    model(*arguments)
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum

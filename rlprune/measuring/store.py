@@ -7,7 +7,7 @@ import math
 import multiprocessing
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, ClassVar, Protocol, TypeVar
 from weakref import WeakSet
 
@@ -15,12 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from rlprune.artifact import fingerprint
+from rlprune.data.live import examples
 from rlprune.heap import give_back
 from rlprune.measuring.grams import GramStore
 from rlprune.measuring.norms import Statistics, measure_bn
 from rlprune.network import Network
 from rlprune.scoring.evaluation import Evaluator, Ledger, batch_within
-from rlprune.tasks.base import Task
+from rlprune.tasks.base import Batch, Task
 from rlprune.tasks.score import Score
 
 # At most; what a channel sees are positions: 128 images of 32 pixels have 8,192 at 8x8, 83 of 224 have 4,067 at 7x7.
@@ -75,7 +76,17 @@ def calibration_calls(problem: Bench, images: int | None = None) -> Iterator[tup
     most = batch_within(BATCH_PIXELS, BATCH_IMAGES, problem.data.input_shape)
     count = math.ceil(len(split) / most)
     size = math.ceil(len(split) / count)  # batches count alike in an average, so let them be alike
-    return (problem.task.inputs(pace.arranged(batch)) for batch in split.batches(size, device=problem.device))
+    batches = _several(split.batches(size, device=problem.device))
+    return (problem.task.inputs(pace.arranged(batch)) for batch in batches)
+
+
+def _several(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Without a batch of one example behind larger ones: it has no statistics."""
+    larger = False
+    for batch in batches:
+        larger |= examples(batch) > 1
+        if examples(batch) > 1 or not larger:
+            yield batch
 
 
 def bn_calls(problem: Bench) -> Iterator[tuple[Any, ...]]:

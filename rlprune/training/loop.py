@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from rlprune.data.splits import Split
-from rlprune.errors import UserError
+from rlprune.errors import UserError, guarding
 from rlprune.heap import keeping_activations
 from rlprune.scoring.evaluation import Ledger
 from rlprune.scoring.pace import Pace
@@ -81,6 +81,9 @@ def train(
     trainer.on_step, trainer.ledger = on_step, ledger
     with keeping_activations(), trainer:
         return trainer.go(monitor, start, enough, hopeless, checkpoint)
+
+
+_MEND = "the network must run in training mode on every batch of training: give other batches, or fit=function"
 
 
 class _Trainer:
@@ -204,7 +207,7 @@ class _Trainer:
                 group["lr"] = rate
             optimizer.zero_grad(set_to_none=True)
             share, images, weight = self.world.share(self.pace.arranged(batch), self.task)
-            with self.pace.precision(self.device):
+            with guarding("a step of training failed", _MEND), self.pace.precision(self.device):
                 loss = self._loss(self.called, share)
             if weight != 1.0:
                 loss = loss * weight

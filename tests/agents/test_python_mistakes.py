@@ -22,6 +22,9 @@ from rlprune.tasks import get_task
 IMAGES, LABELS = torch.rand(32, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(32) % 4
 NET = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(128, 4))
 CONTROL = (IMAGES, LABELS)
+POOLED = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8),
+                       nn.Flatten(), nn.Linear(8, 4))  # fmt: skip
+SINGLE = {"train": [(IMAGES[i : i + 1], LABELS[i : i + 1]) for i in range(8)]}
 
 
 class Broken:
@@ -76,6 +79,9 @@ PRUNE: list[tuple[dict[str, Any], str]] = [
     ({"evaluate": lambda model: float("inf")}, "evaluate gave inf"),
     ({"fit": 3}, "fit is 3; it must be a function"),
     (at_any_cost(train=(IMAGES, LABELS + 1)), "label 4 does not fit a model with 4 outputs"),
+    ({**SINGLE, "model": POOLED}, "batch norms cannot be measured on the calibration data .ValueError"),
+    (at_any_cost(**SINGLE, model=POOLED), "a step of training failed .ValueError"),
+    ({"control": [{"images": IMAGES, "id": 3, "labels": LABELS}]}, "with images, id.*give batch=function"),
     ({"control": {"val": [CONTROL]}}, "control= is a dict of val; give one loader of it"),
     ({"control": list(zip(IMAGES, "abcd" * 8, strict=True))}, "the targets are a tuple; classification needs labels"),
     (at_any_cost(fit=raises), "fit= failed .ZeroDivisionError"),
@@ -107,9 +113,9 @@ PRUNE: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("arguments", "says"), PRUNE)
 def test_pruning(arguments: dict[str, Any], says: str) -> None:
-    given = {"control": CONTROL, "train": CONTROL, "progress": False, "epochs": 1, **arguments}
+    given = {"model": NET, "control": CONTROL, "train": CONTROL, "progress": False, "epochs": 1, **arguments}
     with pytest.raises(UserError, match=says) as caught:
-        rlprune.prune(NET, **given)
+        rlprune.prune(**given)
     assert "\n" not in str(caught.value)
 
 
@@ -167,6 +173,23 @@ def test_everything_else(mistake: Callable[[], Any], says: str) -> None:
     with pytest.raises(UserError, match=says) as caught:
         mistake()
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("recovery", ["none", "bn"])
+def test_a_last_batch_of_one_is_left_out(recovery: str) -> None:
+    train = [(IMAGES[:31], LABELS[:31]), (IMAGES[31:], LABELS[31:])]
+    given = {"train": train, "progress": False, **at_any_cost(recovery=recovery)}
+    assert rlprune.prune(POOLED, control=CONTROL, **given).macs < rlprune.count_macs(POOLED, IMAGES[:1])
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_pruning_does_not_depend_on_the_callers_mode(mode: Callable[[], Any]) -> None:
+    given = {"control": CONTROL, "train": CONTROL, "progress": False, **at_any_cost()}
+    outside = rlprune.prune(NET, **given)
+    with mode():
+        inside = rlprune.prune(NET, **given)
+    assert (inside.plan, repr(inside)) == (outside.plan, repr(outside))
+    assert inside.model(IMAGES).requires_grad
 
 
 def test_numbers_of_numpy_are_numbers() -> None:
