@@ -120,6 +120,19 @@ def _side_by_side(
     return Labels(channels, result)
 
 
+@rule("_pack_padded_sequence", "_pad_packed_sequence")
+def packed(trace: Trace, op: Op) -> None:
+    """Sequences of several lengths one after the other, and back; their features are the last axis."""
+    tensor, out = op.args[0], op.outputs[0]
+    entry = trace.get(tensor)
+    if isinstance(entry, Labels) and entry.axis not in (None, tensor.ndim - 1):
+        mix(trace, op, f"its channels lie along an axis that sequences are cut along ({op.name})")
+        return
+    put_moved(trace, op, None if isinstance(entry, Labels) else entry)
+    if isinstance(entry, Labels):
+        trace.put(out, Labels(None if entry.axis is None else out.ndim - 1, entry.vector))
+
+
 @rule("constant_pad_nd")
 def constant_pad(trace: Trace, op: Op) -> None:
     """Padding; what is padded on the channel axis must stay."""

@@ -272,19 +272,6 @@ def _alike(index: Tensor, axis: int) -> bool:
     return bool((index == index.narrow(axis, 0, 1)).all())
 
 
-@rule("_pack_padded_sequence", "_pad_packed_sequence")
-def packed(trace: Trace, op: Op) -> None:
-    """Sequences of several lengths one after the other, and back; their features are the last axis."""
-    tensor, out = op.args[0], op.outputs[0]
-    entry = trace.get(tensor)
-    if isinstance(entry, Labels) and entry.axis not in (None, tensor.ndim - 1):
-        mix(trace, op, f"its channels lie along an axis that sequences are cut along ({op.name})")
-        return
-    put_moved(trace, op, None if isinstance(entry, Labels) else entry)
-    if isinstance(entry, Labels):
-        trace.put(out, Labels(None if entry.axis is None else out.ndim - 1, entry.vector))
-
-
 @rule("as_strided", "as_strided_copy")
 def as_strided(trace: Trace, op: Op) -> None:
     """A view by strides: labels are laid out in memory as the data are."""
