@@ -49,6 +49,16 @@ def test_a_card_rebuilds_every_algorithm(name: str, tmp_path: Path) -> None:
     assert agent.card["env"]["kwargs"]["criterion"] == "l2" and agent.card["training"]["errors"] is True
 
 
+def test_an_agent_is_found_as_stable_baselines_names_it_and_a_folder_says_what_is_in_it(tmp_path: Path) -> None:
+    env = layerwise()
+    write_card(agent_of("PPO", env, net_arch=[8]), env, tmp_path / "mine.zip")
+    seen = np.zeros(env.observation_space.shape or (), np.float32)
+    found = [load_agent(name).predict(seen)[0] for name in (tmp_path / "mine.zip", tmp_path / "mine")]
+    np.testing.assert_array_equal(*found)
+    with pytest.raises(UserError, match=r"is a folder; give .*mine\.zip"):
+        load_agent(tmp_path)
+
+
 def test_a_vector_of_wrapped_environments_says_what_a_single_one_says(tmp_path: Path) -> None:
     kwargs = {"control_size": 200, "calibration_size": 128, "max_rate": 0.7}
     env = make_vec_env("rlprune/LayerwisePruning-v0", 2, env_kwargs=kwargs, wrapper_class=AroundAdvice)
