@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -28,75 +28,18 @@ from rlprune.tasks.score import Score
 Batch = tuple[Any, Any]
 
 
-class Task(Protocol):
-    """Everything the evaluator, the trainer and the criteria need, so that none of them knows what is predicted."""
-
-    @property
-    def name(self) -> str:
-        """Name in the registry."""
-        ...
-
-    @property
-    def metric(self) -> str:
-        """What `score` measures."""
-        ...
-
-    @property
-    def distillable(self) -> bool:
-        """Whether `rows` gives anything: a student can imitate a teacher."""
-        ...
-
-    def size(self, batch: Batch) -> int:
-        """Number of images in a batch."""
-        ...
-
-    def inputs(self, batch: Batch) -> tuple[Any, ...]:
-        """Positional arguments for calling a model in eval mode on a batch."""
-        ...
-
-    def outputs(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        """Class logits, dimension 1 the classes.
-
-        Raises:
-            UserError: The task has no such thing (detection).
-        """
-        ...
-
-    def rows(self, output: Any, batch: Batch) -> torch.Tensor:
-        """Of what a model returned the class logits of everything that counts, (images or pixels, classes).
-
-        It is what a student imitates of its teacher, and what label smoothing smooths.
-
-        Raises:
-            UserError: The task has no such thing (detection).
-        """
-        ...
-
-    def loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
-        """Mean training loss over the batch, a scalar that can be differentiated."""
-        ...
-
-    def score(self, model: nn.Module, batches: Iterable[Batch]) -> Score:
-        """Score of a model in eval mode; the caller sets the mode and turns gradients off.
-
-        Raises:
-            UserError: There is no batch, or an output is NaN, infinite, or of the wrong shape.
-        """
-        ...
-
-    def prepared(self, score: Callable[[Task], Score]) -> Task:
-        """The task for one problem; `score` scores the unpruned network on the control split by a task."""
-        ...
-
-
 class OutputTask:
-    """A task that compares what a model returns with targets, example by example; the base of one's own.
+    """A task that compares what a model returns with targets, example by example; the base of all tasks.
 
+    It holds all that the evaluator, the trainer and the criteria need, so that none of them knows what is predicted.
     Two methods make a task: `loss_of`, the loss of a batch, and `examples`, numbers for each example, of which
     `measure` (their mean, unless overridden) makes the score of any set of examples, and so its interval. `output`
-    is what both get of what the model returned. Attributes as of `Task`, and:
+    is what both get of what the model returned.
 
     Attributes:
+        name: Name in the registry.
+        metric: What `score` measures.
+        distillable: Whether `rows` gives anything: a student can imitate a teacher.
         percent: Whether scores are fractions in [0, 1].
         model_losses: Whether losses are the model's own; one that gives none can be pruned, and not trained.
         draws: Of the bootstrap that gives the interval.
@@ -145,7 +88,13 @@ class OutputTask:
         return self.rows(model(*self.inputs(batch)) if self.distillable else None, batch)
 
     def rows(self, output: Any, batch: Batch) -> torch.Tensor:
-        """There are no class logits: always raises UserError."""
+        """Of what a model returned the class logits of everything that counts, (images or pixels, classes).
+
+        It is what a student imitates of its teacher, and what label smoothing smooths.
+
+        Raises:
+            UserError: The task has no such thing, as here.
+        """
         raise UserError(
             f"{self.name} has no class logits to imitate or to smooth; leave distillation and smoothing out"
         )
@@ -169,7 +118,13 @@ class OutputTask:
         return found
 
     def score(self, model: nn.Module, batches: Iterable[Batch]) -> Score:
-        """`measure` over all examples; the interval comes from drawing them anew."""
+        """`measure` over all examples; the interval comes from drawing them anew.
+
+        The caller puts the model into eval mode and turns gradients off.
+
+        Raises:
+            UserError: There is no batch, or an output is NaN, infinite, or of the wrong shape.
+        """
         tables: list[np.ndarray] = []
         loss = 0.0
         for batch in batches:
@@ -190,6 +145,10 @@ class OutputTask:
     def prepared(self, score: Callable[[Task], Score]) -> Task:
         """The task for one problem; `score` scores the unpruned network on the control split by a task."""
         return self
+
+
+Task = OutputTask
+"""What annotations call it: a task from a name or from an object (`as_task`) is always one."""
 
 
 def _resampled(measure: Callable[[np.ndarray], float], table: np.ndarray, index: np.ndarray) -> float:
