@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -156,22 +157,10 @@ def _basic(draw: Draws, projects: bool, excites: bool = False) -> Callable[[int,
     return block
 
 
-@FAMILIES.register("residual")
-def _option_a(draw: Draws, width: int) -> tuple[list[nn.Module], int]:
-    """The ResNets of CIFAR: shortcuts without parameters."""
-    return _residual(draw, width, (1, 5), _basic(draw, projects=False))
-
-
-@FAMILIES.register("projected")
-def _option_b(draw: Draws, width: int) -> tuple[list[nn.Module], int]:
-    """Residual networks with 1x1 convolutions in the shortcuts."""
-    return _residual(draw, width, (1, 4), _basic(draw, projects=True))
-
-
-@FAMILIES.register("squeeze")
-def _squeeze(draw: Draws, width: int) -> tuple[list[nn.Module], int]:
-    """Residual networks with squeeze and excitation."""
-    return _residual(draw, width, (1, 4), _basic(draw, projects=True, excites=True))
+# The ResNets of CIFAR: shortcuts without parameters; 1x1 convolutions in the shortcuts; squeeze and excitation
+FAMILIES.register("residual")(lambda draw, width: _residual(draw, width, (1, 5), _basic(draw, projects=False)))
+FAMILIES.register("projected")(lambda draw, width: _residual(draw, width, (1, 4), _basic(draw, projects=True)))
+FAMILIES.register("squeeze")(lambda draw, width: _residual(draw, width, (1, 4), _basic(draw, True, excites=True)))
 
 
 @FAMILIES.register("wide")
@@ -204,16 +193,9 @@ def _bottle(draw: Draws, width: int, grouped: bool) -> tuple[list[nn.Module], in
     return _residual(draw, width, (1, 3), block, wider=draw.of(2, 3))
 
 
-@FAMILIES.register("bottleneck")
-def _bottleneck(draw: Draws, width: int) -> tuple[list[nn.Module], int]:
-    """Residual networks of narrow 3x3 convolutions between 1x1 ones (He et al. 2016)."""
-    return _bottle(draw, width, grouped=False)
-
-
-@FAMILIES.register("grouped")
-def _grouped(draw: Draws, width: int) -> tuple[list[nn.Module], int]:
-    """The same with the 3x3 convolutions in groups (Xie et al. 2017)."""
-    return _bottle(draw, width, grouped=True)
+# Narrow 3x3 convolutions between 1x1 ones (He et al. 2016); the same in groups (Xie et al. 2017)
+FAMILIES.register("bottleneck")(partial(_bottle, grouped=False))
+FAMILIES.register("grouped")(partial(_bottle, grouped=True))
 
 
 @FAMILIES.register("separable")

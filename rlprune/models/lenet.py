@@ -45,7 +45,4 @@ class LeNet5(nn.Module):
         return logits
 
 
-@register_model("lenet5")
-def lenet5(num_classes: int = 10, in_channels: int = 1) -> nn.Module:
-    """LeNet-5 (20-50-500), one input channel unless told otherwise."""
-    return LeNet5(num_classes, in_channels)
+lenet5 = register_model("lenet5")(LeNet5)

@@ -111,13 +111,5 @@ class MobileNetV2(nn.Module):
         return logits
 
 
-@register_model("mobilenet_v1")
-def mobilenet_v1(num_classes: int = 10, in_channels: int = 3) -> nn.Module:
-    """MobileNet V1 at CIFAR size."""
-    return MobileNetV1(num_classes, in_channels)
-
-
-@register_model("mobilenet_v2")
-def mobilenet_v2(num_classes: int = 10, in_channels: int = 3) -> nn.Module:
-    """MobileNet V2 at CIFAR size."""
-    return MobileNetV2(num_classes, in_channels)
+mobilenet_v1 = register_model("mobilenet_v1")(MobileNetV1)
+mobilenet_v2 = register_model("mobilenet_v2")(MobileNetV2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -65,31 +67,7 @@ def _stage(width: int, planes: int, blocks: int, stride: int) -> nn.Sequential:
     return nn.Sequential(first, *(BasicBlock(planes, planes, 1) for _ in range(blocks - 1)))
 
 
-@register_model("resnet20")
-def resnet20(num_classes: int = 10, in_channels: int = 3) -> nn.Module:
-    """ResNet-20 at CIFAR size, option A."""
-    return CifarResNet(3, num_classes, in_channels)
-
-
-@register_model("resnet32")
-def resnet32(num_classes: int = 10, in_channels: int = 3) -> nn.Module:
-    """ResNet-32 at CIFAR size, option A."""
-    return CifarResNet(5, num_classes, in_channels)
-
-
-@register_model("resnet44")
-def resnet44(num_classes: int = 10, in_channels: int = 3) -> nn.Module:
-    """ResNet-44 at CIFAR size, option A."""
-    return CifarResNet(7, num_classes, in_channels)
-
-
-@register_model("resnet56")
-def resnet56(num_classes: int = 10, in_channels: int = 3) -> nn.Module:
-    """ResNet-56 at CIFAR size, option A: 125.49 M MACs, 0.853 M parameters."""
-    return CifarResNet(9, num_classes, in_channels)
-
-
-@register_model("resnet110")
-def resnet110(num_classes: int = 10, in_channels: int = 3) -> nn.Module:
-    """ResNet-110 at CIFAR size, option A."""
-    return CifarResNet(18, num_classes, in_channels)
+# At CIFAR size with option A; ResNet-56 has 125.49 M MACs and 0.853 M parameters
+resnet20, resnet32, resnet44, resnet56, resnet110 = (
+    register_model(f"resnet{depth}")(partial(CifarResNet, (depth - 2) // 6)) for depth in (20, 32, 44, 56, 110)
+)

@@ -106,14 +106,8 @@ SCHEDULES: Registry[Callable[[TrainSettings, float], float]] = Registry("schedul
 """Factor on the learning rate, given the settings and the epochs done so far (a fraction within an epoch)."""
 
 
-@SCHEDULES.register("constant")
-def _constant(settings: TrainSettings, epoch: float) -> float:
-    return 1.0
-
-
-@SCHEDULES.register("step")
-def _step(settings: TrainSettings, epoch: float) -> float:
-    return settings.gamma ** sum(epoch >= milestone for milestone in settings.milestones)
+SCHEDULES.register("constant")(lambda settings, epoch: 1.0)
+SCHEDULES.register("step")(lambda settings, epoch: settings.gamma ** sum(epoch >= at for at in settings.milestones))
 
 
 @SCHEDULES.register("cosine")
