@@ -18,25 +18,19 @@ class Watcher(Protocol):
 
     def round(self, line: Mapping[str, Any], base_macs: int, rounds_left: float | None) -> None:
         """A round has ended."""
+        return
 
     def work(self, what: str, done: float = 0.0, total: float = 1.0, detail: str = "") -> None:
         """Something inside a round has got this far."""
+        return
 
     def pace(self, seconds: float, epochs: float) -> None:
         """An epoch of training takes so many seconds now, and so many are left in the budget."""
+        return
 
 
-class Silent:
+class Silent(Watcher):
     """A watcher that shows nothing."""
-
-    def round(self, line: Mapping[str, Any], base_macs: int, rounds_left: float | None) -> None:
-        """Show nothing."""
-
-    def work(self, what: str, done: float = 0.0, total: float = 1.0, detail: str = "") -> None:
-        """Show nothing."""
-
-    def pace(self, seconds: float, epochs: float) -> None:
-        """Show nothing."""
 
 
 class Sink(Protocol):
@@ -44,30 +38,19 @@ class Sink(Protocol):
 
     def load(self) -> Mapping[str, Any] | None:
         """The state of the last whole round, or None."""
-        ...
+        return None
 
     def save(self, state: Mapping[str, Any], rounds: list[dict[str, Any]]) -> None:
         """Keep the state after a round, and the record of all rounds so far."""
-        ...
+        return
 
     def cycle_file(self, name: str) -> Path | None:
-        """Where a training of this name keeps its own state."""
-        ...
+        """Where a training of this name keeps its own state; None keeps none."""
+        return None
 
 
-class Nowhere:
+class Nowhere(Sink):
     """A sink that keeps nothing."""
-
-    def load(self) -> Mapping[str, Any] | None:
-        """Nothing."""
-        return None
-
-    def save(self, state: Mapping[str, Any], rounds: list[dict[str, Any]]) -> None:
-        """Keep nothing."""
-
-    def cycle_file(self, name: str) -> Path | None:
-        """Nowhere."""
-        return None
 
 
 def follow(watcher: Watcher, epochs: float, left: float) -> Callable[[float], None]:
