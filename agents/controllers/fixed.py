@@ -6,7 +6,7 @@ import fnmatch
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -15,9 +15,6 @@ from rlprune.channels import ChannelGroups
 from rlprune.errors import UserError, check_count, check_rate
 from rlprune.files import read_json
 from rlprune.registry import Registry
-
-if TYPE_CHECKING:
-    pass
 
 
 def removed_at(size: int, rate: float) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
@@ -22,10 +24,7 @@ def is_convolution(group: ChannelGroup, groups: ChannelGroups) -> bool:
 
 def counts_of(order: Iterable[str]) -> dict[str, int]:
     """How often every group is named."""
-    counts: dict[str, int] = {}
-    for name in order:
-        counts[name] = counts.get(name, 0) + 1
-    return counts
+    return dict(Counter(order))
 
 
 def global_order(env: FilterPruningEnv, scores: Scores) -> list[str]:
@@ -52,25 +51,18 @@ def first_to_meet(env: FilterPruningEnv, order: list[str]) -> int:
 
     Bisection: MACs fall with every filter.
     """
-    budget = env.budget
-    if budget.target is None:
+    budget, target = env.budget, env.budget.target
+    if target is None:
         return len(order)
     places = {group.name: place for place, group in enumerate(env.prunable)}
 
-    def macs(k: int) -> int:
+    def meets(k: int) -> bool:
         counts = np.zeros(len(places), dtype=np.int64)
         for name, count in counts_of(order[:k]).items():
             counts[places[name]] = count
-        return budget.cost(budget.before + counts)
+        return budget.cost(budget.before + counts) <= target
 
-    low, high = 0, len(order)
-    while low < high:
-        middle = (low + high) // 2
-        if macs(middle) > budget.target:
-            low = middle + 1
-        else:
-            high = middle
-    return low
+    return bisect_left(range(len(order)), True, key=meets)
 
 
 def largest_harmless(count: int, drop: Callable[[int], float], tolerance: float) -> int:
