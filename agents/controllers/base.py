@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -50,10 +51,12 @@ class Rule:
     Attributes:
         press: How to train before a removal, for rules that do; None takes the rule's own way.
         on_trial: Told of every schedule that is tried: how many are done, how many there will be, the best so far.
+        remembered: Attributes that the next round needs to know, of tensors and plain values.
     """
 
     on_trial: OnTrial | None = None
     press: TrainSettings | None = None
+    remembered: ClassVar[tuple[str, ...]] = ()
     _env: FilterPruningEnv | None = None
 
     def bind(self, env: gymnasium.Env[Any, Any]) -> None:
@@ -95,11 +98,13 @@ class Rule:
         return network
 
     def state_dict(self) -> dict[str, Any]:
-        """What the next round needs to know of the rounds before: tensors and plain values."""
-        return {}
+        """What the next round needs to know of the rounds before: what is `remembered`, by name."""
+        return {name.lstrip("_"): copy.copy(getattr(self, name)) for name in self.remembered}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state_dict`'s result."""
+        for name in self.remembered:
+            setattr(self, name, copy.copy(state[name.lstrip("_")]))
 
 
 class RoundRule(Rule):

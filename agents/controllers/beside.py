@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -33,6 +33,7 @@ class Beside(RoundRule):
     """
 
     cheap: Any = None
+    remembered = ("tried", "leads")
 
     def __init__(self, controller: Controller, samples: int = 2) -> None:
         self.controller = controller
@@ -78,11 +79,3 @@ class Beside(RoundRule):
             env.rules.advice: partial(advised_counts, env, env.rules.advice),
         }
         return found | {f"{AGENT}, drawn {number}": partial(drawn, number) for number in range(1, self.samples - 1)}
-
-    def state_dict(self) -> dict[str, Any]:
-        """What was tried, and who leads."""
-        return {"tried": self.tried, "leads": self.leads}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on with it."""
-        self.tried, self.leads = list(state["tried"]), str(state["leads"])

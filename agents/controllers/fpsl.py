@@ -8,9 +8,9 @@ its parameters are new.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -42,6 +42,7 @@ class GlobalThreshold(RoundRule):
 
     share: float = 0.01
     linear: bool = False
+    remembered: ClassVar[tuple[str, ...]] = ("_owed",)  # of a filter, the part that should have gone by now
 
     def __post_init__(self) -> None:
         check_rate("share", self.share)
@@ -51,14 +52,6 @@ class GlobalThreshold(RoundRule):
         """Start in this environment."""
         super().bind(env)
         self._owed = 0.0
-
-    def state_dict(self) -> dict[str, Any]:
-        """The part of a filter that is owed."""
-        return {"owed": self._owed}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state_dict`'s result."""
-        self._owed = float(state["owed"])
 
     def plan(self) -> dict[str, int]:
         """Scores at or below the threshold go, but for the filters that a layer must keep.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -54,6 +54,7 @@ class LeastLoss(RoundRule):
     reduction: float = 0.5
     retrain_every: float = 0.03
     linear: bool = False
+    remembered: ClassVar[tuple[str, ...]] = ("_retrained",)  # the reduction at the last retraining
 
     def __post_init__(self) -> None:
         for name in ("step", "cap", "reduction", "retrain_every"):
@@ -66,14 +67,6 @@ class LeastLoss(RoundRule):
         super().bind(env)
         self._retrained = 0.0
         self._images = FixedImages(self.env.problem, self.images, seed=self.env.rules.seed)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The reduction at the last retraining."""
-        return {"retrained": self._retrained}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from `state_dict`'s result."""
-        self._retrained = state["retrained"]
 
     @property
     def gone(self) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -38,6 +38,8 @@ class BestOf(Rule):
         UserError: If all episodes would be the same.
     """
 
+    remembered = ("tried", "_counts")
+
     def __init__(self, controller: Controller, episodes: int) -> None:
         algorithm = getattr(controller, "card", {}).get("algorithm", "")
         if not isinstance(controller, Search) and algorithm not in STOCHASTIC:
@@ -54,14 +56,6 @@ class BestOf(Rule):
         """Try episodes of this environment."""
         super().bind(env)
         self.tried, self._counts = [], []
-
-    def state_dict(self) -> dict[str, Any]:
-        """The episode that is being played."""
-        return {"tried": self.tried, "counts": self._counts}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on with it."""
-        self.tried, self._counts = list(state["tried"]), list(state["counts"])
 
     def count(self) -> int:
         """The best episode's count; the trials run at the first step."""
