@@ -23,7 +23,7 @@ from rlprune.envs.render import draw, write
 from rlprune.envs.rules import Rules
 from rlprune.envs.view import EpisodeView, Observation
 from rlprune.envs.workers import single_thread_in_workers
-from rlprune.errors import UserError, check_seed, unknown_name
+from rlprune.errors import UserError, check_known, check_seed
 from rlprune.network import Network
 from rlprune.problem import PruningProblem
 from rlprune.seeding import streams_untouched
@@ -239,8 +239,7 @@ class FilterPruningEnv(EpisodeView, gymnasium.Env[Observation, NDArray[np.float3
         """
         super().reset(seed=None if seed is None else check_seed(seed))
         for name in options or {}:
-            if name not in ("budget", "counted", "tolerance"):
-                raise unknown_name("reset option", name, ("budget", "counted", "tolerance"))
+            check_known("reset option", name, ("budget", "counted", "tolerance"))
         self._episode.restart(replace(self.rules, **(options or {})))
         return self.observation, step_info(self._episode, self._episode.current.name, 0.0, {})
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from rlprune.envs.env import FilterPruningEnv
 from rlprune.envs.registration import GAMES
-from rlprune.errors import unknown_name
+from rlprune.errors import check_known
 from rlprune.problem import PruningProblem
 
 
@@ -21,6 +21,5 @@ def make_env(game: str, problem: PruningProblem, **rules: Any) -> FilterPruningE
     Raises:
         UserError: For an unknown game or rule, or a value that cannot be.
     """
-    if game not in GAMES:
-        raise unknown_name("game", game, GAMES)
+    check_known("game", game, GAMES)
     return FilterPruningEnv(problem=problem, **{**GAMES[game], **rules})

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from rlprune.envs.env import FilterPruningEnv
 from rlprune.envs.view import Observation
-from rlprune.errors import UserError, check_seed, unknown_name
+from rlprune.errors import UserError, check_known, check_seed
 from rlprune.problem import PruningProblem
 
 GOAL = ("problem", "budget", "tolerance", "counted")
@@ -112,8 +112,7 @@ class MixedPruningEnv(gymnasium.Env[Observation, NDArray[Any]]):
         super().reset(seed=None if seed is None else check_seed(seed))
         options = dict(options or {})
         for name in options:
-            if name not in GOAL:
-                raise unknown_name("reset option", name, GOAL)
+            check_known("reset option", name, GOAL)
         drawn = int(self.np_random.integers(len(self.envs)))
         self._number = int(options.pop("problem", drawn))
         if not 0 <= self._number < len(self.envs):

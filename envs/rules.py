@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from numbers import Real
 from typing import Any
 
-from rlprune.errors import UserError, check_rate, check_seed, unknown_name
+from rlprune.errors import UserError, check_known, check_rate, check_seed
 from rlprune.kinds import check_kinds
 from rlprune.typed import check_fields
 
@@ -73,14 +73,11 @@ class Rules:
         check_seed(self.seed)
         if self.budget is not None and not 0.0 < self.budget <= 1.0:
             raise UserError(f"budget is {self.budget}; it must lie in (0, 1], the fraction of the MACs to keep")
-        if self.counted not in COUNTED:
-            raise unknown_name("what a budget counts", self.counted, COUNTED)
+        check_known("what a budget counts", self.counted, COUNTED)
         if self.rounds is not None and self.rounds < 1:
             raise UserError(f"rounds is {self.rounds}; it must be at least 1, or None for no limit")
-        if self.advice not in ADVICE:
-            raise unknown_name("advice", self.advice, ADVICE)
-        if self.on_violation not in ON_VIOLATION:
-            raise unknown_name("on_violation", self.on_violation, ON_VIOLATION)
+        check_known("advice", self.advice, ADVICE)
+        check_known("on_violation", self.on_violation, ON_VIOLATION)
 
     def check(self) -> Rules:
         """The rules themselves, if criterion and reward are known, which only what needs torch can say.

@@ -18,7 +18,7 @@ from rlprune.envs.episode.telling import progress
 from rlprune.envs.episode.transitions import Repairs
 from rlprune.envs.episode.window import Counts
 from rlprune.envs.observations import observation
-from rlprune.errors import unknown_name
+from rlprune.errors import check_known
 from rlprune.network import Network
 from rlprune.tasks import Score
 
@@ -145,8 +145,7 @@ class EpisodeView:
         The nearest that the windows allow, one group after the other; what was visited already stays as it was.
         """
         for name in counts:
-            if name not in self.scope.names:
-                raise unknown_name("group", name, self.scope.names)
+            check_known("group", name, self.scope.names)
         return self._episode.current.feasible(counts)
 
     def action_for(self, count: int) -> Observation:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from rlprune.envs.env import FilterPruningEnv
 from rlprune.envs.view import Observation
-from rlprune.errors import UserError, unknown_name
+from rlprune.errors import UserError, check_known
 from rlprune.files import write_json
 
 Step = tuple[Observation, float, bool, bool, dict[str, Any]]
@@ -45,8 +45,7 @@ class WholeNetworkAction(gymnasium.Wrapper[Observation, Any, Observation, NDArra
     def __init__(self, env: gymnasium.Env[Any, Any], mode: str = "vector") -> None:
         RecordConstructorArgs.__init__(self, mode=mode)
         gymnasium.Wrapper.__init__(self, env)
-        if mode not in ("vector", "global"):
-            raise unknown_name("mode", mode, ("vector", "global"))
+        check_known("mode", mode, ("vector", "global"))
         self._inner = pruning_env(env)
         self._mode = mode
         length = len(self._inner.scope.names) if mode == "vector" else 1

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from rlprune.channels.copying import unwrapped
 from rlprune.channels.surgery import CHANGED
-from rlprune.errors import UserError, reading, unknown_name
+from rlprune.errors import UserError, check_known, reading
 from rlprune.files import read_tensors, write_tensors, write_whole
 
 FORMAT = "rlprune-1"
@@ -134,8 +134,7 @@ def export(model: nn.Module, example_inputs: tuple[Any, ...], path: Path, form: 
         UserError: For an unknown form, a missing package, a network that cannot be exported, or outputs that differ.
     """
     exporters = {"pt2": _export_pt2, "onnx": _export_onnx}
-    if form not in exporters:
-        raise unknown_name("export format", form, exporters)
+    check_known("export format", form, exporters)
     model = model.eval()
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporters' own deprecation notes

@@ -13,7 +13,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib import import_module, metadata
 
-from rlprune.errors import HelpShown, UserError, printable, unknown_name
+from rlprune.errors import HelpShown, UserError, check_known, printable
 from rlprune.importing import only_results
 from rlprune.notices import holding
 
@@ -141,8 +141,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     name = argv[0]
     try:
-        if name not in COMMANDS:
-            raise unknown_name("command", name, COMMANDS)
+        check_known("command", name, COMMANDS)
         module, _, function = COMMANDS[name].home.partition(":")
         run = getattr(import_module(f"rlprune.agents.commands.{module}"), function)
         apart = only_results() if "--json" in argv and not {"-h", "--help", "--help-all"} & {*argv} else nullcontext()

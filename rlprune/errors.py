@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from numbers import Integral
 from pathlib import Path
 
@@ -41,6 +41,12 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
         nearest = sorted(lower[entry] for entry in difflib.get_close_matches(name.lower(), lower, n=8, cutoff=0.0))
         return UserError(f"unknown {kind} {name!r}; {hint}the closest of {len(known)} known: {', '.join(nearest)}")
     return UserError(f"unknown {kind} {name!r}; {hint}known: {', '.join(known) or '(none)'}")
+
+
+def check_known(kind: str, name: str, known: Collection[str]) -> None:
+    """Raise UserError with the closest known one if a name is not one of these."""
+    if name not in known:
+        raise unknown_name(kind, name, known)
 
 
 def check_rate(name: str, value: float) -> float:

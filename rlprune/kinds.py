@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from rlprune.errors import UserError, unknown_name
+from rlprune.errors import UserError, check_known
 
 KINDS = ("depthwise", "grouped", "residual", "concatenated", "transposed", "linear")
 
@@ -19,6 +19,5 @@ def check_kinds(what: str, names: Iterable[str]) -> tuple[str, ...]:
         raise UserError(f"{what} is {names!r}; give a list of kinds, as in [{names!r}]")
     names = tuple(names)
     for name in names:
-        if name not in KINDS:
-            raise unknown_name(f"kind of group in {what}", str(name), KINDS)
+        check_known(f"kind of group in {what}", str(name), KINDS)
     return names

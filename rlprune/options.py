@@ -6,7 +6,7 @@ import ast
 from collections.abc import Mapping
 from typing import Any
 
-from rlprune.errors import UserError, unknown_name
+from rlprune.errors import UserError, check_known
 
 
 def parse_options(what: str, text: str, defaults: Mapping[str, Any]) -> dict[str, Any]:
@@ -26,8 +26,7 @@ def parse_options(what: str, text: str, defaults: Mapping[str, Any]) -> dict[str
     options: dict[str, Any] = {}
     for part in text.split(","):
         key, equals, value = (piece.strip() for piece in part.partition("="))
-        if key not in defaults:
-            raise unknown_name(f"option of {what}", key, defaults or ["(none)"])
+        check_known(f"option of {what}", key, defaults)
         options[key] = _value(value, defaults[key])
         if not equals or options[key] is None:
             kind = type(defaults[key]).__name__

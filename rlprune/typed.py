@@ -9,7 +9,7 @@ from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from rlprune.errors import UserError, unknown_name
+from rlprune.errors import UserError, check_known
 
 T = TypeVar("T")
 WORDS: dict[Any, str] = {int: "a whole number", float: "a number", str: "text", bool: "true or false", NoneType: "null"}
@@ -36,8 +36,7 @@ def from_table(cls: type[T], content: Any, what: str) -> T:
     kinds = kinds_of(cls)
     content = checked(Mapping[str, Any], content, what)
     for name in content:
-        if name not in kinds:
-            raise unknown_name(f"entry of {what}", name, kinds)
+        check_known(f"entry of {what}", name, kinds)
     for item in fields(cls):  # type: ignore[arg-type]
         if item.name not in content and item.default is MISSING and item.default_factory is MISSING:
             raise UserError(f"{what} has no {item.name!r}")

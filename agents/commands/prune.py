@@ -11,7 +11,7 @@ from rlprune.agents.commands.options import Run, Section, check_resumed, command
 from rlprune.agents.controllers.registry import RULES, rule_class
 from rlprune.agents.runs.recipe import AGENT, PHASES, Recipe
 from rlprune.agents.runs.recipes import RECIPES, get_recipe, list_recipes
-from rlprune.errors import UserError, reading, unknown_name
+from rlprune.errors import UserError, check_known, reading
 from rlprune.importing import print_json
 from rlprune.notices import tell
 from rlprune.record import RunFolder, free_folder, newest_unfinished
@@ -189,8 +189,7 @@ def methods(argv: Sequence[str], about: str, examples: str) -> int:
         summaries = {name: RECIPES[name].summary for name in list_recipes()}
         print_json(summaries) if given["json"] else print_methods(summaries, Console())
         return 0
-    if name not in RECIPES:
-        raise unknown_name("method", name, RECIPES)
+    check_known("method", name, RECIPES)
     recipe = get_recipe(name, published=given["published"])
     if given["yaml"]:
         print(recipe.to_yaml(), end="")

@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import Any
 
 from rlprune.agents.controllers.base import Rule
-from rlprune.errors import UserError, unknown_name
+from rlprune.errors import UserError, check_known, unknown_name
 from rlprune.typed import check_table, checked
 
 RULES: dict[str, str] = {
@@ -53,8 +53,7 @@ def make_rule(name: str, options: Mapping[str, Any] | None = None) -> Rule:
     rule, options = rule_class(name), checked(Mapping[str, Any], options or {}, f"options of {name!r}")
     known = {field.name for field in fields(rule)}  # type: ignore[arg-type]
     for key in options or {}:
-        if key not in known:
-            raise unknown_name(f"option of {name!r}", key, known or ["(none)"])
+        check_known(f"option of {name!r}", key, known)
     check_table(rule, options or {}, f"options of {name!r}")
     try:
         return rule(**(options or {}))

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from rlprune.agents.controllers.base import RoundRule
 from rlprune.envs.episode.racing import Trial
-from rlprune.errors import UserError, check_count, unknown_name
+from rlprune.errors import UserError, check_count, check_known
 from rlprune.seeding import numpy_generator
 
 Vector = NDArray[np.float64]
@@ -130,8 +130,7 @@ class CrossEntropySearch(Search):
         check_count("population", self.population)
         if not 0.0 < self.elite <= 1.0 or not 0.0 < self.smoothing <= 1.0:
             raise UserError(f"elite is {self.elite} and smoothing {self.smoothing}; both must lie in (0, 1]")
-        if self.start not in STARTS:
-            raise unknown_name("start", self.start, STARTS)
+        check_known("start", self.start, STARTS)
 
     def look(self, generator: np.random.Generator) -> None:
         """Sample, try, fit."""

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from rlprune.envs.registration import LAYERWISE, MIXED
-from rlprune.errors import UserError, check_count, check_seed, unknown_name
+from rlprune.errors import UserError, check_count, check_known, check_seed, unknown_name
 from rlprune.typed import check_fields
 
 ALGORITHMS = {
@@ -40,8 +40,7 @@ START_METHODS = ("fork", "forkserver", "spawn")
 
 def check_algorithm(name: str) -> None:
     """Raise UserError if there is no such algorithm, or the package that it is in is not installed."""
-    if name not in ALGORITHMS:
-        raise unknown_name("algorithm", name, ALGORITHMS)
+    check_known("algorithm", name, ALGORITHMS)
     module = ALGORITHMS[name][0]
     if find_spec(module) is None:
         raise UserError(

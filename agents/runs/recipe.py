@@ -11,7 +11,7 @@ import yaml
 
 from rlprune.agents.controllers.registry import RULES, make_rule, rule_class
 from rlprune.envs.rules import ON_VIOLATION, check_confidence, check_tolerance
-from rlprune.errors import UserError, check_count, check_number, check_rate, reading, unknown_name
+from rlprune.errors import UserError, check_count, check_known, check_number, check_rate, reading, unknown_name
 from rlprune.kinds import check_kinds
 from rlprune.training.settings import TrainSettings
 from rlprune.typed import check_fields, check_table, checked
@@ -104,10 +104,8 @@ class Recipe:
                 f"samples is {self.samples}, and at a tolerance they are of a trained agent: leave it out, or play "
                 "a schedule that is published, as `rlprune episode` does without --tolerance"
             )
-        if self.check not in CHECKS:
-            raise unknown_name("check", self.check, CHECKS)
-        if self.on_violation not in ON_VIOLATION:
-            raise unknown_name("on_violation", self.on_violation, ON_VIOLATION)
+        check_known("check", self.check, CHECKS)
+        check_known("on_violation", self.on_violation, ON_VIOLATION)
         if self.controller.startswith(AGENT):
             if self.options:
                 raise UserError(f"{self.controller} takes no options; it was trained with its own")
@@ -203,8 +201,7 @@ def _options_of(controller: str) -> set[str]:
 def _trained(phase: str, settings: TrainSettings, given: Mapping[str, Any]) -> TrainSettings:
     known = {item.name for item in fields(TrainSettings)}
     for name in given:
-        if name not in known:
-            raise unknown_name(f"option of {phase}", name, known)
+        check_known(f"option of {phase}", name, known)
     milestones = {"milestones": tuple(given["milestones"])} if "milestones" in given else {}
     if given.get("schedule", "step") != "step":  # the recipe's own are of the schedule that it had
         milestones.setdefault("milestones", ())

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rlprune.agents.runs.recipe import Recipe, read_recipe
-from rlprune.errors import unknown_name
+from rlprune.errors import check_known
 from rlprune.training.settings import TrainSettings
 
 CYCLE = TrainSettings(optimizer="adamw", lr=0.002, distillation=0.9)
@@ -110,10 +110,8 @@ def get_recipe(name: str | Path | Recipe, *, published: bool = False) -> Recipe:
         return replace(name, published=True) if published else name
     if str(name).endswith((".yml", ".yaml")):
         return read_recipe(name)
-    if str(name) not in RECIPES:
-        raise unknown_name("method", str(name), RECIPES)
+    check_known("method", str(name), RECIPES)
     if published:
-        if str(name) not in published_recipes():
-            raise unknown_name("published method", str(name), published_recipes())
+        check_known("published method", str(name), published_recipes())
         return published_recipes()[str(name)]
     return RECIPES[str(name)]

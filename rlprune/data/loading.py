@@ -22,7 +22,7 @@ from rlprune.data.signals import is_signal_folder, load_signal_folder
 from rlprune.data.splits import DataSplits
 from rlprune.data.tiles import is_airs, is_inria, load_airs, load_inria
 from rlprune.data.torchvision_sets import TORCHVISION_SETS, load_torchvision
-from rlprune.errors import UserError, check_seed, reading, unknown_name
+from rlprune.errors import UserError, check_known, check_seed, reading
 from rlprune.importing import file_and_name
 from rlprune.options import parse_options
 from rlprune.typed import checked, words
@@ -157,8 +157,7 @@ def _as_described(file: Path, cut: Cut) -> Cut:
         raise UserError(f"cannot read {file} as YAML ({str(error).splitlines()[0]})") from None
     known: dict[str, Any] = {"normalise": str, "size": int, "channels": int, "classes": list}
     for key, value in content.items() if isinstance(content, dict) else [(str(content), None)]:
-        if key not in known:
-            raise unknown_name(f"entry of {file}", str(key), known)
+        check_known(f"entry of {file}", str(key), known)
         if type(value) is not known[key]:
             raise UserError(f"{file}: {key} is {value!r}; it must be {words(known[key])}")
         if getattr(cut, key) is None:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from rlprune.errors import UserError, check_count, unknown_name
+from rlprune.errors import UserError, check_count, check_known
 from rlprune.seeding import derive, numpy_generator
 from rlprune.tasks.base import Batch
 
@@ -165,7 +165,6 @@ class DataSplits:
 
     def split(self, role: str) -> Split:
         """The split of a role; raises UserError for a role there is not."""
-        if role not in ROLES:
-            raise unknown_name("role", role, ROLES)
+        check_known("role", role, ROLES)
         found: Split = getattr(self, role)
         return found

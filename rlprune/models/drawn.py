@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rlprune.cost import count_macs
-from rlprune.errors import UserError, unknown_name
+from rlprune.errors import UserError, check_known
 from rlprune.models.initialise import kaiming
 from rlprune.registry import Registry
 from rlprune.seeding import numpy_generator
@@ -272,8 +272,7 @@ def family_of(spec: str) -> tuple[str, int]:
     ('dense', 3)
     """
     family, _, seed = spec.removeprefix("drawn:").partition("-")
-    if family not in FAMILIES.names():
-        raise unknown_name("family of drawn networks", family, FAMILIES.names())
+    check_known("family of drawn networks", family, FAMILIES.names())
     if not (seed.isascii() and seed.isdecimal()):
         raise UserError(f"{spec} has no seed; it must be drawn:FAMILY-SEED, as in drawn:{family}-0")
     return family, int(seed)

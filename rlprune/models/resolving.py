@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from rlprune.errors import UserError, first_line, unknown_name
+from rlprune.errors import UserError, check_known, first_line, unknown_name
 from rlprune.importing import is_known, said_aside, user_module
 from rlprune.models.catalogue import MODELS
 from rlprune.models.drawn import drawn
@@ -120,8 +120,7 @@ def _zoo_with_options(name: str, text: str, num_classes: int, in_channels: int) 
 def _torchvision(name: str, num_classes: int, in_channels: int) -> nn.Module:
     from torchvision import models
 
-    if name not in models.list_models():
-        raise unknown_name("torchvision model", name, models.list_models())
+    check_known("torchvision model", name, models.list_models())
     if in_channels != 3:
         raise UserError(
             f"torchvision:{name} takes colour images (3 channels) and the data has {in_channels}; "

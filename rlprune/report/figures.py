@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from rlprune.errors import unknown_name
+from rlprune.errors import check_known
 from rlprune.report import plots
 from rlprune.report.scans import draw_scan
 from rlprune.report.units import Unit
@@ -73,8 +73,7 @@ def write_figures(content: Content, folder: Path, formats: Iterable[str] = FORMA
         UserError: For an unknown format.
     """
     for form in formats:
-        if form not in FORMATS:
-            raise unknown_name("figure format", form, FORMATS)
+        check_known("figure format", form, FORMATS)
     files = []
     for name, figure in draw_figures(content).items():
         for form in formats:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rlprune.errors import Notice, UserError, reading, unknown_name
+from rlprune.errors import Notice, UserError, check_known, reading, unknown_name
 from rlprune.files import read_json
 from rlprune.report.tables import layout, say
 from rlprune.report.units import Unit
@@ -121,8 +121,7 @@ def archive(networks: Sequence[Network], objectives: Sequence[str] = ("score", "
         UserError: For an unknown objective.
     """
     for name in objectives:
-        if name not in OBJECTIVES:
-            raise unknown_name("objective", name, OBJECTIVES)
+        check_known("objective", name, OBJECTIVES)
     kept: list[Network] = []
     for data in sorted({network.data for network in networks}):
         rivals = [network for network in networks if network.data == data]

@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from rlprune.artifact import fingerprint
 from rlprune.channels import ChannelGroup, PruningPlan
 from rlprune.criteria import lowest
-from rlprune.errors import UserError, check_rate, reading, unknown_name
+from rlprune.errors import UserError, check_known, check_rate, reading
 from rlprune.files import read_json, write_json
 from rlprune.measuring.unfolding import UNFOLDABLE
 from rlprune.network import Network
@@ -63,8 +63,7 @@ class Sensitivity:
 
     def drops(self, group: str) -> list[float]:
         """Baseline minus score for every rate."""
-        if group not in self.scores:
-            raise unknown_name("scanned group", group, self.scores)
+        check_known("scanned group", group, self.scores)
         return [score_drop(self.baseline, score) for score in self.scores[group]]
 
     def largest_rate(self, group: str, tolerance: float) -> float:

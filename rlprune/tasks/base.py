@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves
 
-from rlprune.errors import UserError, calling, guarding, unknown_name
+from rlprune.errors import UserError, calling, guarding
 from rlprune.importing import file_and_name, object_in
 from rlprune.options import parse_options
 from rlprune.registry import Registry
@@ -266,12 +266,6 @@ def check_above_zero(task: str, option: str, value: float) -> None:
     """Raise UserError unless an option of a task is a finite number above 0."""
     if not 0 < value < float("inf"):  # also for NaN
         raise UserError(f"option {option} of {task} is {value}; it must be a finite number above 0")
-
-
-def check_option(what: str, value: str, known: Collection[str]) -> None:
-    """Raise UserError with the closest known value if `value` is not one of them."""
-    if value not in known:
-        raise unknown_name(what, value, known)
 
 
 def likelihood(loss: float) -> float:

@@ -12,13 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from rlprune.errors import UserError
+from rlprune.errors import UserError, check_known
 from rlprune.tasks.base import (
     TASKS,
     Batch,
     OutputTask,
     check_finite_outputs,
-    check_option,
     likelihood,
     single_output,
     whole_numbers,
@@ -42,7 +41,7 @@ class Classification(OutputTask):
     single: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_option("metric of classification", self.metric, ("accuracy", "loss"))
+        check_known("metric of classification", self.metric, ("accuracy", "loss"))
 
     def output(self, returned: Any, targets: Any) -> torch.Tensor:
         """Logits, (N, classes)."""

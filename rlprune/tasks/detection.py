@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from rlprune.errors import UserError
+from rlprune.errors import UserError, check_known
 from rlprune.seeding import derive
-from rlprune.tasks.base import TASKS, Batch, OutputTask, check_option
+from rlprune.tasks.base import TASKS, Batch, OutputTask
 from rlprune.tasks.coco import Boxes, CocoEvaluation
 from rlprune.tasks.score import Score
 
@@ -42,7 +42,7 @@ class Detection(OutputTask):
     model_losses: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_option("metric of detection", self.metric, ("map", "map50"))
+        check_known("metric of detection", self.metric, ("map", "map50"))
 
     @property
     def spread(self) -> float | None:

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from rlprune.errors import UserError
-from rlprune.tasks.base import TASKS, Batch, OutputTask, Task, check_finite_outputs, check_option, get_task
+from rlprune.errors import UserError, check_known
+from rlprune.tasks.base import TASKS, Batch, OutputTask, Task, check_finite_outputs, get_task
 from rlprune.tasks.parts import part, tensors
 from rlprune.tasks.score import Score
 
@@ -73,7 +73,7 @@ class Heads(OutputTask):
             raise UserError(f"task heads needs two outputs or more, each with its task, like {_FORM}")
         if self.weights and (len(self.weights) != len(self.heads) or min(self.weights) < 0 or not sum(self.weights)):
             raise UserError(f"weights of heads are {self.weights}; give {len(self.heads)} numbers >= 0, one a head")
-        check_option("score of heads", self.combine, ("worst", "weighted"))
+        check_known("score of heads", self.combine, ("worst", "weighted"))
 
     @property
     def metric(self) -> str:  # type: ignore[override]

@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 
 import torch
 
-from rlprune.errors import UserError
-from rlprune.tasks.base import TASKS, OutputTask, check_above_zero, check_option, single_output
+from rlprune.errors import UserError, check_known
+from rlprune.tasks.base import TASKS, OutputTask, check_above_zero, single_output
 from rlprune.tasks.regression import LOSSES, as_targets
 
 
@@ -32,8 +32,8 @@ class ImageToImage(OutputTask):
     single: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_option("metric of image", self.metric, ("psnr", "ssim"))
-        check_option("objective of image", self.objective, LOSSES)
+        check_known("metric of image", self.metric, ("psnr", "ssim"))
+        check_known("objective of image", self.objective, LOSSES)
         check_above_zero(self.name, "peak", self.peak)
 
     def output(self, returned: Any, targets: torch.Tensor) -> torch.Tensor:

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from rlprune.errors import UserError
-from rlprune.tasks.base import TASKS, OutputTask, check_option, single_output
+from rlprune.errors import UserError, check_known
+from rlprune.tasks.base import TASKS, OutputTask, single_output
 from rlprune.tasks.regression import as_targets, known
 
 
@@ -31,7 +31,7 @@ class Multilabel(OutputTask):
     draws: ClassVar[int] = 200  # each sorts every class anew
 
     def __post_init__(self) -> None:
-        check_option("metric of multilabel", self.metric, ("map", "exact"))
+        check_known("metric of multilabel", self.metric, ("map", "exact"))
 
     def output(self, returned: Any, targets: torch.Tensor) -> torch.Tensor:
         """Logits, (N, classes)."""

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from rlprune.errors import UserError
-from rlprune.tasks.base import TASKS, OutputTask, check_option, single_output
+from rlprune.errors import UserError, check_known
+from rlprune.tasks.base import TASKS, OutputTask, single_output
 
 LOSSES = {"mse": F.mse_loss, "l1": F.l1_loss}
 
@@ -35,8 +35,8 @@ class Regression(OutputTask):
     single: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_option("metric of regression", self.metric, ("r2", "mse", "mae"))
-        check_option("objective of regression", self.objective, LOSSES)
+        check_known("metric of regression", self.metric, ("r2", "mse", "mae"))
+        check_known("objective of regression", self.objective, LOSSES)
 
     def output(self, returned: Any, targets: torch.Tensor) -> torch.Tensor:
         """Numbers in the shape of the targets."""

@@ -12,13 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from rlprune.errors import UserError
+from rlprune.errors import UserError, check_known
 from rlprune.tasks.base import (
     TASKS,
     Batch,
     OutputTask,
     check_finite_outputs,
-    check_option,
     likelihood,
     single_output,
     whole_numbers,
@@ -54,8 +53,8 @@ class Segmentation(OutputTask):
     single: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_option("metric of segmentation", self.metric, _METRICS)
-        check_option("objective of segmentation", self.objective, _LOSSES)
+        check_known("metric of segmentation", self.metric, _METRICS)
+        check_known("objective of segmentation", self.objective, _LOSSES)
 
     def output(self, returned: Any, targets: Any) -> torch.Tensor:
         """Logits, (N, classes, H, W), brought to the size of the masks."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from rlprune.errors import UserError, check_count, check_number, check_rate, unknown_name
+from rlprune.errors import UserError, check_count, check_known, check_number, check_rate, unknown_name
 from rlprune.registry import Registry
 from rlprune.typed import check_fields
 
@@ -88,10 +88,8 @@ class TrainSettings:
         object.__setattr__(self, "amp", {"on": True, "off": False}.get(str(self.amp), self.amp))
         if self.amp not in (True, False, "auto"):
             raise unknown_name("amp", str(self.amp), ("auto", "on", "off"))
-        if self.layout not in LAYOUTS:
-            raise unknown_name("layout", self.layout, LAYOUTS)
-        if self.optimizer not in OPTIMIZERS:
-            raise unknown_name("optimizer", self.optimizer, OPTIMIZERS)
+        check_known("layout", self.layout, LAYOUTS)
+        check_known("optimizer", self.optimizer, OPTIMIZERS)
 
     def images_a_step(self, images: int) -> int:
         """The batch size for so many training images: small data in small batches, since it is steps that train.
