@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
 from rlprune.errors import UserError, check_known, check_rate, check_seed
 from rlprune.kinds import check_kinds
-from rlprune.typed import check_fields
+from rlprune.typed import as_table, check_fields
 
 ON_VIOLATION = ("stop", "retry", "back")
 ADVICE = ("error", "response")
@@ -99,7 +99,7 @@ class Rules:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values only."""
-        return {**asdict(self), "skip": list(self.skip)}
+        return as_table(self)
 
 
 def check_confidence(value: float) -> None:

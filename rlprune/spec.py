@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlprune.errors import UserError, check_seed
 from rlprune.importing import files_named
-from rlprune.typed import check_table, from_table
+from rlprune.typed import as_table, check_table, from_table
 
 if TYPE_CHECKING:
     from torch import nn
@@ -170,7 +170,7 @@ class ProblemSpec:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values only."""
-        return {**asdict(self), "keep": list(self.keep)}
+        return as_table(self)
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> ProblemSpec:

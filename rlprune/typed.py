@@ -58,6 +58,19 @@ def check_fields(row: Any) -> None:
         checked(kinds[item.name], getattr(row, item.name), item.name)
 
 
+def as_table(row: Any) -> dict[str, Any]:
+    """A dataclass's fields, and what they hold, as JSON gives them back: what `from_table` reads."""
+    return {item.name: _plain(getattr(row, item.name)) for item in fields(row)}
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value) and not isinstance(value, type):
+        return as_table(value)
+    if isinstance(value, Mapping):
+        return {name: _plain(entry) for name, entry in value.items()}
+    return [_plain(entry) for entry in value] if isinstance(value, (list, tuple)) else value
+
+
 def checked(kind: Any, value: Any, place: str) -> Any:
     """A value of plain types as the type `kind`; raises UserError that names the place, and what was expected there."""
     found = _as(kind, value, place)

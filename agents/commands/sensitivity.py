@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from rlprune.importing import print_json
 from rlprune.locking import locked
 from rlprune.record import RunFolder, free_folder, run_name, subject
 from rlprune.spec import ProblemSpec
-from rlprune.typed import from_table
+from rlprune.typed import as_table, from_table
 
 COMMON = {"model", "data", "weights", "seed", "device", "criterion", "recovery", "rates", "groups", "limit", "amp",
           "out", "resume", "quiet", "json"}  # fmt: skip
@@ -72,8 +72,7 @@ class ScanSettings:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values only."""
-        plain = {**asdict(self), "rates": list(self.rates), "groups": list(self.groups)}
-        return {**plain, "problem": self.problem.to_json()}
+        return as_table(self)
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> ScanSettings:

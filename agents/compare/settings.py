@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -20,7 +19,7 @@ from rlprune.envs.rules import check_tolerance
 from rlprune.errors import UserError
 from rlprune.report.units import ANY_DROP
 from rlprune.spec import ProblemSpec
-from rlprune.typed import from_table
+from rlprune.typed import as_table, from_table
 
 MANY = 6  # networks that are counted, not named, in the folder's name
 
@@ -78,10 +77,7 @@ class Cell:
     @cached_property
     def parameters(self) -> dict[str, Any]:
         """What decides its results, as JSON gives it back: a result with other parameters is not this cell's."""
-        found: dict[str, Any] = json.loads(
-            json.dumps({"recipe": self.recipe.to_json(), "problem": self.spec.to_json(), "goal": asdict(self.goal)})
-        )
-        return found
+        return {"recipe": self.recipe.to_json(), "problem": self.spec.to_json(), "goal": asdict(self.goal)}
 
     def to_json(self) -> dict[str, Any]:
         """What identifies it in `comparison.json`."""
@@ -213,9 +209,7 @@ class CompareSettings:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values only."""
-        plain = {item.name: getattr(self, item.name) for item in fields(self)}
-        found: dict[str, Any] = json.loads(json.dumps({**plain, "problem": self.problem.to_json()}))
-        return found
+        return as_table(self)
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> CompareSettings:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,7 +13,7 @@ import yaml
 
 from rlprune.envs.registration import LAYERWISE, MIXED
 from rlprune.errors import UserError, check_count, check_known, check_seed, unknown_name
-from rlprune.typed import check_fields
+from rlprune.typed import as_table, check_fields
 
 ALGORITHMS = {
     "ppo": ("stable_baselines3", "PPO"),
@@ -109,9 +109,7 @@ class AgentSettings:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values only."""
-        others = {name: [dict(problem) for problem in getattr(self, name)] for name in ("watched", "left_out")}
-        plain = {"env_kwargs": dict(self.env_kwargs), "hyperparameters": dict(self.hyperparameters)}
-        return {**asdict(self), **plain, **others}
+        return as_table(self)
 
     @property
     def centre(self) -> str:

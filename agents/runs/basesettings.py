@@ -46,12 +46,6 @@ class BaseSettings(ProblemSpec):
         """Network and data."""
         return ProblemSpec(**{item.name: getattr(self, item.name) for item in fields(ProblemSpec)})
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values only."""
-        plain = super().to_json()
-        plain["training"]["milestones"] = list(self.training.milestones)
-        return plain
-
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> BaseSettings:
         """The settings that `to_json` wrote."""

@@ -12,7 +12,7 @@ from rlprune.errors import UserError, check_count, reading
 from rlprune.files import read_json
 from rlprune.spec import ProblemSpec
 from rlprune.training.settings import TrainSettings
-from rlprune.typed import from_table
+from rlprune.typed import as_table, from_table
 
 FORMAT = "rlprune-population-1"
 FILE = "population.json"
@@ -55,8 +55,8 @@ class PopulationSettings:
         for family in families:
             family_of(f"{DRAWN}{family}-0")
         names = [f"{families[n % len(families)]}-{self.first + n // len(families)}" for n in range(self.networks)]
-        plain = {name: value for name, value in vars(self.problem).items() if name not in ("model", "weights")}
-        return {name: BaseSettings(**plain, model=f"{DRAWN}{name}", training=self.training) for name in names}
+        shared = {name: value for name, value in vars(self.problem).items() if name not in ("model", "weights")}
+        return {name: BaseSettings(**shared, model=f"{DRAWN}{name}", training=self.training) for name in names}
 
 
 @dataclass(frozen=True)
@@ -128,18 +128,11 @@ def content_of(settings: PopulationSettings, members: Iterable[Any], command: st
     return {
         "format": FORMAT,
         "status": status,
-        "settings": plain_settings(settings),
+        "settings": as_table(settings),
         "command": command,
         "versions": versions(),
         "members": [vars(member) for member in members],
     }
-
-
-def plain_settings(settings: PopulationSettings) -> dict[str, Any]:
-    """The settings in plain values."""
-    training = {**vars(settings.training), "milestones": list(settings.training.milestones)}
-    own = {"families": list(settings.families), "networks": settings.networks, "first": settings.first}
-    return {**own, "problem": settings.problem.to_json(), "training": training}
 
 
 def read_settings(folder: Path) -> PopulationSettings:

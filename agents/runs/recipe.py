@@ -14,7 +14,7 @@ from rlprune.envs.rules import ON_VIOLATION, check_confidence, check_tolerance
 from rlprune.errors import UserError, check_count, check_known, check_number, check_rate, reading, unknown_name
 from rlprune.kinds import check_kinds
 from rlprune.training.settings import TrainSettings
-from rlprune.typed import check_fields, check_table, checked
+from rlprune.typed import as_table, check_fields, check_table, checked
 
 AGENT = "agent:"
 CHECKS = ("round", "end")
@@ -167,10 +167,7 @@ class Recipe:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values only."""
-        plain = {**asdict(self), "skip": list(self.skip), "options": dict(self.options)}
-        for phase in PHASES:
-            plain[phase]["milestones"] = list(plain[phase]["milestones"])
-        return plain
+        return as_table(self)
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Recipe:

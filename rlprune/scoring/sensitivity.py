@@ -28,7 +28,7 @@ from rlprune.scoring.folding import fold, foldable, folded
 from rlprune.scoring.prefix import PrefixCache
 from rlprune.seals import KEY
 from rlprune.tasks import Batch, Score, score_drop
-from rlprune.typed import from_table
+from rlprune.typed import as_table, from_table
 
 RATES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 LOCAL = frozenset({"none", "lsq"})  # recovery steps that change no tensor outside the pruned group
@@ -87,13 +87,7 @@ class Sensitivity:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return {
-            "settings": self.settings,
-            "baseline": self.baseline,
-            "rates": list(self.rates),
-            "scores": self.scores,
-            "removed": self.removed,
-        }
+        return as_table(self)
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Sensitivity:
