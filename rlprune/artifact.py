@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from rlprune.channels.copying import unwrapped
 from rlprune.channels.surgery import CHANGED
-from rlprune.errors import UserError, check_known, reading
+from rlprune.errors import UserError, check_known, first_line, reading
 from rlprune.files import read_tensors, write_tensors, write_whole
 
 FORMAT = "rlprune-1"
@@ -157,7 +157,7 @@ def _export_pt2(model: nn.Module, inputs: tuple[Any, ...], path: Path) -> Any:
     try:
         program = torch.export.export(model, inputs, dynamic_shapes=_dynamic_batch(inputs))
     except Exception as error:
-        raise UserError(f"torch.export cannot trace this network: {_first_line(error)}") from None
+        raise UserError(f"torch.export cannot trace this network: {first_line(error)}") from None
     buffer = io.BytesIO()  # where the disk is full, torch's own writer ends the process
     torch.export.save(program, buffer)
     write_whole(path, lambda file: file.write(buffer.getbuffer()))
@@ -173,17 +173,13 @@ def _export_onnx(model: nn.Module, inputs: tuple[Any, ...], path: Path) -> Any:
     try:
         program = torch.onnx.export(model, inputs, dynamo=True, dynamic_shapes=_dynamic_batch(inputs), verbose=False)
     except Exception as error:
-        raise UserError(f"this network cannot be exported to ONNX: {_first_line(error)}") from None
+        raise UserError(f"this network cannot be exported to ONNX: {first_line(error)}") from None
     assert program is not None
     content = program.model_proto.SerializeToString()
     write_whole(path, lambda file: file.write(content))
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     feeds = {spec.name: value.numpy() for spec, value in zip(session.get_inputs(), inputs, strict=True)}
     return [torch.from_numpy(output) for output in session.run(None, feeds)]
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _dynamic_batch(inputs: tuple[Any, ...]) -> tuple[Any, ...]:

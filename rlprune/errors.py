@@ -87,8 +87,8 @@ def printable(text: str) -> str:
 
 
 def first_line(error: object, most: int = 160) -> str:
-    """The beginning of what an error says, up to `most` letters of its first line."""
-    return (str(error).strip().splitlines() or [""])[0][:most]
+    """The beginning of what an error says, up to `most` letters of its first line; its kind if it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:most]
 
 
 @contextlib.contextmanager
@@ -105,6 +105,15 @@ def guarding(trouble: str, remedy: str, most: int = 160) -> Iterator[None]:
 def calling(what: str) -> contextlib.AbstractContextManager[None]:
     """Around a call of a user's own code: whatever it raises is one UserError that says what was called."""
     return guarding(f"{what} failed", "mend it")
+
+
+@contextlib.contextmanager
+def needing(what: str, extra: str) -> Iterator[None]:
+    """Around the import of a package that comes with an extra: one line says what needs it, and how to get it."""
+    try:
+        yield
+    except ImportError:
+        raise UserError(f"{what}: pip install 'rlprune[{extra}]'") from None
 
 
 @contextlib.contextmanager
@@ -127,7 +136,5 @@ def reading(file: object, what: str) -> Iterator[None]:
     except (KeyError, IndexError) as error:
         raise UserError(f"{file} has no {error}, and so is not {what}; it is damaged or something else") from None
     except Exception as error:  # content of any kind raises errors of any kind
-        reason = first_line(error, 120)
-        raise UserError(
-            f"{file} is not {what} ({type(error).__name__}: {reason}); it is damaged or something else"
-        ) from None
+        reason = f"{type(error).__name__}: {first_line(error, 120)}"
+        raise UserError(f"{file} is not {what} ({reason}); it is damaged or something else") from None

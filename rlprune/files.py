@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
-from rlprune.errors import UserError
+from rlprune.errors import UserError, first_line
 from rlprune.seals import check_seal, with_checksum, without_checksum, write_sealed
 
 
@@ -132,11 +132,11 @@ def read_tensors(path: Path, device: str = "cpu", *, sealed: bool = False) -> di
             warnings.simplefilter("ignore")  # about tensors of odd kinds
             content = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # torch raises a dozen kinds for a damaged archive
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error, 120)
         if "eights only load failed" in reason:  # of which the rest is advice on how to run code from it
             reason = "its content is another"
         raise UserError(
-            f"cannot read {path} as tensors ({reason[:120]}); it is damaged or was not saved as a state dict"
+            f"cannot read {path} as tensors ({reason}); it is damaged or was not saved as a state dict"
         ) from None
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}; expected a dict of tensors: save model.state_dict()")

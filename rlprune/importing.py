@@ -134,5 +134,4 @@ def _importable(folder: Path) -> Iterator[None]:
 
 
 def _import_error(what: str, error: BaseException) -> UserError:
-    reason = first_line(error)
-    return UserError(f"cannot import {what} ({type(error).__name__}: {reason}); see that it runs by itself")
+    return UserError(f"cannot import {what} ({type(error).__name__}: {first_line(error)}); see that it runs by itself")

@@ -13,7 +13,7 @@ from typing import Any
 
 from rlprune.agents.compare.cells import Job, Result
 from rlprune.agents.runs.processes import Pool, ProcessPool
-from rlprune.errors import UserError
+from rlprune.errors import UserError, first_line, needing
 
 RETRIES = 5
 
@@ -46,10 +46,8 @@ class RayPool:
         Raises:
             UserError: If Ray is not installed or the cluster cannot be reached.
         """
-        try:
+        with needing("--ray needs Ray", "ray"):
             import ray
-        except ImportError:
-            raise UserError("--ray needs Ray: pip install 'rlprune[ray]'") from None
         if not ray.is_initialized():
             _check_answers(address)
             try:
@@ -60,10 +58,7 @@ class RayPool:
                     log_to_driver=False,
                 )
             except (ConnectionError, RuntimeError, ValueError) as error:
-                reason = str(error).strip().splitlines()[0]
-                raise UserError(
-                    f"--ray {address} cannot be reached ({reason}); start it with `ray start --head`"
-                ) from None
+                raise _unreachable(address, error) from None
         task = ray.remote(num_cpus=1, max_retries=RETRIES, scheduling_strategy="SPREAD")(run_alone)
         cores = int(ray.cluster_resources().get("CPU", 1))
         return cls(max(1, cores if address != "local" or workers is None else workers), task, ray)
@@ -80,8 +75,8 @@ class RayPool:
             try:
                 result: Result = self._ray.get(reference)
             except self._ray.exceptions.RayError as error:
-                reason = str(error).strip().splitlines()[0]
-                result = Result().fail(job, type(error).__name__, f"Ray gave up after {RETRIES} tries: {reason}")
+                why = f"Ray gave up after {RETRIES} tries: {first_line(error)}"
+                result = Result().fail(job, type(error).__name__, why)
             yield job, result
 
     def close(self) -> None:
@@ -100,7 +95,11 @@ def _check_answers(address: str) -> None:
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
     except (OSError, ValueError) as error:
-        raise UserError(f"--ray {address} cannot be reached ({error}); start it with `ray start --head`") from None
+        raise _unreachable(address, error) from None
+
+
+def _unreachable(address: str, error: Exception) -> UserError:
+    return UserError(f"--ray {address} cannot be reached ({first_line(error)}); start it with `ray start --head`")
 
 
 def make_pool(workers: int, ray: str | None = None) -> Pool:

@@ -32,7 +32,7 @@ from rlprune.devices import checked_device
 from rlprune.envs.advice import around_advice
 from rlprune.envs.observations import FEATURES
 from rlprune.envs.rules import ADVICE
-from rlprune.errors import UserError, reading, unknown_name
+from rlprune.errors import UserError, first_line, reading, unknown_name
 from rlprune.files import check_archive, read_json, write_archive, write_json
 from rlprune.seeding import streams_untouched
 from rlprune.typed import checked
@@ -102,7 +102,7 @@ def make_agent(
         made: BaseAlgorithm = algorithm(policy, env, seed=seed, device=device, **arguments)
         return made
     except Exception as error:  # wrong values make Stable-Baselines3 raise errors of any kind
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise UserError(f"algorithm {name!r} cannot be made with these hyperparameters: {reason}") from None
 
 

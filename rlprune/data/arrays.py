@@ -104,12 +104,10 @@ def splits_from_arrays(
     labelled, shape = train.labels.dtype == np.int64 and train.labels.ndim == 1, tuple(map(int, train.images.shape[1:]))
 
     def source(key: str, normalisation: Normalisation) -> Source:
-        images, labels = (
-            torch.from_numpy(np.ascontiguousarray(arrays[key].images)),
-            torch.from_numpy(arrays[key].labels),
-        )
+        images = torch.from_numpy(np.ascontiguousarray(arrays[key].images))
         # Boxes, maps and signals would have to move with the image: such examples are not changed
-        return ArraySource(key, images, labels, normalisation, mirror=shape[0] == 3, moves=labelled and len(shape) == 3)
+        labels, moves = torch.from_numpy(arrays[key].labels), labelled and len(shape) == 3
+        return ArraySource(key, images, labels, normalisation, mirror=shape[0] == 3, moves=moves)
 
     whole = {
         key: Pool(key, len(one.labels), one.labels if labelled else None, hash_arrays(one.images, one.labels))

@@ -10,7 +10,7 @@ import numpy as np
 
 from rlprune.data.arrays import Images, splits_from_arrays
 from rlprune.data.cutting import Cut
-from rlprune.data.folders import DEFAULT_SIDE, NATIVE_LIMIT, POOL_NAMES, splits_from_files
+from rlprune.data.folders import DEFAULT_SIDE, NATIVE_LIMIT, POOL_OF, splits_from_files
 from rlprune.data.images import SUFFIXES as IMAGE_SUFFIXES
 from rlprune.data.images import common_shape, decode_all
 from rlprune.data.npz import CLASSES, check_targets, name_of
@@ -69,15 +69,14 @@ def _pools(path: Path) -> tuple[dict[str, list[Row]], list[str]]:
         raise UserError(f"{path} has the columns {', '.join(heads) or '(none)'}; {_FORM}")
     if not rows:
         raise UserError(f"{path} lists no file; {_FORM}")
-    names = {name: pool for pool, spellings in POOL_NAMES.items() for name in spellings}
     pools: dict[str, list[Row]] = {}
     for number, row in enumerate(rows, 2):
         if None in row or None in row.values():
             raise UserError(f"{path}, line {number}: it has not {len(heads)} values, as the first line has")
         split = (row.get("split") or "train").strip().lower()
-        if split not in names:
+        if split not in POOL_OF:
             raise UserError(f"{path}, line {number}: split is {split!r}; it must be train, val or test")
-        pools.setdefault(names[split], []).append(row)
+        pools.setdefault(POOL_OF[split], []).append(row)
     if "train" not in pools:
         raise UserError(f"{path} lists no file whose split is train")
     return pools, columns

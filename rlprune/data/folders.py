@@ -22,21 +22,17 @@ from rlprune.tasks.base import Batch
 
 DEFAULT_SIDE = 224
 NATIVE_LIMIT = 128  # images that all have one size keep it up to here
-POOL_NAMES = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation"),
-    "test": ("test", "testing"),
-}
+POOL_OF = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
+           "testing": "test"}  # fmt: skip
+"""Names that the pools of a data set go by, the usual one first."""
 
 
 def pool_folders(root: Path) -> dict[str, Path]:
     """The train, val and test folders under a root, by their usual names; empty if there is no train folder."""
-    found = {}
-    for pool, names in POOL_NAMES.items():
-        for name in names:
-            if (root / name).is_dir():
-                found[pool] = root / name
-                break
+    found: dict[str, Path] = {}
+    for name, pool in POOL_OF.items():
+        if pool not in found and (root / name).is_dir():
+            found[pool] = root / name
     return found if "train" in found else {}
 
 

@@ -10,10 +10,10 @@ import numpy as np
 
 from rlprune.data.arrays import Images, splits_from_arrays
 from rlprune.data.cutting import Cut
-from rlprune.data.folders import DEFAULT_SIDE, NATIVE_LIMIT, POOL_NAMES
+from rlprune.data.folders import DEFAULT_SIDE, NATIVE_LIMIT, POOL_OF
 from rlprune.data.images import resize_and_crop, to_array
 from rlprune.data.splits import DataSplits
-from rlprune.errors import UserError
+from rlprune.errors import UserError, needing
 
 MEMORY = 2**33  # bytes of decoded images; these sets are held in memory
 
@@ -29,16 +29,11 @@ def load_hugging_face(path: Path, cut: Cut) -> DataSplits:
     Raises:
         UserError: The package `datasets` is not there, or the set has no column of images, or none of labels.
     """
-    try:
+    with needing(f"{path} is a Hugging Face data set, which needs 'datasets'", "hf"):
         from datasets import load_from_disk
-    except ImportError:
-        raise UserError(
-            f"{path} is a Hugging Face data set, which needs 'datasets': pip install 'rlprune[hf]'"
-        ) from None
     found: Any = load_from_disk(str(path))
     given = dict(found) if isinstance(found, dict) else {"train": found}
-    names = {name: pool for pool, spellings in POOL_NAMES.items() for name in spellings}
-    pools = {names[name]: split for name, split in given.items() if name in names}
+    pools = {POOL_OF[name]: split for name, split in given.items() if name in POOL_OF}
     if "train" not in pools:
         raise UserError(f"{path} has the splits {', '.join(given)}; one must be called train")
     images, labels = _columns(path, pools["train"].features)

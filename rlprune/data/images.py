@@ -49,11 +49,13 @@ def open_image(path: Path) -> Image.Image:
     except FileNotFoundError:
         raise UserError(f"no such image: {path}") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = str(error).replace(str(path), "").splitlines()[0][:100]
-        raise UserError(
-            f"cannot read image {path} ({reason}); it is damaged or no image: repair or remove it"
-        ) from None
+        raise _unreadable(path, error) from None
     return image
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    reason = str(error).replace(str(path), "").splitlines()[0][:100]
+    return UserError(f"cannot read image {path} ({reason}); it is damaged or no image: repair or remove it")
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -64,10 +66,7 @@ def image_size(path: Path) -> tuple[int, int]:
         with Image.open(path) as image:
             return image.height, image.width
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = str(error).replace(str(path), "").splitlines()[0][:100]
-        raise UserError(
-            f"cannot read image {path} ({reason}); it is damaged or no image: repair or remove it"
-        ) from None
+        raise _unreadable(path, error) from None
 
 
 def survey(paths: Sequence[Path]) -> tuple[set[tuple[int, int]], bool]:
@@ -90,20 +89,20 @@ def to_array(image: Image.Image, channels: int) -> np.ndarray:
 
 
 def resize_and_crop(image: Image.Image, height: int, width: int) -> Image.Image:
-    """Resize so that the image covers (height, width) by 8/7, and crop the middle (ImageNet's 256 to 224).
-
-    An image that has the size already is returned as it is.
-    """
+    """Resize so that the image covers (height, width) by 8/7, and crop the middle (ImageNet's 256 to 224)."""
     from PIL import Image
 
+    return cover(image, height, width, Image.Resampling.BILINEAR, 8 / 7 if min(height, width) >= 64 else 1.0)
+
+
+def cover(image: Image.Image, height: int, width: int, method: Image.Resampling, by: float = 1.0) -> Image.Image:
+    """The middle of an image that is resized to cover (height, width), or more; as it is if that is its size."""
     if (image.height, image.width) == (height, width):
         return image
-    scale = max(height / image.height, width / image.width) * (8 / 7 if min(height, width) >= 64 else 1)
-    grown = image.resize(
-        (max(width, round(image.width * scale)), max(height, round(image.height * scale))), Image.Resampling.BILINEAR
-    )
-    left, top = (grown.width - width) // 2, (grown.height - height) // 2
-    return grown.crop((left, top, left + width, top + height))
+    scale = max(height / image.height, width / image.width) * by
+    size = max(width, round(image.width * scale)), max(height, round(image.height * scale))
+    left, top = (size[0] - width) // 2, (size[1] - height) // 2
+    return image.resize(size, method).crop((left, top, left + width, top + height))
 
 
 def decode_all(paths: Sequence[Path], channels: int, height: int, width: int, threads: int = 4) -> np.ndarray:

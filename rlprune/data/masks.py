@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from rlprune.data.images import open_image, to_array
+from rlprune.data.images import cover, open_image, to_array
 from rlprune.data.normalisation import Normalisation
 from rlprune.data.samples import Augment, Sample
 from rlprune.errors import UserError
@@ -77,9 +77,7 @@ def open_mask(path: Path) -> Image.Image:
     from PIL import Image
 
     mask = open_image(path)
-    if mask.mode == "1":
-        return Image.fromarray(np.asarray(mask, dtype=np.uint8))
-    if mask.mode == "P":  # the palette is for people; the index is the class
+    if mask.mode in ("1", "P"):  # a palette is for people; the index is the class
         return Image.fromarray(np.asarray(mask, dtype=np.uint8))
     if mask.mode != "L":
         raise UserError(f"mask {path} is of mode {mask.mode}; it must be a PNG of class indices, 8 bits, one channel")
@@ -95,16 +93,6 @@ def check_values(values: np.ndarray, classes: int, path: Path) -> None:
             f"mask {path} holds {wrong[0]}; values must lie in [0, {classes - 1}] for the {classes} classes, "
             f"or be {IGNORE} for pixels to ignore"
         )
-
-
-def cover(image: Image.Image, height: int, width: int, method: Image.Resampling) -> Image.Image:
-    """The middle of an image that is resized to just cover (height, width); as it is if that is its size."""
-    if (image.height, image.width) == (height, width):
-        return image
-    scale = max(height / image.height, width / image.width)
-    size = max(width, round(image.width * scale)), max(height, round(image.height * scale))
-    left, top = (size[0] - width) // 2, (size[1] - height) // 2
-    return image.resize(size, method).crop((left, top, left + width, top + height))
 
 
 @dataclass(frozen=True)

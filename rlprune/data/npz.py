@@ -11,7 +11,7 @@ import numpy as np
 from rlprune.data.arrays import Images, splits_from_arrays
 from rlprune.data.cutting import Cut
 from rlprune.data.splits import DataSplits
-from rlprune.errors import UserError
+from rlprune.errors import UserError, first_line
 from rlprune.tasks.segmentation import IGNORE
 
 CLASSES = ("classification", "embedding")  # tasks whose targets are classes
@@ -88,7 +88,7 @@ def _read(path: Path) -> dict[str, np.ndarray]:
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         if isinstance(error, UserError):
             raise
-        reason = str(error).splitlines()[0][:120]
+        reason = first_line(error, 120)
         raise UserError(f"cannot read {path} ({reason}); it is damaged or not an .npz file of plain arrays") from None
 
 

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import default_collate
 
 from rlprune.data.cutting import Cut, Pool, assemble, hash_arrays
-from rlprune.data.folders import POOL_NAMES
+from rlprune.data.folders import POOL_OF
 from rlprune.data.normalisation import Normalisation, choose_normalisation
 from rlprune.data.npz import CLASSES, MASKS, name_of
 from rlprune.data.samples import Sample, SampleSource
@@ -129,9 +129,8 @@ def _sets(spec: str, found: Any) -> dict[str, Any]:
                 if part
                 else found()
             )
-    pools = {name: pool for pool, spellings in POOL_NAMES.items() for name in spellings}
     given = found if isinstance(found, Mapping) else {"train": found}
-    if "train" not in {pools.get(name) for name in given} or not set(given) <= set(pools):
+    if "train" not in {POOL_OF.get(name) for name in given} or not set(given) <= set(POOL_OF):
         raise UserError(f"{spec} has the parts {', '.join(map(str, given))}; give train, and val and test if there are")
     for name, dataset in given.items():
         if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
@@ -141,7 +140,7 @@ def _sets(spec: str, found: Any) -> dict[str, Any]:
             )
         if not len(dataset):
             raise UserError(f"{spec} is empty for {name}; it must have at least one example")
-    return {pools[name]: dataset for name, dataset in given.items()}
+    return {POOL_OF[name]: dataset for name, dataset in given.items()}
 
 
 def _labels(spec: str, source: SampleSource, dataset: Any, task: str) -> np.ndarray | None:

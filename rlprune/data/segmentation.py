@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,8 +12,9 @@ from rlprune.data.cutting import Cut, Pool, assemble, thinned
 from rlprune.data.folders import hash_files, pool_folders
 from rlprune.data.images import common_shape, image_files
 from rlprune.data.masks import MaskCollate, MaskReader, mask_augment, open_mask
-from rlprune.data.samples import SampleSource
-from rlprune.data.splits import DataSplits
+from rlprune.data.normalisation import Normalisation
+from rlprune.data.samples import Augment, Reader, SampleSource
+from rlprune.data.splits import DataSplits, Source
 from rlprune.errors import UserError
 from rlprune.tasks.segmentation import IGNORE
 
@@ -61,21 +63,34 @@ def splits_from_masks(
     images = [image for pairs in found.values() for image, _ in pairs]
     shape = common_shape(images, cut, NATIVE_LIMIT, DEFAULT_SIDE)
     readers = {key: MaskReader(pairs, len(classes), shape, table) for key, pairs in found.items()}
-    pools = {
-        k: Pool(k, len(pairs), None, hash_files([file for pair in pairs for file in pair]))
-        for k, pairs in found.items()
-    }
-    augment = mask_augment(shape)
-    return assemble(
-        name,
-        "segmentation",
-        classes,
-        shape,
-        pools,
-        cut,
-        lambda key, normalisation: SampleSource(key, readers[key], MaskCollate(normalisation), augment),
-        lambda positions: np.stack([readers["train"].read(int(i), None)[0].numpy() for i in thinned(positions, 200)]),
-    )
+    return assemble_masks(name, classes, shape, pools_of(found), cut, readers, mask_augment(shape))
+
+
+def pools_of(found: Mapping[str, Pairs]) -> dict[str, Pool]:
+    """Pairs of files as pools, which are cut without regard to what is in them."""
+    files = {key: [file for pair in pairs for file in pair] for key, pairs in found.items()}
+    return {key: Pool(key, len(pairs), None, hash_files(files[key])) for key, pairs in found.items()}
+
+
+def assemble_masks(
+    name: str,
+    classes: tuple[str, ...],
+    shape: tuple[int, int, int],
+    pools: Mapping[str, Pool],
+    cut: Cut,
+    readers: Mapping[str, Reader],
+    augment: Augment,
+    **more: Any,
+) -> DataSplits:
+    """`assemble` for images with masks, by pool read by `readers` and changed by `augment`."""
+
+    def source(key: str, normalisation: Normalisation) -> Source:
+        return SampleSource(key, readers[key], MaskCollate(normalisation), augment)
+
+    def sample(positions: np.ndarray) -> np.ndarray:
+        return np.stack([readers["train"].read(int(i), None)[0].numpy() for i in thinned(positions, 200)])
+
+    return assemble(name, "segmentation", classes, shape, pools, cut, source, sample, **more)
 
 
 def _pairs(folder: Path) -> list[tuple[Path, Path]]:

@@ -11,7 +11,7 @@ from rlprune.data.arrays import Images, splits_from_arrays
 from rlprune.data.cutting import Cut
 from rlprune.data.folders import class_folders, label_of, ordered_classes, pool_folders
 from rlprune.data.splits import DataSplits
-from rlprune.errors import UserError
+from rlprune.errors import UserError, first_line
 
 SUFFIXES = frozenset({".npy", ".wav"})
 
@@ -82,10 +82,8 @@ def read_signal(path: Path, size: int | None = None) -> np.ndarray:
     except FileNotFoundError:
         raise UserError(f"no such file: {path}") from None
     except Exception as error:  # whatever a damaged file makes the readers raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:100]
-        raise UserError(
-            f"cannot read {path} ({reason}); it is damaged or something else: repair or remove it"
-        ) from None
+        remedy = "it is damaged or something else: repair or remove it"
+        raise UserError(f"cannot read {path} ({first_line(error, 100)}); {remedy}") from None
     if array.dtype != np.uint8:
         if not np.issubdtype(array.dtype, np.number) or np.iscomplexobj(array):
             raise UserError(f"{path} holds {array.dtype}; expected whole or floating-point numbers")

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rlprune.data.cutting import CALIBRATION_LIMIT, CONTROL_LIMIT, Cut, Pool, assemble, cut_roles, thinned
-from rlprune.data.folders import hash_files
+from rlprune.data.cutting import CALIBRATION_LIMIT, CONTROL_LIMIT, Cut, cut_roles
 from rlprune.data.images import image_files, image_size, open_image
-from rlprune.data.masks import MaskCollate, mask_augment
-from rlprune.data.samples import MEMORY_LIMIT, Sample, SampleSource
+from rlprune.data.masks import mask_augment
+from rlprune.data.samples import MEMORY_LIMIT, Sample
+from rlprune.data.segmentation import assemble_masks, pools_of
 from rlprune.data.splits import DataSplits
 from rlprune.errors import UserError
 from rlprune.seeding import numpy_generator
@@ -163,17 +163,11 @@ def _number(path: Path) -> int | None:
 def _load(name: str, found: dict[str, list[tuple[Path, Path]]], cut: Cut) -> DataSplits:
     tile = cut.size or TILE
     readers = {pool: _reader(pairs, tile) for pool, pairs in found.items()}
-    pools = {
-        k: Pool(k, len(pairs), None, hash_files([file for pair in pairs for file in pair]))
-        for k, pairs in found.items()
-    }
+    pools = pools_of(found)
     # Tiles of one image are alike: images get roles, and their tiles follow.
     whole = replace(cut, control_size=None, calibration_size=None)
     by_image = cut_roles(whole, pools["train"], pools.get("test"), pools.get("val"))
-    most = {
-        "control": cut.control_size or CONTROL_LIMIT,
-        "calibration": cut.calibration_size or CALIBRATION_LIMIT,
-    }
+    most = {"control": cut.control_size or CONTROL_LIMIT, "calibration": cut.calibration_size or CALIBRATION_LIMIT}
     positions = {}
     for role, (pool, chosen) in by_image.items():
         tiles = np.flatnonzero(np.isin(readers[pool].places[:, 0], chosen))
@@ -181,19 +175,8 @@ def _load(name: str, found: dict[str, list[tuple[Path, Path]]], cut: Cut) -> Dat
             tiles = np.sort(numpy_generator(cut.seed, "tiles", role).permutation(tiles)[: most[role]])
         positions[role] = (pool, tiles)
     shape = (3, tile, tile)
-    augment = mask_augment(shape, overhead=True)
-    return assemble(
-        name,
-        "segmentation",
-        CLASSES,
-        shape,
-        pools,
-        cut,
-        lambda key, normalisation: SampleSource(key, readers[key], MaskCollate(normalisation), augment),
-        lambda chosen: np.stack([readers["train"].read(int(i), None)[0].numpy() for i in thinned(chosen, 200)]),
-        positions=positions,
-        details={"tile": tile},
-    )
+    more = {"positions": positions, "details": {"tile": tile}}
+    return assemble_masks(name, CLASSES, shape, pools, cut, readers, mask_augment(shape, overhead=True), **more)
 
 
 def _reader(pairs: list[tuple[Path, Path]], tile: int) -> TileReader:

@@ -14,7 +14,7 @@ from rlprune.data.cutting import Cut
 from rlprune.data.segmentation import splits_from_masks
 from rlprune.data.splits import DataSplits
 from rlprune.data.torchvision_sets import TORCHVISION_SETS
-from rlprune.errors import UserError
+from rlprune.errors import UserError, first_line
 
 VOC_CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow", "diningtable", "dog",
@@ -81,7 +81,7 @@ def _voc(name: str, root: Path, pool: str) -> Any:
     try:
         return make(str(root), year="2012", image_set=pool, download=not (root / "VOCdevkit" / "VOC2012").is_dir())
     except (RuntimeError, OSError) as error:
-        reason = str(error).strip().splitlines()[0][:120]
+        reason = first_line(error, 120)
         raise UserError(f"cannot get {name} ({reason}); put VOCdevkit/VOC2012 into {root}, or choose --root") from None
 
 

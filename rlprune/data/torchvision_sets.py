@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,8 @@ from rlprune.data.arrays import Images, splits_from_arrays
 from rlprune.data.cutting import Cut
 from rlprune.data.folders import load_folder, pool_folders
 from rlprune.data.splits import DataSplits
-from rlprune.errors import UserError
+from rlprune.errors import UserError, first_line
+from rlprune.files import cache_folder
 from rlprune.registry import Registry
 
 Loader = Callable[[Path, Cut], DataSplits]
@@ -22,7 +22,7 @@ TORCHVISION_SETS: Registry[Loader] = Registry("torchvision data set")
 
 def default_root() -> Path:
     """Where downloads go: $RLPRUNE_CACHE/data, or ~/.cache/rlprune/data."""
-    return Path(os.environ.get("RLPRUNE_CACHE", "") or Path.home() / ".cache" / "rlprune") / "data"
+    return cache_folder() / "data"
 
 
 def load_torchvision(name: str, cut: Cut, root: Path | None) -> DataSplits:
@@ -59,10 +59,8 @@ def _fetch(name: str, root: Path, *, train: bool) -> tuple[Images, tuple[str, ..
     try:
         dataset = factory(str(root), train=train, download=True)
     except (RuntimeError, OSError) as error:
-        reason = str(error).strip().splitlines()[0][:120]
-        raise UserError(
-            f"cannot get {name} ({reason}); put torchvision's files into {root}, or choose --root"
-        ) from None
+        remedy = f"put torchvision's files into {root}, or choose --root"
+        raise UserError(f"cannot get {name} ({first_line(error, 120)}); {remedy}") from None
     images, labels = np.asarray(dataset.data), np.asarray(dataset.targets, dtype=np.int64)
     images = images[:, None] if images.ndim == 3 else images.transpose(0, 3, 1, 2)
     return Images(np.ascontiguousarray(images), labels), tuple(map(str, dataset.classes))

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlprune.errors import UserError, first_line, reading
+from rlprune.errors import UserError, first_line, needing, reading
 from rlprune.files import check_archive
 
 # Where a checkpoint keeps its state dict, the averaged weights first, as timm takes them
@@ -139,11 +139,9 @@ def _torch_file(path: Path) -> Any:
 
 
 def _safetensors(path: Path) -> dict[str, Any]:
-    try:
+    with needing(f"{path} needs the package safetensors", "models"):
         from safetensors import SafetensorError
         from safetensors.torch import load_file
-    except ImportError:
-        raise UserError(f"{path} needs the package safetensors: pip install 'rlprune[models]'") from None
     try:
         return dict(load_file(path))
     except (SafetensorError, OSError, ValueError) as error:

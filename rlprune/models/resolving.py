@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from rlprune.errors import UserError, check_known, first_line, unknown_name
+from rlprune.errors import UserError, check_known, first_line, needing, unknown_name
 from rlprune.importing import is_known, said_aside, user_module
 from rlprune.models.catalogue import MODELS
 from rlprune.models.drawn import drawn
@@ -138,10 +138,8 @@ def _torchvision(name: str, num_classes: int, in_channels: int) -> nn.Module:
 
 def import_timm() -> Any:
     """The package timm; raises UserError where it is not installed."""
-    try:
+    with needing("timm:NAME needs the package timm", "models"):
         import timm
-    except ImportError:
-        raise UserError("timm:NAME needs the package timm: pip install 'rlprune[models]'") from None
     return timm
 
 
@@ -159,18 +157,15 @@ def _hugging_face(folder: str, num_classes: int, in_channels: int) -> nn.Module:
         raise UserError(
             f"hf:{folder}: there is no {Path(folder) / 'config.json'}; give a local folder of Hugging Face's"
         )
-    try:
+    with needing("hf:FOLDER needs the package transformers", "models"):
         from transformers import AutoModelForImageClassification
         from transformers.utils import logging as said
-    except ImportError:
-        raise UserError("hf:FOLDER needs the package transformers: pip install 'rlprune[models]'") from None
     shown = said.is_progress_bar_enabled()
     said.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         model: nn.Module = AutoModelForImageClassification.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # whatever a configuration nobody here has seen brings about
-        reason = first_line(error)
-        raise UserError(f"hf:{folder} is no image classifier of transformers ({reason})") from None
+        raise UserError(f"hf:{folder} is no image classifier of transformers ({first_line(error)})") from None
     finally:
         if shown:
             said.enable_progress_bar()  # type: ignore[no-untyped-call]
@@ -198,9 +193,8 @@ def _call(function: Callable[..., Any], spec: str, *, num_classes: int, in_chann
     except UserError:
         raise
     except (Exception, SystemExit) as error:
-        reason = first_line(error)
         raise UserError(
-            f"{spec} failed when it was called with {options} ({type(error).__name__}: {reason}); "
+            f"{spec} failed when it was called with {options} ({type(error).__name__}: {first_line(error)}); "
             "it must return a model for these arguments"
         ) from None
     if not isinstance(model, nn.Module):

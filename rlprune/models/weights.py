@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from rlprune.data.splits import DataSplits
-from rlprune.errors import UserError, reading
+from rlprune.errors import UserError, first_line, reading
 from rlprune.files import cache_folder, write_tensors
 from rlprune.models.reading import constants, fitted, normalisation_beside, read_weights
 from rlprune.models.resolving import import_timm
@@ -187,8 +187,7 @@ def _fetched(what: str, fetch: Callable[[], Any]) -> dict[str, Any]:
         with contextlib.redirect_stdout(io.StringIO()):  # torch's hub announces a download there
             return dict(fetch())
     except Exception as error:  # whatever a download or a hub's client raises
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-        raise UserError(f"cannot get {what} ({reason}); download them and give the file") from None
+        raise UserError(f"cannot get {what} ({first_line(error, 120)}); download them and give the file") from None
 
 
 _PUBLISHED: dict[str, Callable[[str], dict[str, Any]]] = {"torchvision": _torchvision_weights, "timm": _timm_weights}

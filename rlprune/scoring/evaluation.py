@@ -224,9 +224,8 @@ def check_runs(model: nn.Module, split: Any, task: Task, device: str | torch.dev
         given = ", ".join(
             f"{part.dtype} {tuple(part.shape)}" for part in tree_leaves(batch[0]) if hasattr(part, "shape")
         )
-        reason = first_line(error)
         raise UserError(
-            f"the model cannot take what {split.role}= gives ({given}: {type(error).__name__}: {reason}); "
+            f"the model cannot take what {split.role}= gives ({given}: {type(error).__name__}: {first_line(error)}); "
             "give batch=function that makes it into what the model takes"
         ) from error
 
@@ -245,8 +244,7 @@ def check_fits(model: nn.Module, data: DataSplits, task: Task, device: str | tor
                 f"the model takes images of {wanted} channels and those of {data.name!r} have {channels}; "
                 "take other data or another model"
             ) from None
-        reason = first_line(error)
-        size = "x".join(map(str, data.input_shape))
+        size, reason = "x".join(map(str, data.input_shape)), first_line(error)
         raise UserError(
             f"the model cannot take the {size} images of {data.name!r} ({reason}); take other data or another model"
         ) from error

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from rlprune.errors import UserError
+from rlprune.errors import needing
 
 Boxes = dict[str, np.ndarray]
 
@@ -40,13 +40,9 @@ class CocoEvaluation:
     """
 
     def __init__(self, truths: Sequence[Boxes], detections: Sequence[Boxes], sigma: float | None = None) -> None:
-        try:
+        with needing("detection is scored by pycocotools, which is not here", "detection"):
             from pycocotools.coco import COCO
             from pycocotools.cocoeval import COCOeval
-        except ImportError:
-            raise UserError(
-                "detection is scored by pycocotools, which is not here; pip install 'rlprune[detection]'"
-            ) from None
         categories = sorted({int(label) for one in (*truths, *detections) for label in one["labels"]})
         with contextlib.redirect_stdout(io.StringIO()):  # it reports its progress by print
             sides = []
@@ -59,10 +55,8 @@ class CocoEvaluation:
             points = next((one["keypoints"].shape[1] for one in truths if "keypoints" in one), 0)
             if sigma is not None and points != len(self._evaluation.params.kpt_oks_sigmas):
                 self._evaluation.params.kpt_oks_sigmas = np.full(points, sigma)
-            self._evaluation.params.areaRng = self._evaluation.params.areaRng[
-                :1
-            ]  # all sizes; the rest is not asked for
-            self._evaluation.params.areaRngLbl = self._evaluation.params.areaRngLbl[:1]
+            for sizes in ("areaRng", "areaRngLbl"):  # all of them together; the rest is not asked for
+                setattr(self._evaluation.params, sizes, getattr(self._evaluation.params, sizes)[:1])
             self._evaluation.evaluate()
         self._categories = len(categories)
         self._images = len(truths)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from rlprune.errors import UserError, check_count
+from rlprune.errors import UserError, check_count, needing
 from rlprune.tasks.base import TASKS, OutputTask, check_above_zero
 
 
@@ -45,7 +45,9 @@ class Embedding(OutputTask):
 
     def loss_of(self, output: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Of every example that has company in the batch, minus the mean log-probability of its company."""
-        return torch.as_tensor(_contrastive(self.temperature)(_unit(output, targets), targets))
+        with needing("the task embedding needs the package pytorch-metric-learning", "embedding"):
+            from pytorch_metric_learning.losses import SupConLoss
+        return torch.as_tensor(SupConLoss(temperature=self.temperature)(_unit(output, targets), targets))
 
     def examples(self, output: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """The class, and the vector."""
@@ -63,16 +65,6 @@ class Embedding(OutputTask):
         nearest = NearestNeighbors(n_neighbors=min(self.k, len(table) - 1), metric="cosine").fit(vectors)
         found = (labels[nearest.kneighbors(return_distance=False)] == labels[:, None]).any(axis=1)  # but themselves
         return np.asarray(found[searched, None], dtype=np.float64)
-
-
-def _contrastive(temperature: float) -> Any:
-    try:
-        from pytorch_metric_learning.losses import SupConLoss
-    except ImportError:
-        raise UserError(
-            "the task embedding needs the package pytorch-metric-learning: pip install 'rlprune[embedding]'"
-        ) from None
-    return SupConLoss(temperature=temperature)
 
 
 def _unit(output: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from rlprune.errors import UserError, check_known
+from rlprune.errors import check_known, needing
 from rlprune.tasks.base import TASKS, OutputTask, check_above_zero, single_output
 from rlprune.tasks.regression import LOSSES, as_targets
 
@@ -53,9 +53,7 @@ class ImageToImage(OutputTask):
 
 
 def _ssim(output: torch.Tensor, targets: torch.Tensor, peak: float) -> torch.Tensor:
-    try:
+    with needing("metric=ssim needs the package torchmetrics", "images"):
         from torchmetrics.functional.image import structural_similarity_index_measure
-    except ImportError:
-        raise UserError("metric=ssim needs the package torchmetrics: pip install 'rlprune[images]'") from None
     found = structural_similarity_index_measure(output.float(), targets.float(), data_range=peak, reduction="none")
     return torch.as_tensor(found).reshape(-1)
