@@ -125,7 +125,7 @@ def group_features(
         producer = groups.layers[group.producers[0]]
         consumer = groups.layers[group.consumers[0]] if group.consumers else producer
         size = group.size
-        inputs, outputs = _columns(producer.shape), consumer.shape[0]
+        inputs, outputs = producer.shape[1] if len(producer.shape) > 1 else 1, consumer.shape[0]
         table[row] = (
             _log2(size, 12),
             _log2(int(base_sizes[row]), 12),
@@ -133,7 +133,7 @@ def group_features(
             _log2(inputs, 12),
             _log2(outputs, 12),
             squash(float(np.log2(size / inputs)) / 2),
-            min(1.0, _kernel(producer.kernel) / 7),
+            min(1.0, max(producer.kernel, default=1) / 7),
             _log2(max(producer.stride, default=1), 3),
             _log2(producer.extent, 20),
             np.sqrt(macs_share[row]),
@@ -286,11 +286,3 @@ def observation(group: NDArray[np.float32], progress: Progress) -> NDArray[np.fl
 
 def _log2(x: float, full: float) -> float:
     return float(np.log2(max(1.0, x))) / full
-
-
-def _columns(shape: Sequence[int]) -> int:
-    return int(shape[1]) if len(shape) > 1 else 1
-
-
-def _kernel(kernel: Sequence[int]) -> float:
-    return float(max(kernel, default=1))

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rlprune.report.plots import blank
+
 Bar = tuple[str, int, int]  # group, filters in the unpruned network, filters now
 
 
@@ -29,11 +31,7 @@ def write(title: str, bars: Sequence[Bar], width: int = 40) -> str:
 
 def draw(title: str, bars: Sequence[Bar], size: tuple[int, int] = (640, 360)) -> NDArray[np.uint8]:
     """The bars as an image (height, width, 3); `size` is (width, height) in pixels."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(size[0] / 100, size[1] / 100), dpi=100)
-    canvas: Any = FigureCanvasAgg(figure)
+    figure = blank(size[0] / 100, size[1] / 100, dots=100)
     axes: Any = figure.subplots()
     places = np.arange(len(bars))
     axes.bar(places, [before for _, before, _ in bars], color="#d0d5dd", label="before")
@@ -43,6 +41,7 @@ def draw(title: str, bars: Sequence[Bar], size: tuple[int, int] = (640, 360)) ->
     axes.set_xlabel("channel group, in execution order", fontsize=8)
     axes.tick_params(labelsize=7)
     axes.legend(fontsize=7)
+    canvas: Any = figure.canvas
     canvas.draw()
     image: NDArray[np.uint8] = np.asarray(canvas.buffer_rgba())[..., :3].copy()
     return image

@@ -47,7 +47,6 @@ class WholeNetworkAction(gymnasium.Wrapper[Observation, Any, Observation, NDArra
         gymnasium.Wrapper.__init__(self, env)
         check_known("mode", mode, ("vector", "global"))
         self._inner = pruning_env(env)
-        self._mode = mode
         length = len(self._inner.scope.names) if mode == "vector" else 1
         self.action_space = spaces.Box(-1.0, 1.0, (length,), np.float32)
 

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from rlprune.channels import ChannelGroups, PruningPlan, trace_channels
+from rlprune.channels import ChannelGroups, trace_channels
 from rlprune.channels.copying import duplicate, unwrapped
-from rlprune.cost import CostModel
+from rlprune.cost import CostModel, count_parameters
 from rlprune.criteria import CriterionContext, get_criterion
 from rlprune.data import DataSplits
 from rlprune.data.calling import Order
@@ -142,7 +142,7 @@ class PruningProblem:
         if warning:
             warnings.warn(warning, Notice, stacklevel=3)
 
-        ours = isinstance(self.data, DataSplits) and not getattr(self.task, "model_losses", False)
+        ours = isinstance(self.data, DataSplits) and not self.task.model_losses
         if ours or (own_class(self.task) is not None and self.data.control is not None):
             check_loss(self.model, self.data.control, self.task)
 
@@ -235,11 +235,11 @@ class PruningProblem:
 
     def macs(self, network: Network) -> int:
         """Multiply–accumulates of one forward pass of `network` on one example."""
-        return self.cost.macs(removed_counts(network.plan))
+        return self.cost.macs(network.plan.counts)
 
     def parameters(self, network: Network) -> int:
         """Number of parameters of `network`."""
-        return sum(p.numel() for p in network.model.parameters())
+        return count_parameters(network.model)
 
 
 def _live(
@@ -272,11 +272,6 @@ def _placed(order: Order, inputs: Any, device: torch.device) -> tuple[Any, ...] 
     placed = order.arranged(inputs)
     parts = placed if isinstance(placed, tuple) else (placed,)
     return tuple(part.to(device) if isinstance(part, torch.Tensor) else part for part in parts)
-
-
-def removed_counts(plan: PruningPlan) -> dict[str, int]:
-    """How many channels of every group a plan takes out."""
-    return {name: len(indices) for name, indices in plan.removed.items()}
 
 
 def _check_model(model: object) -> None:

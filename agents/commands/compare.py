@@ -6,11 +6,10 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rlprune.agents.commands.options import Json, Section, Trust, check_resumed, command_line, parse
+from rlprune.agents.commands.options import Json, Section, Trust, check_resumed, command_line, parse, value_of
 from rlprune.agents.commands.prune import spec_of
 from rlprune.agents.compare.settings import CompareSettings
 from rlprune.agents.controllers.registry import RULES, rule_class
@@ -152,8 +151,7 @@ def _resumed(argv: Sequence[str]) -> tuple[Path, CompareSettings] | None:
     """The comparison to go on with, and what it was started with."""
     if "--resume" not in argv:
         return None
-    words = [word for text in argv for word in text.split("=", 1)]
-    out = next((after for flag, after in pairwise(words) if flag == "--out"), None)
+    out = value_of(argv, "--out")
     folder = Path(out) if out else newest_unfinished(Path("runs"), "comparison.json")
     if folder is None or not (folder / "comparison.json").exists():
         return None

@@ -56,10 +56,9 @@ def prune(argv: Sequence[str], about: str, examples: str) -> int:
         Section(Run),
     ]
     given = parse("prune", sections, argv, common=COMMON, about=about, examples=examples)
-    if given["budget"] is not None and given["budget"] != recipe.budget and not _has(argv, "--tolerance"):
+    if given["budget"] is not None and given["budget"] != recipe.budget and value_of(argv, "--tolerance") is None:
         given["tolerance"] = ANY_DROP  # the target alone is the goal
-    recipe, spec = changed(recipe, given), spec_of(given)
-    return run_prune(recipe, spec, given)
+    return run_prune(changed(recipe, given), spec_of(given), given)
 
 
 def run_prune(recipe: Recipe, spec: ProblemSpec, given: dict[str, Any]) -> int:
@@ -154,10 +153,6 @@ def recorded(argv: Sequence[str]) -> tuple[Recipe, ProblemSpec] | None:
         spec = ProblemSpec.from_json(settings["problem"])
     check_resumed(RunFolder(path).record_file, [spec], argv)
     return recipe, spec
-
-
-def _has(argv: Sequence[str], flag: str) -> bool:
-    return any(text == flag or text.startswith(flag + "=") for text in argv)
 
 
 @dataclass(frozen=True)

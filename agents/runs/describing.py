@@ -15,7 +15,7 @@ from rlprune.cost import measure_latency
 from rlprune.drops import score_drop
 from rlprune.network import Network
 from rlprune.problem import PruningProblem
-from rlprune.record import versions
+from rlprune.record import run_name, subject, versions
 from rlprune.scoring.paired import certainty
 from rlprune.tasks import Score
 
@@ -113,9 +113,7 @@ def closing(
 def default_name(problem: PruningProblem, recipe: Recipe) -> str:
     """What a run's folder is called."""
     source = problem.source or {"model": type(problem.model).__name__, "data": "live"}
-    model, data = str(source["model"]), str(source["data"])
     file = Path(recipe.controller.partition(":")[2])
     who = (file.parent.name or file.stem) if ":" in recipe.controller else recipe.method
-    words = [Path(model.partition(":")[2] or model).stem, Path(data).stem, who, f"t{recipe.tolerance:g}"]
-    words += [f"b{recipe.budget:g}"] if recipe.budget is not None else []
-    return "-".join([*words, f"s{problem.seed}"]).replace(":", "-")
+    goal = [f"t{recipe.tolerance:g}", *([] if recipe.budget is None else [f"b{recipe.budget:g}"])]
+    return run_name(*subject(str(source["model"]), str(source["data"])), who, *goal, f"s{problem.seed}")

@@ -12,7 +12,6 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from rlprune.agents.runs.basesettings import BaseSettings
 from rlprune.agents.runs.basetraining import ready, train_base
@@ -57,6 +56,8 @@ class Training:
 
     def run(self) -> Member | str:
         """Train, or go on, or read what is done; what failed in words."""
+        import torch
+
         from rlprune.cost import count_macs, count_parameters
 
         run, started = RunFolder(self.folder / self.name), time.process_time()
@@ -64,7 +65,7 @@ class Training:
             record = train_base(self.settings, run, command=self.command, resume=True)
             shape = record["data"]["input_shape"]
             model = resolve_model(self.settings.model, num_classes=len(record["data"]["classes"]), in_channels=shape[0])
-            cost = count_macs(model.eval(), _zeros(shape)), count_parameters(model)
+            cost = count_macs(model.eval(), torch.zeros(1, *shape)), count_parameters(model)
         except UserError as error:
             return str(error)
         except Exception as error:  # a failure of one network is no reason to lose the others
@@ -78,12 +79,6 @@ class Training:
     def died(self, message: str) -> str:
         """What it gives where it takes its process down every time."""
         return message
-
-
-def _zeros(shape: list[int]) -> Any:
-    import torch
-
-    return torch.zeros(1, *shape)
 
 
 def train_population(

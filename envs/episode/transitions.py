@@ -61,17 +61,13 @@ class NetworkState:
     def network(self) -> Network:
         """The network."""
         network = self._build()
-        self._build = _built
+        del self._build  # and what it holds on to
         return network
 
     @classmethod
     def of(cls, network: Network, data: str) -> NetworkState:
         """The state of a network at hand; `data` is the fingerprint of what it is scored on."""
         return cls(combine(fingerprint(network.model.state_dict()), data), network.plan, lambda: network)
-
-
-def _built() -> Network:
-    raise AssertionError("the network is built already")
 
 
 class Repairs(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -38,18 +38,15 @@ def watching_norms(model: nn.Module, layers: Collection[str]) -> Iterator[Mappin
     def start(*_: Any) -> None:
         made.clear()
 
-    handles = [model.register_forward_pre_hook(start)]
-    for name, module in model.named_modules():
-        if name in layers:
-            handles.append(module.register_forward_hook(makes(name)))
-        if isinstance(module, _BatchNorm) and module.track_running_stats:
-            handles.append(module.register_forward_pre_hook(normalises(name)))
-    try:
+    with ExitStack() as hooks:
+        hooks.callback(made.clear)
+        hooks.enter_context(model.register_forward_pre_hook(start))
+        for name, module in model.named_modules():
+            if name in layers:
+                hooks.enter_context(module.register_forward_hook(makes(name)))
+            if isinstance(module, _BatchNorm) and module.track_running_stats:
+                hooks.enter_context(module.register_forward_pre_hook(normalises(name)))
         yield found
-    finally:
-        for handle in handles:
-            handle.remove()
-        made.clear()
 
 
 def following_norms(model: nn.Module, layers: Collection[str], call: tuple[Any, ...]) -> dict[str, str]:

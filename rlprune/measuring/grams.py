@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -251,10 +251,7 @@ def sampling(
 
         return hook
 
-    handles = [layer.register_forward_pre_hook(reads(name)) for name, layer in layers.items()]
-    try:
-        with evaluating(model), torch.no_grad():
-            yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks, evaluating(model), torch.no_grad():
+        for name, layer in layers.items():
+            hooks.enter_context(layer.register_forward_pre_hook(reads(name)))
+        yield

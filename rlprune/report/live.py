@@ -36,8 +36,7 @@ class Live:
         if self.console.is_jupyter:  # plain text, and not a cell of HTML for every line
             self.console = Console(file=self.console.file, force_jupyter=False, force_terminal=False, width=100)
         self.lines = not quiet and not self.console.is_terminal
-        hidden = quiet or not self.console.is_terminal
-        self._progress = Progress(*columns, console=self.console, transient=True, disable=hidden)
+        self._progress = Progress(*columns, console=self.console, transient=True, disable=quiet or self.lines)
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -103,10 +102,8 @@ class LiveRun(Live):
     def pace(self, seconds: float, epochs: float) -> None:
         """Keep what an epoch of training takes; the first time, say what those that are left will take."""
         if self._epoch is None and epochs > 0 and not self.quiet:
-            say(
-                self.console,
-                f"the {epochs:.3g} epochs of training that are left take {duration(seconds * epochs)} at most",
-            )
+            most = duration(seconds * epochs)
+            say(self.console, f"the {epochs:.3g} epochs of training that are left take {most} at most")
         self._epoch = seconds
 
     def round(self, line: Mapping[str, Any], base_macs: int, rounds_left: float | None) -> None:
@@ -148,8 +145,7 @@ def control_details(line: Mapping[str, Any], unit: Unit) -> list[str]:
         found.append(f"slack {unit.number(line['slack'])}")
     seen = [f"{line[key]:.2f}" for key in ("healing_predicted", "healing") if line.get(key) is not None]
     if seen:
-        predicted_only = line.get("healing") is None
-        found.append(f"healing {' → '.join(seen)}{' expected' if predicted_only else ''}")
+        found.append(f"healing {' → '.join(seen)}{' expected' if line.get('healing') is None else ''}")
     if line.get("bound_by"):
         found.append(f"bound by {line['bound_by']}")
     if line.get("epochs") is not None:

@@ -52,8 +52,7 @@ def draw_examples(examples: Examples) -> Figure:
 def colour(index: int) -> tuple[float, float, float]:
     """Red, green, blue of a class; beyond the twentieth the hue goes round by the golden ratio."""
     if index < len(_COLOURS):
-        text = _COLOURS[index]
-        return tuple(int(text[i : i + 2], 16) / 255 for i in (1, 3, 5))  # type: ignore[return-value]
+        return _rgb(_COLOURS[index])
     return colorsys.hsv_to_rgb(index * 0.618034 % 1.0, 0.55 + 0.4 * (index % 2), 0.95)
 
 
@@ -155,8 +154,9 @@ def _labels(examples: Examples) -> Iterator[int]:
             yield from np.unique(side["labels"] if isinstance(side, dict) else side).tolist()
 
 
-def _rgb(text: str) -> np.ndarray:
-    return np.array([int(text[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+def _rgb(text: str) -> tuple[float, float, float]:
+    red, green, blue = (int(text[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    return red, green, blue
 
 
 def _bare(axes: Axes) -> None:

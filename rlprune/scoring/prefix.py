@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import torch
@@ -146,15 +146,11 @@ class PrefixCache:
 
             return hook
 
-        handles = []
-        for name, module in self._model.named_modules():
-            handles += [module.register_forward_pre_hook(starts(name)), module.register_forward_hook(ends(name))]
-        try:
-            with torch.no_grad():  # tensors of the inference mode do not count how often they were written to
-                result = self._model(*self._example)
-        finally:
-            for handle in handles:
-                handle.remove()
+        with ExitStack() as hooks, torch.no_grad():  # in inference mode tensors do not count writes
+            for name, module in self._model.named_modules():
+                hooks.enter_context(module.register_forward_pre_hook(starts(name)))
+                hooks.enter_context(module.register_forward_hook(ends(name)))
+            result = self._model(*self._example)
         self._overwritten = {name for name, tensor, version in given if tensor._version != version}
         return tree_flatten(result)[0]
 
@@ -204,15 +200,11 @@ class PrefixCache:
             return hook
 
         place = dict.fromkeys(self._prefix, 0)
-        handles = [self._model.get_submodule(name).register_forward_hook(keep(name)) for name in wanted]
-        try:
-            with self._answering(self._model, self._prefix if known else (), (known or {}).get, place, self._live):
-                self._model(*call)
-        except _Finished:
-            pass
-        finally:
-            for handle in handles:
-                handle.remove()
+        answering = self._answering(self._model, self._prefix if known else (), (known or {}).get, place, self._live)
+        with suppress(_Finished), ExitStack() as hooks, answering:
+            for name in wanted:
+                hooks.enter_context(self._model.get_submodule(name).register_forward_hook(keep(name)))
+            self._model(*call)
         return found
 
     @contextmanager

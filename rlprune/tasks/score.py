@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from statistics import NormalDist
 from typing import Any
@@ -77,11 +77,6 @@ class Score:
     def to_json(self) -> dict[str, Any]:
         """Plain values: value, n, metric, loss, percent, details."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.repr}
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Score:
-        """What `to_json` wrote, now or in an earlier version."""
-        return cls(**{f.name: content[f.name] for f in fields(cls) if f.repr and f.name in content})
 
 
 def wilson(proportion: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
