@@ -22,7 +22,7 @@ from rlprune.measuring.following import watching_norms
 from rlprune.measuring.pairs import PairSum, pairs_read
 from rlprune.measuring.room import Room
 from rlprune.measuring.solving import WIDE
-from rlprune.measuring.unfolding import UNFOLDABLE, Unfoldable, Unfolding, reading_table, sampled_rows
+from rlprune.measuring.unfolding import Unfoldable, Unfolding, reading_table, sampled_rows
 from rlprune.scoring.evaluation import evaluating
 from rlprune.seeding import torch_generator
 
@@ -147,7 +147,7 @@ class GramStore(Mapping[str, LayerGram]):
         """
         modules = dict(model.named_modules())
         names = dict.fromkeys(name for group in groups.prunable for name in group.consumers)
-        layers = {name: m for name in names if isinstance(m := modules.get(name), UNFOLDABLE)}
+        layers = {name: m for name in names if isinstance(m := modules.get(name), Unfoldable)}
         room, batch = Room(memory), 0
         sums = {name: _Sum(layer, positions_per_image, rows_per_column, room) for name, layer in layers.items()}
 

@@ -48,24 +48,17 @@ class Bench(Protocol):
         measured: What was measured on its networks.
     """
 
-    @property
-    def model(self) -> nn.Module: ...  # noqa: D102
-    @property
-    def task(self) -> Task: ...  # noqa: D102
-    @property
-    def data(self) -> Any: ...  # noqa: D102
-    @property
-    def device(self) -> torch.device: ...  # noqa: D102
-    @property
-    def seed(self) -> int: ...  # noqa: D102
+    model: nn.Module
+    task: Task
+    data: Any
+    device: torch.device
+    seed: int
+    evaluator: Evaluator
+    ledger: Ledger
+    measured: Measured
+
     @property
     def baseline(self) -> Score: ...  # noqa: D102
-    @property
-    def evaluator(self) -> Evaluator: ...  # noqa: D102
-    @property
-    def ledger(self) -> Ledger: ...  # noqa: D102
-    @property
-    def measured(self) -> Measured: ...  # noqa: D102
 
 
 def calibration_calls(problem: Bench, images: int | None = None) -> Iterator[tuple[Any, ...]]:

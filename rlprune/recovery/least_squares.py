@@ -20,7 +20,7 @@ from rlprune.channels import ChannelGroups, PruningPlan
 from rlprune.errors import UserError
 from rlprune.measuring.grams import Factor, GramStore, LayerGram
 from rlprune.measuring.solving import ridge_solve, solve_lower
-from rlprune.measuring.unfolding import UNFOLDABLE
+from rlprune.measuring.unfolding import Unfoldable
 
 REFINEMENTS = 1
 Positions = npt.NDArray[np.int64]
@@ -55,9 +55,9 @@ def least_squares(
     for tensor, dim in kept:
         name, _, leaf = tensor.rpartition(".")
         layer, original = layers.get(name), originals.get(name)
-        if leaf != "weight" or name not in grams or not isinstance(layer, UNFOLDABLE):
+        if leaf != "weight" or name not in grams or not isinstance(layer, Unfoldable):
             continue
-        assert isinstance(original, UNFOLDABLE)
+        assert isinstance(original, Unfoldable)
         gram = grams[name]
         if dim != int(not gram.unfolding.transposed):
             continue  # outputs that it lost

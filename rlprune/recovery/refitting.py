@@ -21,7 +21,7 @@ from rlprune.measuring.following import following_norms
 from rlprune.measuring.grams import sampling
 from rlprune.measuring.norms import recalibrate_bn
 from rlprune.measuring.solving import ridge_solve
-from rlprune.measuring.unfolding import UNFOLDABLE, Unfoldable, Unfolding, sampled_rows
+from rlprune.measuring.unfolding import Unfoldable, Unfolding, sampled_rows
 from rlprune.seeding import torch_generator
 
 Call = tuple[Any, ...]
@@ -62,10 +62,10 @@ def refit(
         raise UserError("there are no calibration images to refit on; give at least one batch")
     modules = dict(pruned_model.named_modules())
     names = [n for n in dict.fromkeys(n for g in groups.prunable for n in g.consumers) if n in modules]
-    layers: dict[str, Unfoldable] = {n: m for n in names if isinstance(m := modules[n], UNFOLDABLE) and _whole(m)}
+    layers: dict[str, Unfoldable] = {n: m for n in names if isinstance(m := modules[n], Unfoldable) and _whole(m)}
     kept = _kept_outputs(groups, plan, layers)
     norms = following_norms(original_model, set(layers), calls[0])
-    originals = {name: m for name, m in original_model.named_modules() if name in layers and isinstance(m, UNFOLDABLE)}
+    originals = {name: m for name, m in original_model.named_modules() if name in layers and isinstance(m, Unfoldable)}
     for sweep in range(sweeps):
         recalibrate_bn(pruned_model, calls)
         sums = {name: _Sums() for name in layers}

@@ -19,7 +19,7 @@ from rlprune.channels import ChannelGroup, PruningPlan
 from rlprune.criteria import lowest
 from rlprune.errors import UserError, check_known, check_rate, reading
 from rlprune.files import read_json, write_json
-from rlprune.measuring.unfolding import UNFOLDABLE
+from rlprune.measuring.unfolding import Unfoldable
 from rlprune.network import Network
 from rlprune.problem import PruningProblem
 from rlprune.recovery import make_recovery
@@ -324,7 +324,7 @@ def _sliced(model: nn.Module, group: ChannelGroup) -> dict[str, tuple[int, str, 
         module = model.get_submodule(name)
         if isinstance(module, nn.Linear):
             axis = -1
-        elif isinstance(module, _BatchNorm) or (isinstance(module, UNFOLDABLE) and not _splits(module)):
+        elif isinstance(module, _BatchNorm) or (isinstance(module, Unfoldable) and not _splits(module)):
             axis = 1
         else:
             return {}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rlprune.channels import ChannelGroups
-from rlprune.measuring.unfolding import UNFOLDABLE, Unfolding
+from rlprune.measuring.unfolding import Unfoldable, Unfolding
 
 
 class FilterL1:
@@ -64,7 +64,7 @@ class Orthogonality:
         if self.weight == 0:
             return total
         for layer in model.modules():
-            if isinstance(layer, UNFOLDABLE) and not isinstance(layer, nn.Linear) and layer.weight.requires_grad:
+            if isinstance(layer, Unfoldable) and not isinstance(layer, nn.Linear) and layer.weight.requires_grad:
                 rows = nn.functional.normalize(Unfolding.of(layer).matrix(layer.weight), dim=2)
                 excess = rows @ rows.transpose(1, 2) - torch.eye(rows.shape[1], device=rows.device)
                 total = total + excess.square().sum()

@@ -47,7 +47,7 @@ from rlprune.envs import FilterPruningEnv, Rules, ScoreTable, TablePruningEnv
 from rlprune.envs.toy import ToyPruningEnv
 from rlprune.measuring.grams import sampling
 from rlprune.measuring.store import calibration_calls
-from rlprune.measuring.unfolding import UNFOLDABLE, Unfolding, sampled_rows
+from rlprune.measuring.unfolding import Unfoldable, Unfolding, sampled_rows
 from rlprune.problem import PruningProblem
 from rlprune.spec import ProblemSpec
 
@@ -244,7 +244,7 @@ def classic(problem: PruningProblem, plan: Any) -> tuple[float, float]:
     """Seconds to collect features and outputs of every layer that reads a group, and to fit a plan from them."""
     begin, modules = CLOCK(), dict(problem.model.named_modules())
     names = dict.fromkeys(name for group in problem.groups.prunable for name in group.consumers)
-    layers = {n: m for n in names if isinstance(m := modules[n], UNFOLDABLE) and Unfolding.of(m).groups == 1}
+    layers = {n: m for n in names if isinstance(m := modules[n], Unfoldable) and Unfolding.of(m).groups == 1}
     seen: dict[str, list[Tensor]] = {name: [] for name in layers}
 
     def sample(name: str, inputs: Tensor) -> None:
