@@ -23,7 +23,7 @@ from rlprune.envs.render import draw, write
 from rlprune.envs.rules import Rules
 from rlprune.envs.view import EpisodeView, Observation
 from rlprune.envs.workers import single_thread_in_workers
-from rlprune.errors import UserError, check_known, check_seed
+from rlprune.errors import UserError, check_known, check_seed, unknown_name
 from rlprune.network import Network
 from rlprune.problem import PruningProblem
 from rlprune.seeding import streams_untouched

@@ -61,17 +61,14 @@ class Result:
 
     def save(self, path: str | Path) -> str:
         """Write `model.pt`, which torch alone loads into the unpruned network (README); returns its checksum."""
-        return save_pruned(_file(path), self._problem.model, self.model, self._meta())
+        about = {"model": self.record["model"], "classes": list(self._problem.data.classes)}
+        return save_pruned(_file(path), self._problem.model, self.model, {**about, "plan": self.plan.to_json()})
 
     def report(self, path: str | Path) -> Path:
         """Write one self-contained HTML file."""
         file = _file(path)
         write_report({**run_content(self.record, file.stem), "sensitivity": None}, file)
         return file
-
-    def _meta(self) -> dict[str, Any]:
-        classes = list(self._problem.data.classes)
-        return {"model": self.record["model"], "classes": classes, "plan": self.plan.to_json()}
 
 
 def _file(path: str | Path) -> Path:

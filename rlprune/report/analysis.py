@@ -12,6 +12,7 @@ from typing import Any
 
 from rlprune.report.statistics import (
     LEVEL,
+    grouped,
     images_needed,
     mean_interval,
     paired_differences,
@@ -83,9 +84,7 @@ def analyse(cells: Sequence[Cell], baseline: str) -> dict[str, Any]:
         cells: Of any number of settings; those that failed count as failures and nothing else.
         baseline: The controller that the paired differences are against.
     """
-    settings: dict[tuple[str, str, str, float], list[Cell]] = {}
-    for cell in cells:
-        settings.setdefault(setting_of(cell), []).append(cell)
+    settings = grouped(cells, setting_of)
     blocks: dict[Any, dict[str, float]] = {}
     for cell in filter(_ranked, cells):
         blocks.setdefault((*setting_of(cell), cell["seed"]), {})[cell["controller"]] = merit(cell)
@@ -102,9 +101,7 @@ def analyse(cells: Sequence[Cell], baseline: str) -> dict[str, Any]:
 
 def _table(key: tuple[str, str, str, float], cells: Sequence[Cell], baseline: str) -> dict[str, Any]:
     model, data, kind, value = key
-    by_controller: dict[str, list[Cell]] = {}
-    for cell in cells:
-        by_controller.setdefault(cell["controller"], []).append(cell)
+    by_controller = grouped(cells, _controller)
     reference = _by_seed([cell for cell in by_controller.get(baseline, ()) if _ranked(cell)])
     rows = [_row(name, members, reference) for name, members in by_controller.items()]
     rows.sort(key=lambda row: (row["merit"] is None, -row["merit"]["mean"] if row["merit"] else 0.0))
@@ -120,6 +117,10 @@ def _table(key: tuple[str, str, str, float], cells: Sequence[Cell], baseline: st
         "rows": rows,
         "proxy": _proxy([cell for cell in cells if cell["status"] == "finished"]),
     }
+
+
+def _controller(cell: Cell) -> str:
+    return str(cell["controller"])
 
 
 def _unit(cells: Sequence[Cell]) -> Unit:
@@ -204,9 +205,7 @@ def _warnings(key: tuple[str, str, str, float], cells: Sequence[Cell]) -> list[d
     An accuracy at a budget is held against what its split can resolve. Whatever has no such bound, against the paired
     interval of the two leading controllers over the seeds, where there is more than one.
     """
-    by_controller: dict[str, list[Cell]] = {}
-    for cell in cells:
-        by_controller.setdefault(cell["controller"], []).append(cell)
+    by_controller = grouped(cells, _controller)
     if len(by_controller) < 2:
         return []
     where = f"{key[0]} on {key[1]}, {key[2]} {key[3]:g}"

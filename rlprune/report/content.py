@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from rlprune.files import read_json
 from rlprune.report.analysis import analyse, curve
 from rlprune.report.pareto import non_dominated
 from rlprune.report.pictures import PICTURES
+from rlprune.report.statistics import grouped
 from rlprune.report.summary import latency_setting, verdict
 from rlprune.report.units import Unit
 from rlprune.scoring.sensitivity import Sensitivity
@@ -170,14 +171,11 @@ def _round(line: Mapping[str, Any]) -> dict[str, Any]:
     return {key: line[key] for key in ROUND if key in line}
 
 
-def _mark_fronts(cells: Iterable[dict[str, Any]]) -> None:
+def _mark_fronts(cells: Sequence[dict[str, Any]]) -> None:
     """Say of every network whether another one of its model and data beats it in test score and MACs."""
-    by_problem: dict[int, list[dict[str, Any]]] = {}
     for cell in cells:
         cell["front"] = {}
-        if cell["stages"]:
-            by_problem.setdefault(cell["problem"], []).append(cell)
-    for rivals in by_problem.values():
+    for rivals in grouped((cell for cell in cells if cell["stages"]), lambda cell: cell["problem"]).values():
         for stage in ("prune", "finetune", "scratch"):
             for split in ("control", "test"):
                 there = [cell for cell in rivals if f"{split}_score" in cell["stages"].get(stage, {})]

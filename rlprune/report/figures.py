@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import io
 import shutil
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rlprune.errors import check_known
 from rlprune.report import plots
 from rlprune.report.scans import draw_scan
+from rlprune.report.statistics import grouped
 from rlprune.report.units import Unit
 from rlprune.scoring.sensitivity import Sensitivity
 
@@ -28,7 +29,6 @@ FORMATS = ("png", "svg")
 Content = Mapping[str, Any]
 Cell = Mapping[str, Any]
 Styles = Mapping[str, Mapping[str, Any]]
-K = TypeVar("K", bound=Hashable)
 
 
 def draw_figures(content: Content) -> dict[str, Figure]:
@@ -116,7 +116,7 @@ def scores(problem: Mapping[str, Any], cells: Sequence[Cell], styles: Styles) ->
 
     for cell in shown:
         axes.plot(*place(cell), **styles[cell["controller"]], markersize=4, alpha=0.5, linestyle="none")
-    for (name, _), members in _grouped(shown, lambda cell: (cell["controller"], _goal(cell, unit))).items():
+    for (name, _), members in grouped(shown, lambda cell: (cell["controller"], _goal(cell, unit))).items():
         middle = np.mean([place(cell) for cell in members], axis=0)
         axes.plot(*middle, **styles[name], markersize=9, linestyle="none", markeredgecolor="white")
     front = sorted(place(cell) for cell in shown if cell["front"].get(f"{stage}_{split}"))
@@ -155,11 +155,8 @@ def standings(tables: Sequence[Mapping[str, Any]], styles: Styles) -> Figure:
 
 def drops(cells: Sequence[Cell], styles: Styles, unit: Unit) -> Figure | None:
     """Drop of the control score over the rounds, a panel for each goal; hollow marks were rolled back."""
-    groups = _grouped([cell for cell in cells if cell["rounds"]], lambda cell: _goal(cell, unit))
-    if not groups:
-        return None
-    figure = plots.blank(max(6.0, 4.0 * len(groups)), 3.4)
-    for axes, (goal, members) in zip(figure.subplots(1, len(groups), squeeze=False)[0], groups.items(), strict=True):
+
+    def draw(axes: Axes, members: Sequence[Cell]) -> None:
         for cell in members:
             style = styles[cell["controller"]]
             places = [(line["round"], unit.factor * line["drop"]) for line in cell["rounds"]]
@@ -170,29 +167,37 @@ def drops(cells: Sequence[Cell], styles: Styles, unit: Unit) -> Figure | None:
         tolerance = members[0]["goal"]["value"] if members[0]["goal"]["kind"] == "tolerance" else None
         if tolerance is not None and unit.limits(tolerance):
             axes.axhline(unit.factor * tolerance, color="#b3261e", linestyle="--", linewidth=1)
-        axes.set_title(goal, fontsize=10)
-        axes.set_xlabel("round")
-        axes.set_ylabel(f"drop ({unit.differences})")
-        _finish(axes, styles, {cell["controller"] for cell in members})
-    return figure
+
+    shown = [cell for cell in cells if cell["rounds"]]
+    return _by_goal(shown, styles, unit, draw, "round", f"drop ({unit.differences})")
 
 
 def progress(cells: Sequence[Cell], styles: Styles, unit: Unit) -> Figure | None:
     """MACs left against the epochs of training spent, a line for every cell, a panel for each tolerance."""
-    trained = [cell for cell in cells if cell["goal"]["kind"] == "tolerance" and cell.get("curve", [(0,)])[-1][0] > 0]
-    groups = _grouped(trained, lambda cell: _goal(cell, unit))
-    if not groups:
-        return None
-    figure = plots.blank(max(6.0, 4.0 * len(groups)), 3.4)
-    for axes, (goal, members) in zip(figure.subplots(1, len(groups), squeeze=False)[0], groups.items(), strict=True):
+
+    def draw(axes: Axes, members: Sequence[Cell]) -> None:
         for cell in members:
             spent, left = zip(*cell["curve"], strict=True)
             style = {**styles[cell["controller"]], "markersize": 4, "linewidth": 1.2}
             axes.step(spent, [100 * share for share in left], where="post", **style)
         axes.set_yscale("log")
+
+    trained = [cell for cell in cells if cell["goal"]["kind"] == "tolerance" and cell.get("curve", [(0,)])[-1][0] > 0]
+    return _by_goal(trained, styles, unit, draw, "epochs spent", "MACs left (%)")
+
+
+def _by_goal(
+    cells: Sequence[Cell], styles: Styles, unit: Unit, draw: Callable[[Axes, list[Cell]], None], x: str, y: str
+) -> Figure | None:
+    """A panel for each goal, on which `draw` puts its cells; None without cells."""
+    groups = grouped(cells, lambda cell: _goal(cell, unit))
+    if not groups:
+        return None
+    figure = plots.blank(max(6.0, 4.0 * len(groups)), 3.4)
+    for axes, (goal, members) in zip(figure.subplots(1, len(groups), squeeze=False)[0], groups.items(), strict=True):
+        draw(axes, members)
+        axes.set(xlabel=x, ylabel=y)
         axes.set_title(goal, fontsize=10)
-        axes.set_xlabel("epochs spent")
-        axes.set_ylabel("MACs left (%)")
         _finish(axes, styles, {cell["controller"] for cell in members})
     return figure
 
@@ -252,15 +257,8 @@ def _goal(cell: Mapping[str, Any], unit: Unit) -> str:
     return f"tolerance {unit.difference(value)}" if unit.limits(value) else "any drop"
 
 
-def _grouped(cells: Iterable[Cell], key: Callable[[Cell], K]) -> dict[K, list[Cell]]:
-    groups: dict[K, list[Cell]] = {}
-    for cell in cells:
-        groups.setdefault(key(cell), []).append(cell)
-    return groups
-
-
 def _first_seeds(cells: Iterable[Cell], unit: Unit) -> list[Cell]:
-    groups = _grouped(cells, lambda cell: (cell["controller"], _goal(cell, unit)))
+    groups = grouped(cells, lambda cell: (cell["controller"], _goal(cell, unit)))
     return [min(members, key=lambda cell: cell["seed"]) for members in groups.values()]
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import scipy  # its parts are imported when they are used: a run that compares nothing starts without them
 
+T = TypeVar("T")
+K = TypeVar("K", bound=Hashable)
 LEVEL = 1e-9  # means closer than this are equal but for floating point
 
 
@@ -63,6 +65,14 @@ class Rank:
     mean_rank: float
     firsts: int
     blocks: int
+
+
+def grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
+    """Items by a key, both in the order in which they come."""
+    groups: dict[K, list[T]] = {}
+    for item in items:
+        groups.setdefault(key(item), []).append(item)
+    return groups
 
 
 def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
