@@ -96,6 +96,18 @@ def read_json(path: Path, *, finite: bool = True) -> Any:
     return without_checksum(path, content)
 
 
+def read_yaml(path: Any, what: str) -> Any:
+    """Read YAML, from a path or a package's own file; raises UserError that says what it was to be, and where."""
+    import yaml
+
+    try:
+        return yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {what} {path}: {getattr(error, 'strerror', None) or error}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"{what} {path} is not YAML: {first_line(error)}") from None
+
+
 def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):

@@ -9,10 +9,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from rlprune.envs.registration import LAYERWISE, MIXED
 from rlprune.errors import UserError, check_count, check_known, check_seed, unknown_name
+from rlprune.files import read_yaml
 from rlprune.typed import as_table, check_fields
 
 ALGORITHMS = {
@@ -158,12 +157,7 @@ def preset(name: str, env_id: str, path: str | None = None) -> dict[str, Any]:
     file = resources.files("rlprune.agents.rl.presets") / f"{name}.yml" if path is None else Path(path)
     if path is None and not file.is_file():
         raise UserError(f"no preset comes with algorithm {name!r}; give one with --preset FILE.yml")
-    try:
-        content = yaml.safe_load(file.read_text())
-    except OSError as error:
-        raise UserError(f"cannot read preset {path}: {error.strerror}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"preset {path or name} is not YAML: {str(error).splitlines()[0]}") from None
+    content = read_yaml(file, "preset")
     if not isinstance(content, dict):
         raise UserError(f"preset {path or name} holds no entries by environment; see agents/rl/presets/ppo.yml")
     if env_id not in content and "default" not in content:

@@ -12,6 +12,7 @@ import yaml
 from rlprune.agents.controllers.registry import RULES, make_rule, rule_class
 from rlprune.envs.rules import ON_VIOLATION, check_confidence, check_tolerance
 from rlprune.errors import UserError, check_count, check_known, check_number, check_rate, reading, unknown_name
+from rlprune.files import read_yaml
 from rlprune.kinds import check_kinds
 from rlprune.training.settings import TrainSettings
 from rlprune.typed import as_table, check_fields, check_table, checked
@@ -207,11 +208,6 @@ def _trained(phase: str, settings: TrainSettings, given: Mapping[str, Any]) -> T
 
 def read_recipe(path: str | Path) -> Recipe:
     """A recipe from a YAML file; raises UserError naming the file for anything that is none."""
-    try:
-        content = yaml.safe_load(Path(path).read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read recipe {path}: {getattr(error, 'strerror', None) or error}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UserError(f"recipe {path} is not YAML: {str(error).splitlines()[0]}") from None
+    content = read_yaml(Path(path), "recipe")
     with reading(path, "a recipe"):
         return Recipe.from_json(content)

@@ -23,6 +23,7 @@ from rlprune.data.splits import DataSplits
 from rlprune.data.tiles import is_airs, is_inria, load_airs, load_inria
 from rlprune.data.torchvision_sets import TORCHVISION_SETS, load_torchvision
 from rlprune.errors import UserError, check_known, check_seed, reading
+from rlprune.files import read_yaml
 from rlprune.importing import file_and_name
 from rlprune.options import parse_options
 from rlprune.typed import checked, words
@@ -149,12 +150,7 @@ def _as_described(file: Path, cut: Cut) -> Cut:
     """The cut with what a folder's `dataset.yml` says, where nothing else was asked for."""
     if not file.is_file():
         return cut
-    import yaml
-
-    try:
-        content = yaml.safe_load(file.read_text()) or {}
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise UserError(f"cannot read {file} as YAML ({str(error).splitlines()[0]})") from None
+    content = read_yaml(file, "the file") or {}
     known: dict[str, Any] = {"normalise": str, "size": int, "channels": int, "classes": list}
     for key, value in content.items() if isinstance(content, dict) else [(str(content), None)]:
         check_known(f"entry of {file}", str(key), known)
