@@ -66,14 +66,7 @@ class ScoreTable:
             raise UserError(f"{cache.path} holds no score of this environment; run episodes with it as cache first")
         counts = np.array(rows, dtype=np.int64)
         return cls(
-            env.problem.groups,
-            names,
-            env.scores,
-            dict(env.curves),
-            env.baseline,
-            env.rules,
-            counts,
-            np.array(values),
+            env.problem.groups, names, env.scores, dict(env.curves), env.baseline, env.rules, counts, np.array(values)
         )
 
     def save(self, path: str | Path) -> None:

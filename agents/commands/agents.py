@@ -11,15 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from rlprune.agents.commands.options import (
-    Json,
-    Run,
-    Section,
-    check_resumed,
-    command_line,
-    folder_to_resume,
-    parse,
-)
+from rlprune.agents.commands.options import Json, Run, Section, check_resumed, command_line, folder_to_resume, parse
 from rlprune.agents.rl.assets import agent_file, names
 from rlprune.agents.rl.settings import AgentSettings
 from rlprune.agents.runs.population import DRAWN, expanded

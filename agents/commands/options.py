@@ -214,12 +214,7 @@ def _call(command: str, table: Any, argv: Sequence[str], about: str, kinds: Mapp
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(
-                table,
-                prog=f"rlprune {command}",
-                description=about or None,
-                args=list(argv),
-            )
+            return tyro.cli(table, prog=f"rlprune {command}", description=about or None, args=list(argv))
     except SystemExit as end:
         if end.code in (0, None):
             return None

@@ -35,11 +35,7 @@ class Controller(Protocol):
     """
 
     def predict(
-        self,
-        observation: Any,
-        state: State = None,
-        episode_start: Array | None = None,
-        deterministic: bool = True,
+        self, observation: Any, state: State = None, episode_start: Array | None = None, deterministic: bool = True
     ) -> tuple[Array, State]:
         """The action for an observation, and the state to hand back at the next call."""
         ...
@@ -75,11 +71,7 @@ class Rule:
         raise UserError(f"{type(self).__name__} has no count(); write one that says how many filters to remove")
 
     def predict(
-        self,
-        observation: Any,
-        state: State = None,
-        episode_start: Array | None = None,
-        deterministic: bool = True,
+        self, observation: Any, state: State = None, episode_start: Array | None = None, deterministic: bool = True
     ) -> tuple[Array, State]:
         """The action for that count; (1, 1) for a batch of one observation, as SB3's evaluation passes it."""
         action = self.env.action_for(self.count())

@@ -46,11 +46,7 @@ class Uniform(Rule):
         return removed_at(self.env.group.size, self.rate)
 
     def predict(
-        self,
-        observation: Any,
-        state: State = None,
-        episode_start: Array | None = None,
-        deterministic: bool = True,
+        self, observation: Any, state: State = None, episode_start: Array | None = None, deterministic: bool = True
     ) -> tuple[Array, State]:
         """Action 0, or the action of the one rate."""
         if self.rate is None:

@@ -155,11 +155,7 @@ class GateThreshold(RoundRule):
         problem.ledger.images_trained += self.warmup_epochs * len(images)
         return self._criterion.learn(
             CriterionContext(
-                network.model,
-                network.groups,
-                seed=self.env.rules.seed,
-                task=problem.task,
-                batches=images.batches,
+                network.model, network.groups, seed=self.env.rules.seed, task=problem.task, batches=images.batches
             )
         )
 

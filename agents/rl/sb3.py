@@ -58,12 +58,7 @@ _NOT_ARGUMENTS = ("n_timesteps", "n_envs", "normalize", "env_wrapper", "noise_ty
 
 
 def make_agent(
-    name: str,
-    env: GymEnv,
-    hyperparameters: Mapping[str, Any],
-    *,
-    seed: int,
-    device: str = "cpu",
+    name: str, env: GymEnv, hyperparameters: Mapping[str, Any], *, seed: int, device: str = "cpu"
 ) -> BaseAlgorithm:
     """An untrained agent.
 
@@ -180,11 +175,7 @@ class TrainedAgent:
         return observation if self._columns is None else np.asarray(observation)[..., self._columns]
 
     def predict(
-        self,
-        observation: Any,
-        state: State = None,
-        episode_start: Array | None = None,
-        deterministic: bool = True,
+        self, observation: Any, state: State = None, episode_start: Array | None = None, deterministic: bool = True
     ) -> tuple[Array, State]:
         """The action in [-1, 1] for an observation, also of agents that choose among levels."""
         action, state = self.model.predict(self._told(observation), state, episode_start, deterministic)

@@ -34,12 +34,7 @@ OnStep = Callable[[str, float, float], None]
 
 
 def train_base(
-    settings: BaseSettings,
-    folder: RunFolder,
-    *,
-    command: str = "",
-    resume: bool = False,
-    on_step: OnStep | None = None,
+    settings: BaseSettings, folder: RunFolder, *, command: str = "", resume: bool = False, on_step: OnStep | None = None
 ) -> dict[str, Any]:
     """Train a network and write `model.pt` (`state_dict` and `meta`) and `record.json` into a folder.
 

@@ -15,14 +15,7 @@ from pathlib import Path
 
 from rlprune.agents.runs.basesettings import BaseSettings
 from rlprune.agents.runs.basetraining import ready, train_base
-from rlprune.agents.runs.population import (
-    FILE,
-    Member,
-    PopulationSettings,
-    content_of,
-    read_members,
-    read_settings,
-)
+from rlprune.agents.runs.population import FILE, Member, PopulationSettings, content_of, read_members, read_settings
 from rlprune.agents.runs.processes import ProcessPool, done
 from rlprune.errors import UserError, check_count
 from rlprune.files import write_json, write_text

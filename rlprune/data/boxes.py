@@ -127,12 +127,7 @@ def _labels(inputs: Any) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def splits_from_boxes(
-    name: str,
-    pools: Mapping[str, Sequence[BoxedImage]],
-    classes: tuple[str, ...],
-    cut: Cut,
-    *,
-    mirror: bool = True,
+    name: str, pools: Mapping[str, Sequence[BoxedImage]], classes: tuple[str, ...], cut: Cut, *, mirror: bool = True
 ) -> DataSplits:
     """Cut images with boxes into roles and wrap them up.
 

@@ -45,11 +45,7 @@ def load_mask_folder(root: Path, cut: Cut) -> DataSplits:
 
 
 def splits_from_masks(
-    name: str,
-    found: Mapping[str, Pairs],
-    classes: tuple[str, ...],
-    cut: Cut,
-    table: Mapping[int, int] | None = None,
+    name: str, found: Mapping[str, Pairs], classes: tuple[str, ...], cut: Cut, table: Mapping[int, int] | None = None
 ) -> DataSplits:
     """Cut pairs of image and mask into roles and wrap them up.
 

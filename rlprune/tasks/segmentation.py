@@ -13,15 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from rlprune.errors import UserError, check_known
-from rlprune.tasks.base import (
-    TASKS,
-    Batch,
-    OutputTask,
-    check_finite_outputs,
-    likelihood,
-    single_output,
-    whole_numbers,
-)
+from rlprune.tasks.base import TASKS, Batch, OutputTask, check_finite_outputs, likelihood, single_output, whole_numbers
 from rlprune.tasks.score import Score
 
 IGNORE = 255

@@ -235,11 +235,7 @@ class _Trainer:
 
     def _batches(self, epoch: int) -> Iterator[Batch]:
         return self.split.batches(
-            self.batch_size,
-            seed=self.seed,
-            epoch=epoch,
-            augment=self.settings.augment,
-            device=self.device,
+            self.batch_size, seed=self.seed, epoch=epoch, augment=self.settings.augment, device=self.device
         )
 
     def _set_pace(self, batch: Batch) -> None:
