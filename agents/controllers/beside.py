@@ -8,9 +8,9 @@ from typing import Any
 
 from rlprune.agents.controllers.base import Controller, RoundRule
 from rlprune.agents.controllers.error import advised_counts
-from rlprune.agents.controllers.sampling import STOCHASTIC, seeded
+from rlprune.agents.controllers.sampling import STOCHASTIC
 from rlprune.envs.episode.racing import Trial
-from rlprune.seeding import derive
+from rlprune.seeding import derive, seeded
 
 AGENT = "agent"
 

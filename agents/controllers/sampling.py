@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import gymnasium
-import numpy as np
-import torch
 
 from rlprune.agents.controllers.base import Controller, Rule, run_episode
 from rlprune.agents.controllers.search import Search
 from rlprune.errors import UserError
-from rlprune.seeding import derive
+from rlprune.seeding import derive, seeded
 
 STOCHASTIC = frozenset({"ppo", "a2c", "sac", "trpo", "tqc", "crossq"})
 """Algorithms whose policies can be sampled; the others' have one action for an observation."""
@@ -81,18 +76,3 @@ class BestOf(Rule):
             self.tried.append({**{name: info[key] for name, key in names.items()}, "evaluations": spent})
             if self.on_trial is not None:
                 self.on_trial(number + 1, self.episodes, max(line["score"] for line in self.tried))
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Every stream that a policy may draw from, seeded, and afterwards as it was."""
-    numbers, states = np.random.get_state(), random.getstate()
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        np.random.seed(seed % 2**32)
-        random.seed(seed)
-        try:
-            yield
-        finally:
-            np.random.set_state(numbers)
-            random.setstate(states)

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from rlprune.data.calling import Order
 from rlprune.errors import UserError, calling
 from rlprune.seeding import derive, numpy_generator
-from rlprune.tasks.base import Batch
+from rlprune.tasks.base import Batch, cut
 
 ToBatch = Callable[[Any], Any]
 _END = object()
@@ -106,9 +106,9 @@ class LiveSplit:
         """The first `n` examples, kept in memory."""
         kept: list[Batch] = []
         left = n
-        for inputs, targets in self.batches(n):
-            size = examples((inputs, targets))
-            kept.append((inputs, targets) if size <= left else (_cut(inputs, left), _cut(targets, left)))
+        for batch in self.batches(n):
+            size = examples(batch)
+            kept.append(batch if size <= left else cut(batch, slice(left)))
             left -= min(size, left)
             if left == 0:
                 break
@@ -227,12 +227,6 @@ def _as_is(item: Any) -> Batch:
 
 def _to(part: Any, device: torch.device) -> Any:
     return tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, part)
-
-
-def _cut(part: Any, n: int) -> Any:
-    if isinstance(part, (list, tuple)) and part and not isinstance(part[0], Tensor):
-        return part[:n]
-    return tree_map(lambda leaf: leaf[:n] if isinstance(leaf, Tensor) and leaf.ndim else leaf, part)
 
 
 _TARGETS = ("labels", "label", "targets", "target")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
@@ -23,7 +22,7 @@ from rlprune.data.samples import Sample, SampleSource
 from rlprune.data.splits import DataSplits
 from rlprune.errors import UserError, calling, guarding
 from rlprune.importing import object_in
-from rlprune.seeding import derive, streams_untouched
+from rlprune.seeding import derive, seeded
 from rlprune.tasks.base import Batch
 from rlprune.tasks.segmentation import IGNORE
 
@@ -51,10 +50,7 @@ class OwnReader:
     def read(self, index: int, generator: np.random.Generator | None) -> Sample:
         """One example; always the same without a generator."""
         seed = derive(0, index) if generator is None else int(generator.integers(2**63))
-        with streams_untouched(), calling(f"{self.name}[{index}]"):
-            torch.manual_seed(seed)
-            np.random.seed(seed % 2**32)
-            random.seed(seed)
+        with seeded(seed), calling(f"{self.name}[{index}]"):
             found = self.dataset[index]
         if not isinstance(found, (tuple, list)) or len(found) != 2:
             what = f"{len(found)} things" if isinstance(found, (tuple, list)) else f"a {type(found).__name__}"

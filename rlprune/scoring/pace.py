@@ -53,10 +53,3 @@ class Pace:
         if isinstance(value, Tensor) and value.dim() == 4:
             return value.contiguous(memory_format=self.memory_format)
         return value
-
-
-def cut(part: Any, where: slice) -> Any:
-    """Some of the images of a batch, or of a part of one."""
-    if isinstance(part, dict):
-        return {key: cut(value, where) for key, value in part.items()}
-    return part[where] if isinstance(part, (Tensor, list, tuple)) else part

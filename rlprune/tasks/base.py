@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 
 from rlprune.errors import UserError, calling, guarding
 from rlprune.importing import file_and_name, object_in
@@ -26,6 +26,15 @@ from rlprune.tasks.score import Score
 # (inputs, targets) of one batch; what they are is between the data and the task. Classification: float32 (N, C, H, W)
 # and int64 (N,). Segmentation: float32 (N, C, H, W) and int64 (N, H, W). Detection: two lists of length N.
 Batch = tuple[Any, Any]
+
+
+def cut(batch: Batch, where: slice) -> Batch:
+    """Some of the examples of a batch: entries of a detector's lists, rows of all other tensors."""
+    inputs, targets = batch
+    if isinstance(targets, (list, tuple)) and targets and not isinstance(targets[0], torch.Tensor):
+        return inputs[where], targets[where]
+    rows = partial(tree_map, lambda leaf: leaf[where] if isinstance(leaf, torch.Tensor) and leaf.ndim else leaf)
+    return rows(inputs), rows(targets)
 
 
 class OutputTask:

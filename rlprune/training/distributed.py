@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from rlprune.scoring.pace import cut
-from rlprune.tasks.base import Batch, Task
+from rlprune.tasks.base import Batch, Task, cut
 
 T = TypeVar("T")
 
@@ -57,8 +56,7 @@ class World:
         images = task.size(batch)
         if self.size == 1 or images < self.size:  # too few to go round: everybody takes all
             return batch, images, 1.0
-        mine = slice(self.rank, None, self.size)
-        part = (cut(batch[0], mine), cut(batch[1], mine))
+        part = cut(batch, slice(self.rank, None, self.size))
         return part, images, task.size(part) * self.size / images
 
     def mean(self, value: Tensor) -> Tensor:

@@ -13,8 +13,8 @@ from torch.utils._pytree import tree_leaves
 from rlprune.channels.copying import duplicate
 from rlprune.errors import UserError
 from rlprune.scoring.evaluation import evaluating
-from rlprune.scoring.pace import LAYOUTS, Pace, cut
-from rlprune.tasks.base import Batch, Task
+from rlprune.scoring.pace import LAYOUTS, Pace
+from rlprune.tasks.base import Batch, Task, cut
 from rlprune.training.settings import TrainSettings
 
 WORTH = 2**27  # input numbers a run must look at (45,000 images of CIFAR) before timing pays
@@ -68,14 +68,13 @@ def choose_pace(
     work = sum(leaf.numel() for leaf in tree_leaves(batch[0]) if isinstance(leaf, Tensor))
     if len(ways) == 1 or steps * work < WORTH:
         return ways[0]
-    small = (cut(batch[0], slice(IMAGES)), cut(batch[1], slice(IMAGES)))
-    return fastest(model, loss or task.loss, small, ways, device)
+    return fastest(model, loss or task.loss, cut(batch, slice(IMAGES)), ways, device)
 
 
 def _takes(model: nn.Module, task: Task, batch: Batch, layout: str) -> bool:
     """Whether the network runs in a layout: one that calls `view` behind a convolution does not."""
     way = Pace(layout)
-    two = way.arranged((cut(batch[0], slice(2)), cut(batch[1], slice(2))))
+    two = way.arranged(cut(batch, slice(2)))
     put_back = lay_out([model], way)
     try:
         with evaluating(model), torch.no_grad():

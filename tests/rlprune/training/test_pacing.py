@@ -15,6 +15,7 @@ from rlprune.errors import UserError
 from rlprune.recovery import TrainSettings, train
 from rlprune.scoring.pace import Pace
 from rlprune.tasks import get_task
+from rlprune.tasks.base import cut
 from rlprune.training import pacing
 from rlprune.training.pacing import choose_pace, fastest
 
@@ -55,6 +56,31 @@ def test_a_layout_that_was_asked_for_is_taken_and_changes_no_result(layout):
     for value, other in zip(model.state_dict().values(), usual.state_dict().values(), strict=True):
         torch.testing.assert_close(value, other, atol=1e-4, rtol=1e-3)
     assert all(p.is_contiguous() for p in model.parameters())
+
+
+class Three(nn.Module):
+    """Looks at three images at once."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(1, 4, 3, padding=1), nn.Linear(12, 3)
+
+    def forward(self, first, second, third):
+        return self.head(torch.cat([self.conv(image).mean((2, 3)) for image in (first, second, third)], 1))
+
+
+def test_a_network_of_several_images_is_tried_with_all_of_them():
+    images, labels = batch()
+    assert choose_pace(Three(), TASK, ((images, images, images), labels), FAST, CPU, steps=1) == USUAL
+
+
+def test_some_examples_of_a_batch_are_some_of_every_part():
+    images, labels = batch()
+    inputs, targets = cut(((images, {"mask": images}), (labels, labels)), slice(1, None, 2))
+    assert all(torch.equal(part, images[1::2]) for part in (inputs[0], inputs[1]["mask"]))
+    assert all(torch.equal(part, labels[1::2]) for part in targets)
+    inputs, targets = cut((tuple(images), [{"labels": label} for label in labels]), slice(2))  # a detector's
+    assert [image.shape for image in inputs] == [images[0].shape] * 2 and len(targets) == 2
 
 
 def test_short_runs_are_not_timed(monkeypatch):
