@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
 import gymnasium
 import numpy as np
+import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 
@@ -22,7 +24,6 @@ from rlprune.envs.observations import FEATURES
 from rlprune.envs.render import draw, write
 from rlprune.envs.rules import Rules
 from rlprune.envs.view import EpisodeView, Observation
-from rlprune.envs.workers import single_thread_in_workers
 from rlprune.errors import UserError, check_known, check_seed, unknown_name
 from rlprune.network import Network
 from rlprune.problem import PruningProblem
@@ -96,7 +97,8 @@ class FilterPruningEnv(EpisodeView, gymnasium.Env[Observation, NDArray[np.float3
         render_mode: str | None = None,
         **options: Any,
     ) -> None:
-        single_thread_in_workers()
+        if multiprocessing.parent_process() is not None and torch.get_num_threads() != 1:
+            torch.set_num_threads(1)  # worker processes are the parallelism
         repair = repairing(recovery, TrainSettings(epochs=finetune_epochs, lr=finetune_lr))
         with streams_untouched():
             found, rules = read_arguments(problem, options)

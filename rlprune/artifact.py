@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from rlprune.channels.copying import unwrapped
 from rlprune.channels.surgery import CHANGED
 from rlprune.errors import UserError, check_known, first_line, reading
-from rlprune.files import read_tensors, write_tensors, write_whole
+from rlprune.files import read_tensors, write_bytes, write_tensors
 
 FORMAT = "rlprune-1"
 
@@ -160,7 +160,7 @@ def _export_pt2(model: nn.Module, inputs: tuple[Any, ...], path: Path) -> Any:
         raise UserError(f"torch.export cannot trace this network: {first_line(error)}") from None
     buffer = io.BytesIO()  # where the disk is full, torch's own writer ends the process
     torch.export.save(program, buffer)
-    write_whole(path, lambda file: file.write(buffer.getbuffer()))
+    write_bytes(path, buffer.getbuffer())
     return torch.export.load(path).module()(*inputs)
 
 
@@ -175,8 +175,7 @@ def _export_onnx(model: nn.Module, inputs: tuple[Any, ...], path: Path) -> Any:
     except Exception as error:
         raise UserError(f"this network cannot be exported to ONNX: {first_line(error)}") from None
     assert program is not None
-    content = program.model_proto.SerializeToString()
-    write_whole(path, lambda file: file.write(content))
+    write_bytes(path, program.model_proto.SerializeToString())
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     feeds = {spec.name: value.numpy() for spec, value in zip(session.get_inputs(), inputs, strict=True)}
     return [torch.from_numpy(output) for output in session.run(None, feeds)]

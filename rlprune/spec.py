@@ -128,18 +128,9 @@ class ProblemSpec:
             normalise = weights_normalisation(self.model, self.weights)
         elif normalise is None and self.weights is not None:
             normalise = weights_meta(self.weights).get("normalise")  # as `rlprune train` was told to
-        return load_data(
-            self.data,
-            root=self.root,
-            seed=self.seed,
-            control_from=control_from,
-            control_size=self.control_size,
-            calibration_size=self.calibration_size,
-            size=self.size,
-            channels=self.channels,
-            normalise=normalise,
-            task=self.task,
-        )
+        own = ("root", "seed", "control_size", "calibration_size", "size", "channels", "task")
+        given: dict[str, Any] = {name: getattr(self, name) for name in own}
+        return load_data(self.data, control_from=control_from, normalise=normalise, **given)
 
     def located(self, folder: Path) -> ProblemSpec:
         """The same, with files that are not here looked for in `folder`, a run's, and in the folders above it.

@@ -129,19 +129,10 @@ def _scan(settings: ScanSettings, folder: Path, given: Mapping[str, Any]) -> Non
     RunFolder(folder).clear_remains()
     write_json(folder / SETTINGS, settings.to_json())
     write_text(folder / "command.txt", command_line() + "\n")
+    how: dict[str, Any] = {name: getattr(settings, name) for name in ("criterion", "recovery", "rates", "limit", "amp")}
     with Tenths("scan", quiet=given["quiet"]) as bar:
-        found = scan(
-            problem,
-            criterion=settings.criterion,
-            recovery=settings.recovery,
-            rates=settings.rates,
-            groups=names,
-            limit=settings.limit,
-            amp=settings.amp,
-            seed=settings.problem.seed,
-            path=folder / SCAN,
-            on_step=bar.step,
-        )
+        seed, path = settings.problem.seed, folder / SCAN
+        found = scan(problem, groups=names, seed=seed, path=path, on_step=bar.step, **how)
     write_json(folder / SCAN, found.to_json())
     unit = Unit.of(problem.evaluator.score(problem.model, "control", 1).figures("control"))
     plots.save(draw_scan(found, settings.title, unit), folder / PICTURE)

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from rlprune.agents.compare.settings import Cell
+from rlprune.agents.runs.basetraining import fresh_model
 from rlprune.agents.runs.describing import describe, timing
 from rlprune.agents.runs.healing import Cycle, drop_of, fit_cycle
 from rlprune.agents.runs.playing import settle
@@ -25,7 +26,6 @@ from rlprune.agents.runs.prune import prune_problem
 from rlprune.agents.runs.watching import Silent
 from rlprune.artifact import save_pruned
 from rlprune.channels import PruningPlan
-from rlprune.models import resolve_model
 from rlprune.network import Network
 from rlprune.problem import PruningProblem
 from rlprune.report.analysis import SPENT
@@ -122,11 +122,7 @@ def _scratch(cell: Cell, pruned: Mapping[str, Any]) -> tuple[dict[str, Any], byt
     As a recipe's finish trains, for the epochs that the recipe has in all; the best epoch on control is kept there too.
     """
     problem, started = loaded(cell.spec)[0].fresh(), time.monotonic()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(cell.spec.seed, "scratch"))
-        model = resolve_model(
-            cell.spec.model, num_classes=len(problem.data.classes), in_channels=problem.data.input_shape[0]
-        )
+    model = fresh_model(cell.spec.model, problem.data, derive(cell.spec.seed, "scratch"))
     fresh = Network(model.to(problem.device), problem.groups)
     network = fresh.remove(PruningPlan.from_json(pruned["plan"]), problem.groups)
     epochs = settle(cell.recipe, problem).epochs or pruned["epochs"]

@@ -15,9 +15,8 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 from rlprune.agents.compare.cells import Job, Result
 from rlprune.agents.compare.cluster import make_pool
@@ -27,7 +26,7 @@ from rlprune.agents.runs.processes import Pool, done
 from rlprune.agents.runs.replaying import saved_network, trusted
 from rlprune.criteria import get_criterion
 from rlprune.errors import Notice, UserError, check_count, reading
-from rlprune.files import read_json, write_json, write_text, write_whole
+from rlprune.files import read_json, write_bytes, write_json, write_text
 from rlprune.locking import locked
 from rlprune.network import Network
 from rlprune.problem import PruningProblem
@@ -103,7 +102,7 @@ class Comparison:
             write_text(self._file(job.cell, "error.txt"), result.trace)
         for stage, content in result.stages.items():
             if stage in result.networks:
-                write_whole(self._file(job.cell, f"{stage}.pt"), partial(_put, result.networks[stage]))
+                write_bytes(self._file(job.cell, f"{stage}.pt"), result.networks[stage])
             write_json(self._file(job.cell, f"{stage}.json"), content)
             self.results[job.cell.id][stage] = content
 
@@ -144,10 +143,6 @@ class Comparison:
 
     def _file(self, cell: Cell, name: str) -> Path:
         return self.folder / "cells" / cell.id / name
-
-
-def _put(content: bytes, file: IO[bytes]) -> None:
-    file.write(content)
 
 
 Watcher = Callable[[Comparison, Job, Result], None]

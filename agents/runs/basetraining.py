@@ -160,7 +160,7 @@ def _networks(
         teacher = load_network(replace(settings.problem, weights=settings.teacher), data)
     if settings.weights is not None:
         return load_network(settings.problem, data), teacher
-    return fresh_model(settings.model, data, settings.seed).to(device), teacher
+    return _fresh(settings, data).to(device), teacher
 
 
 def _save(
@@ -182,14 +182,18 @@ def _save(
     if normalise is not None:
         meta["normalise"] = normalise
     if settings.weights is not None and is_pruned(settings.weights):
-        save_pruned(folder.model_file, fresh_model(settings.model, data, settings.seed), model, {**before, **meta})
+        save_pruned(folder.model_file, _fresh(settings, data), model, {**before, **meta})
         return
     weights = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
     write_tensors(folder.model_file, {"state_dict": weights, "meta": meta})
 
 
+def _fresh(settings: BaseSettings, data: DataSplits) -> torch.nn.Module:
+    return fresh_model(settings.model, data, derive(settings.seed, "initial weights"))
+
+
 def fresh_model(spec: str, data: DataSplits, seed: int) -> torch.nn.Module:
     """The untrained network of `spec`, its weights drawn from the seed alone."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(seed, "initial weights"))
+        torch.manual_seed(seed)
         return resolve_model(spec, num_classes=len(data.classes), in_channels=data.input_shape[0])

@@ -6,9 +6,7 @@ import torch
 import torch.nn.functional as F
 
 
-def shift_and_mirror(
-    images: torch.Tensor, generator: torch.Generator, *, padding: int, mirror: bool, fill: float = 0.0
-) -> torch.Tensor:
+def shift_and_mirror(images: torch.Tensor, generator: torch.Generator, *, padding: int, mirror: bool) -> torch.Tensor:
     """Pad and crop back at a place of its own for every image, and mirror half of them.
 
     The standard augmentation of small images (He et al. 2016, section 4.2: padding 4 at 32 pixels), without a loop
@@ -19,14 +17,13 @@ def shift_and_mirror(
         generator: CPU generator.
         padding: Largest shift in pixels.
         mirror: Whether to mirror; wrong for characters and traffic signs.
-        fill: Value of the pixels that come in.
     """
     count = len(images)
     offsets = torch.randint(0, 2 * padding + 1, (2, count), generator=generator).to(images.device)
     flips = torch.rand(count, generator=generator).lt(0.5).to(images.device)
     if padding:
         height, width = images.shape[2:]
-        padded = F.pad(images, (padding,) * 4, value=fill)
+        padded = F.pad(images, (padding,) * 4)
         windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # a view: (N, C, 2p+1, 2p+1, H, W)
         images = windows[torch.arange(count, device=images.device), :, offsets[0], offsets[1]]
     if mirror:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlprune.files import write_whole
+from rlprune.files import write_bytes
 from rlprune.report.units import Unit
 
 if TYPE_CHECKING:
@@ -89,4 +89,4 @@ def save(figure: Figure, path: Path) -> None:
     for text in figure.findobj(Text):
         text.set_parse_math(False)  # a dollar in a name is no formula
     figure.savefig(buffer, format=path.suffix[1:])
-    write_whole(path, lambda file: file.write(buffer.getbuffer()))
+    write_bytes(path, buffer.getbuffer())

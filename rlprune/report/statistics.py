@@ -13,6 +13,7 @@ import scipy  # its parts are imported when they are used: a run that compares n
 
 T = TypeVar("T")
 K = TypeVar("K", bound=Hashable)
+SURE = NormalDist().inv_cdf(0.975)
 LEVEL = 1e-9  # means closer than this are equal but for floating point
 
 
@@ -92,9 +93,7 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
     return Interval(mean, mean - half, mean + half, n)
 
 
-def paired_differences(
-    theirs: Mapping[Any, float], baseline: Mapping[Any, float], confidence: float = 0.95
-) -> Paired | None:
+def paired_differences(theirs: Mapping[Any, float], baseline: Mapping[Any, float]) -> Paired | None:
     """Compare on the keys (seeds, models ...) that both have; None if they share none.
 
     Pairing takes out what a seed does to both alike (its data split, its starting point), which is most of the
@@ -104,7 +103,7 @@ def paired_differences(
     if not differences:
         return None
     signs = [(d > LEVEL) - (d < -LEVEL) for d in differences]
-    return Paired(mean_interval(differences, confidence), signs.count(1), signs.count(-1), signs.count(0))
+    return Paired(mean_interval(differences), signs.count(1), signs.count(-1), signs.count(0))
 
 
 def rank_table(blocks: Mapping[Any, Mapping[str, float]]) -> list[Rank]:
@@ -146,8 +145,8 @@ def spearman(first: Sequence[float], second: Sequence[float]) -> float | None:
     return float(np.clip(scipy.stats.spearmanr(first, second).statistic, -1.0, 1.0))
 
 
-def resolution(accuracy: float, n: int, confidence: float = 0.95) -> float:
-    """The smallest difference of two accuracies that `n` images can tell apart.
+def resolution(accuracy: float, n: int) -> float:
+    """The smallest difference of two accuracies that `n` images can tell apart, with 95 %.
 
     The half-width of the difference of two independent binomial proportions. Two networks that see the same images
     agree on most of them, so what can be told apart is in truth somewhat less: this is the cautious figure.
@@ -157,14 +156,10 @@ def resolution(accuracy: float, n: int, confidence: float = 0.95) -> float:
     """
     # Agresti and Caffo's two added successes and failures keep the bound from vanishing at an accuracy of 1.
     smoothed = (accuracy * n + 1) / (n + 2)
-    return _normal(confidence) * math.sqrt(2 * smoothed * (1 - smoothed) / (n + 2))
+    return SURE * math.sqrt(2 * smoothed * (1 - smoothed) / (n + 2))
 
 
-def images_needed(accuracy: float, difference: float, confidence: float = 0.95) -> int:
+def images_needed(accuracy: float, difference: float) -> int:
     """How many images would tell two accuracies apart that differ by `difference` > 0."""
     p = min(max(accuracy, 0.01), 0.99)
-    return math.ceil(2 * p * (1 - p) * (_normal(confidence) / difference) ** 2)
-
-
-def _normal(confidence: float) -> float:
-    return NormalDist().inv_cdf(0.5 + confidence / 2)
+    return math.ceil(2 * p * (1 - p) * (SURE / difference) ** 2)
