@@ -98,18 +98,16 @@ def compare(argv: Sequence[str], about: str, examples: str) -> int:
     if given["retry_failed"] and from_folder is None and given["out"] is None:
         raise UserError("--retry-failed is for a comparison that was begun; name its folder with --out")
     shared = {item.name: given[item.name] for item in fields(Changes) if given[item.name] or item.name in flags}
-    options = {rule: _changed(rule_class(rule)(), given[rule.replace("-", "_")]) for rule in rules}
+    options: dict[str, Any] = {}
+    for rule, plain in ((rule, rule_class(rule)()) for rule in rules):  # what is not its default
+        chosen = given[rule.replace("-", "_")]
+        options[rule] = {name: value for name, value in chosen.items() if value != getattr(plain, name)}
     problem = {name: value for name, value in given.items() if name not in OWN_PROBLEM}
     own = {item.name: given[item.name] for item in fields(CompareSettings) if item.name in given}
     own |= {"problem": spec_of(problem), "changes": {**start.changes, **shared, **options}}
     settings = replace(start, **own)
     folder = from_folder[0] if from_folder else Path(given["out"] or free_folder("runs", settings.name))
     return run_compare(settings, folder, given)
-
-
-def _changed(plain: Any, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a rule that are not its defaults."""
-    return {name: value for name, value in given.items() if value != getattr(plain, name)}
 
 
 def run_compare(settings: CompareSettings, folder: Path, given: Mapping[str, Any]) -> int:

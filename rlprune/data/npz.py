@@ -50,7 +50,8 @@ def _load(path: Path, version: tuple[int, int], cut: Cut, task: str) -> DataSpli
     arrays = _read(path)
     for key in ("train", "train_labels"):
         if key not in arrays:
-            raise UserError(f"{path} has no array {key!r}; it has {_listing(arrays)}, and needs {', '.join(_KEYS)}")
+            listed = ", ".join(sorted(arrays)) or "no array at all"
+            raise UserError(f"{path} has no array {key!r}; it has {listed}, and needs {', '.join(_KEYS)}")
     if ("test" in arrays) != ("test_labels" in arrays):
         raise UserError(f"{path} has only one of 'test' and 'test_labels'; give both or neither")
     train = _images(path, arrays, "train", task)
@@ -178,7 +179,3 @@ def _highest(pool: Images) -> int:
     """The last class that occurs."""
     labels = pool.labels
     return int(labels.max() if labels.ndim == 1 else labels.max(where=labels != IGNORE, initial=0))
-
-
-def _listing(arrays: dict[str, np.ndarray]) -> str:
-    return ", ".join(sorted(arrays)) or "no array at all"

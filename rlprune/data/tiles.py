@@ -80,10 +80,6 @@ class TileReader:
         return np.array(self._open[path][top : top + self.tile, left : left + self.tile])
 
 
-def _plain_tiff(path: Path) -> bool:
-    return isinstance(map_pixels(path, decode=False), np.memmap)
-
-
 def map_pixels(path: Path, decode: bool = True) -> np.ndarray | None:
     """The pixels (H, W) or (H, W, C) of an image; of an uncompressed TIFF without reading them all.
 
@@ -188,7 +184,7 @@ def _reader(pairs: list[tuple[Path, Path]], tile: int) -> TileReader:
         corners = itertools.product(range(0, height - tile + 1, tile), range(0, width - tile + 1, tile))
         places += [(index, top, left) for top, left in corners]
     grid = np.asarray(places, dtype=np.int64)
-    if all(_plain_tiff(image) for image, _ in pairs):
+    if all(isinstance(map_pixels(image, decode=False), np.memmap) for image, _ in pairs):
         return TileReader(pairs, tile, grid, sizes)
     room = MEMORY_LIMIT // (4 * tile**2)
     if len(grid) > room:

@@ -30,7 +30,7 @@ class VGG16(nn.Module):
         layers: list[nn.Module] = []
         inputs = in_channels
         for stage in _STAGES:
-            for planes in (_scaled(planes, width) for planes in stage):
+            for planes in (max(1, round(planes * width)) for planes in stage):
                 layers += [nn.Conv2d(inputs, planes, 3, padding=1), nn.BatchNorm2d(planes), nn.ReLU()]
                 inputs = planes
             layers.append(nn.MaxPool2d(2))
@@ -45,10 +45,6 @@ class VGG16(nn.Module):
         x = torch.flatten(F.adaptive_avg_pool2d(self.features(x), 1), 1)
         logits: torch.Tensor = self.fc2(F.relu(self.bn(self.fc1(x))))
         return logits
-
-
-def _scaled(planes: int, width: float) -> int:
-    return max(1, round(planes * width))
 
 
 @register_model("vgg16")

@@ -43,7 +43,8 @@ def draw_figures(content: Content) -> dict[str, Figure]:
         if not cells:
             continue
         title, unit = f"{problem['model']} on {problem['data']}", Unit.of(problem)
-        suffix = f"-{_file_name(problem)}" if len(content["problems"]) > 1 else ""
+        name = "".join(c if c.isalnum() else "-" for c in f"{problem['model']}-{problem['data']}").strip("-")
+        suffix = f"-{name}" if len(content["problems"]) > 1 else ""
         key = (problem["model"], problem["data"])
         tables = [t for t in (content["analysis"] or {"settings": ()})["settings"] if (t["model"], t["data"]) == key]
         drawn = {
@@ -270,7 +271,3 @@ def _finish(axes: Axes, styles: Styles, names: set[str]) -> None:
     if len(names) > 1:
         handles = [Line2D([], [], **style, linestyle="none", label=n) for n, style in styles.items() if n in names]
         axes.legend(handles=handles, frameon=False, fontsize=8)
-
-
-def _file_name(problem: Mapping[str, Any]) -> str:
-    return "".join(c if c.isalnum() else "-" for c in f"{problem['model']}-{problem['data']}").strip("-")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -175,7 +176,8 @@ class PrefixCache:
 
     def _same(self, prefix: tuple[str, ...], live: set[str]) -> bool:
         """Whether the network gives its result on the example when of its prefix only `live` gives what it should."""
-        outputs = {n: self._outputs[n] if n in live else tree_map(_spoiled, self._outputs[n]) for n in prefix}
+        spoiled = partial(_hollow, fill=math.nan)  # whatever reads it
+        outputs = {n: self._outputs[n] if n in live else tree_map(spoiled, self._outputs[n]) for n in prefix}
         place = dict.fromkeys(prefix, 0)
         try:
             with torch.inference_mode(), self._answering(self._model, prefix, outputs.get, place, live):
@@ -267,11 +269,5 @@ def _hollow(value: Any, fill: float = 0.0) -> Any:
     """A tensor of the same shape that takes no memory and cannot be written to."""
     if not isinstance(value, Tensor):
         return value
-    return torch.full((), fill if value.is_floating_point() else 0, dtype=value.dtype, device=value.device).expand(
-        value.shape
-    )
-
-
-def _spoiled(value: Any) -> Any:
-    """A hollow tensor that spoils whatever reads it."""
-    return _hollow(value, math.nan)
+    one = torch.full((), fill if value.is_floating_point() else 0, dtype=value.dtype, device=value.device)
+    return one.expand(value.shape)

@@ -147,7 +147,7 @@ class OutputTask:
         if not sum(map(len, tables)):
             raise UserError("there are no examples to score; give the split at least one")
         seen, table = sum(map(len, tables)), self.together(np.concatenate(tables))
-        resample = partial(_resampled, self.measure, table)
+        resample = partial(resampled, self.measure, table)
         found = Score(float(self.measure(table)), len(table), self.metric, loss / seen, percent=self.percent)
         return replace(found, resample=resample, draws=self.draws)
 
@@ -160,7 +160,8 @@ Task = OutputTask
 """What annotations call it: a task from a name or from an object (`as_task`) is always one."""
 
 
-def _resampled(measure: Callable[[np.ndarray], float], table: np.ndarray, index: np.ndarray) -> float:
+def resampled(measure: Callable[[np.ndarray], float], table: np.ndarray, index: np.ndarray) -> float:
+    """The score of some examples, of which a table says what there is to know."""
     return measure(table[index])
 
 

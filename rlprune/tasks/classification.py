@@ -13,7 +13,16 @@ import torch.nn.functional as F
 from torch import nn
 
 from rlprune.errors import UserError, check_known
-from rlprune.tasks.base import TASKS, Batch, OutputTask, check_finite_outputs, likelihood, single_output, whole_numbers
+from rlprune.tasks.base import (
+    TASKS,
+    Batch,
+    OutputTask,
+    check_finite_outputs,
+    likelihood,
+    resampled,
+    single_output,
+    whole_numbers,
+)
 from rlprune.tasks.score import Score
 
 
@@ -80,7 +89,7 @@ class Classification(OutputTask):
         details = {"accuracy": float(table.mean())}
         if self.metric != "accuracy":
             return Score(likelihood(loss / n), n, self.metric, loss / n, details)
-        resample = partial(_share, table)
+        resample = partial(resampled, self.measure, table)
         return Score(details["accuracy"], n, self.metric, loss / n, details, resample=resample, draws=0)
 
 
@@ -101,7 +110,3 @@ def labels_of(targets: Any) -> torch.Tensor:
         "classification needs labels, whole numbers of shape (images,): give batch=function that makes them "
         "(of one-hot targets the argmax), or another task",
     )
-
-
-def _share(table: np.ndarray, index: np.ndarray) -> float:
-    return float(table[index].mean())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
@@ -13,7 +13,16 @@ import torch.nn.functional as F
 from torch import nn
 
 from rlprune.errors import UserError, check_known
-from rlprune.tasks.base import TASKS, Batch, OutputTask, check_finite_outputs, likelihood, single_output, whole_numbers
+from rlprune.tasks.base import (
+    TASKS,
+    Batch,
+    OutputTask,
+    check_finite_outputs,
+    likelihood,
+    resampled,
+    single_output,
+    whole_numbers,
+)
 from rlprune.tasks.score import Score
 
 IGNORE = 255
@@ -101,7 +110,7 @@ class Segmentation(OutputTask):
         if self.metric == "loss":
             return Score(likelihood(mean_loss), n, "loss", mean_loss, details)
         measure = miou if self.metric == "miou" else pixel_accuracy
-        return Score(measure(table), n, self.metric, mean_loss, details, resample=partial(_measured, measure, table))
+        return Score(measure(table), n, self.metric, mean_loss, details, resample=partial(resampled, measure, table))
 
     def _loss(self, logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
         valid = masks != IGNORE
@@ -121,10 +130,6 @@ class Segmentation(OutputTask):
         if "dice" in self.objective:
             terms.append(_dice(logits, one_hot, weight))
         return torch.stack(terms).sum()
-
-
-def _measured(measure: Callable[[np.ndarray], float], table: np.ndarray, index: np.ndarray) -> float:
-    return measure(table[index])
 
 
 def image_counts(predicted: torch.Tensor, masks: torch.Tensor, classes: int) -> np.ndarray:

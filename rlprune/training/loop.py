@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -199,7 +199,8 @@ class _Trainer:
         self.run.model.train()
         every = 1 if self.device.type == "cpu" else CHECK_EVERY
         total, count, rate = torch.zeros((), device=self.device), 0, settings.lr
-        for batch in self._batches(epoch):
+        how: dict[str, Any] = {"seed": self.seed, "epoch": epoch, "augment": settings.augment, "device": self.device}
+        for batch in self.split.batches(self.batch_size, **how):
             if self._put_back is None:
                 self._set_pace(batch)
             rate = learning_rate(settings, report.steps, self.steps_per_epoch)
@@ -232,11 +233,6 @@ class _Trainer:
         if count == 0:
             raise UserError("the training data gave no batch; it must have at least one image in every pass")
         report.losses.append(self._look(self.world.mean(total) / count, epoch, rate))
-
-    def _batches(self, epoch: int) -> Iterator[Batch]:
-        return self.split.batches(
-            self.batch_size, seed=self.seed, epoch=epoch, augment=self.settings.augment, device=self.device
-        )
 
     def _set_pace(self, batch: Batch) -> None:
         """Layout and precision: those of the run that goes on here, or those that suit the first batch."""
