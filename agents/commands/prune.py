@@ -15,7 +15,6 @@ from rlprune.errors import UserError, check_known, reading
 from rlprune.importing import print_json
 from rlprune.notices import tell
 from rlprune.record import RunFolder, free_folder, newest_unfinished
-from rlprune.report.units import ANY_DROP
 from rlprune.spec import ProblemSpec
 from rlprune.training.settings import TrainSettings
 
@@ -57,7 +56,7 @@ def prune(argv: Sequence[str], about: str, examples: str) -> int:
     ]
     given = parse("prune", sections, argv, common=COMMON, about=about, examples=examples)
     if given["budget"] is not None and given["budget"] != recipe.budget and value_of(argv, "--tolerance") is None:
-        given["tolerance"] = ANY_DROP  # the target alone is the goal
+        given["tolerance"] = None  # the target alone is the goal
     return run_prune(changed(recipe, given), spec_of(given), given)
 
 

@@ -17,7 +17,6 @@ from rlprune.agents.runs.recipe import AGENT, PHASES, Recipe
 from rlprune.agents.runs.recipes import RECIPES, get_recipe
 from rlprune.envs.rules import check_tolerance
 from rlprune.errors import UserError
-from rlprune.report.units import ANY_DROP
 from rlprune.spec import ProblemSpec
 from rlprune.typed import as_table, from_table
 
@@ -45,9 +44,8 @@ class Goal:
 
     def asked_of(self, recipe: Recipe) -> Recipe:
         """The recipe with this goal in the place of its own."""
-        if self.kind == "budget":
-            return replace(recipe, tolerance=ANY_DROP, budget=self.value)
-        return replace(recipe, tolerance=self.value, budget=None)
+        by_budget = self.kind == "budget"
+        return recipe.change(tolerance=None if by_budget else self.value, budget=self.value if by_budget else None)
 
     def met(self, drop: float, macs_left: float) -> bool:
         """Whether a network does what is asked for."""

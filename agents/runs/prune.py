@@ -27,7 +27,6 @@ from rlprune.network import Network
 from rlprune.problem import Evaluate, Fit, PruningProblem
 from rlprune.record import RunFolder
 from rlprune.report.live import LiveRun
-from rlprune.report.units import ANY_DROP
 from rlprune.tasks import Task
 
 
@@ -77,8 +76,7 @@ def prune(  # noqa: D417 (most arguments are those of `PruningProblem`)
     if tolerance is None and budget is None:
         raise UserError("tolerance is None and so is the budget; one of them must say how far to go")
     given: dict[str, Any] = {"budget": budget, "epochs": epochs}
-    given = {name: value for name, value in given.items() if value is not None}
-    given["tolerance"] = ANY_DROP if tolerance is None else tolerance
+    given = {name: value for name, value in given.items() if value is not None} | {"tolerance": tolerance}
     chosen = get_recipe(recipe).change(inspect.signature(prune).parameters, **given, **changes)
     loaders: dict[str, Any] = {"control": control, "train": train, "calibration": calibration, "test": test}
     own: dict[str, Any] = {"task": task, "evaluate": evaluate, "fit": fit, "batch": batch, "device": device}

@@ -14,6 +14,7 @@ from rlprune.envs.rules import ON_VIOLATION, check_confidence, check_tolerance
 from rlprune.errors import UserError, check_count, check_known, check_number, check_rate, reading, unknown_name
 from rlprune.files import read_yaml
 from rlprune.kinds import check_kinds
+from rlprune.report.units import ANY_DROP
 from rlprune.training.settings import TrainSettings
 from rlprune.typed import as_table, check_fields, check_table, checked
 
@@ -133,7 +134,7 @@ class Recipe:
             besides: Other names that whoever misspelled one may have meant.
             changes: Fields of it; fields of `TrainSettings`, for all phases; a phase's own as a dict or `TrainSettings`
                 (`repair={"lr": 0.02}`); and options of the controller, by themselves or as a dict behind its name
-                (`prc={"alpha": 0.2}`).
+                (`prc={"alpha": 0.2}`). A tolerance of None forbids nothing: the budget alone is the goal.
 
         Raises:
             UserError: For a name that is none of these, or a value that cannot be.
@@ -141,6 +142,8 @@ class Recipe:
         own = {item.name for item in fields(self)}
         if "target_macs" in changes:  # as the command line calls it, too
             changes["budget"] = changes.pop("target_macs")
+        if changes.get("tolerance", 0.0) is None:
+            changes["tolerance"] = ANY_DROP
         controller = changes.get("controller", self.controller)
         others = set(changes) - own - set(PHASES) - set(RULES)
         rule = _options_of(controller) if others else set()  # its module is imported only if it is asked
