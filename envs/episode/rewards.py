@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
 from rlprune.drops import score_drop
 from rlprune.registry import Registry
@@ -55,22 +54,22 @@ class Outcome:
         return max(0.0, self.drop - self.tolerance)
 
 
-class Reward(Protocol):
-    """Pays for a round.
-
-    Attributes:
-        deterministic: Whether equal plans always pay the same.
-        needs: What has to be measured for it: any of `"latency"`, `"uniform"`, `"advised"`.
-    """
+class Reward:
+    """Pays for a round."""
 
     @property
-    def deterministic(self) -> bool: ...  # noqa: D102
+    def needs(self) -> frozenset[str]:
+        """What has to be measured for it: any of `"latency"`, `"uniform"`, `"advised"`."""
+        return frozenset()
+
     @property
-    def needs(self) -> frozenset[str]: ...  # noqa: D102
+    def deterministic(self) -> bool:
+        """Whether equal plans always pay the same."""
+        return "latency" not in self.needs
 
     def terms(self, outcome: Outcome) -> Terms:
         """The named terms; their sum is the reward."""
-        ...
+        raise NotImplementedError
 
 
 REWARDS: Registry[Callable[[], Reward]] = Registry("reward")
@@ -91,7 +90,7 @@ def list_rewards() -> list[str]:
 
 
 @dataclass(frozen=True)
-class LogGain:
+class LogGain(Reward):
     """Gain in the log of a cost, minus the excess of the drop over the tolerance.
 
     Over an episode the gains add up to the log of the compression. A round that is rolled back gains nothing.
@@ -105,14 +104,9 @@ class LogGain:
     penalty: float = 10.0
 
     @property
-    def deterministic(self) -> bool:
-        """Whether equal plans always pay the same."""
-        return self.cost != "latency"
-
-    @property
     def needs(self) -> frozenset[str]:
-        """What has to be measured for it."""
-        return frozenset() if self.deterministic else frozenset({"latency"})
+        """The latency, where that is what it costs."""
+        return frozenset({self.cost} & {"latency"})
 
     def terms(self, outcome: Outcome) -> Terms:
         """The gain, by the name of the cost, and `excess`."""
@@ -127,12 +121,8 @@ REWARDS.register("latency")(partial(LogGain, "latency"))
 
 
 @REWARDS.register("accuracy")
-@dataclass(frozen=True)
-class AccuracyReward:
+class AccuracyReward(Reward):
     """The score itself, for episodes whose MACs the budget fixes (AMC: He et al. 2018, section 3.3)."""
-
-    deterministic: bool = True
-    needs: frozenset[str] = frozenset()
 
     def terms(self, outcome: Outcome) -> Terms:
         """`score`."""
@@ -140,12 +130,8 @@ class AccuracyReward:
 
 
 @REWARDS.register("accuracy_macs")
-@dataclass(frozen=True)
-class AccuracyMacsReward:
+class AccuracyMacsReward(Reward):
     """-error * log(MACs): AMC's reward where no budget is set (He et al. 2018, eq. 4)."""
-
-    deterministic: bool = True
-    needs: frozenset[str] = frozenset()
 
     def terms(self, outcome: Outcome) -> Terms:
         """`error_log_macs`."""
@@ -153,7 +139,7 @@ class AccuracyMacsReward:
 
 
 @dataclass(frozen=True)
-class GainReward:
+class GainReward(Reward):
     """Score above that of a schedule known without training, in units of that schedule's own drop.
 
     The scale of the score changes by far more between networks and budgets than between the schedules of one of them;
@@ -167,7 +153,6 @@ class GainReward:
 
     over: str = "uniform"
     floor: float = 0.15
-    deterministic: bool = True
 
     @property
     def needs(self) -> frozenset[str]:
