@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_leaves
 
 from rlprune.channels.copying import unwrapped
+from rlprune.channels.forward import tensors_in
 from rlprune.channels.surgery import CHANGED
 from rlprune.errors import UserError, check_known, first_line, reading
 from rlprune.files import read_tensors, write_bytes, write_tensors
@@ -138,8 +138,8 @@ def export(model: nn.Module, example_inputs: tuple[Any, ...], path: Path, form: 
     model = model.eval()
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporters' own deprecation notes
-        expected = _tensors(model(*example_inputs))
-        actual = _tensors(exporters[form](model, example_inputs, path))
+        expected = tensors_in(model(*example_inputs))
+        actual = tensors_in(exporters[form](model, example_inputs, path))
     difference = max(
         float((a - e).abs().max() / e.abs().max().clamp_min(1e-12)) for a, e in zip(actual, expected, strict=True)
     )
@@ -147,10 +147,6 @@ def export(model: nn.Module, example_inputs: tuple[Any, ...], path: Path, form: 
         path.unlink(missing_ok=True)
         raise UserError(f"the {form} file computes something else (relative difference {difference:.1e}, bound 1e-4)")
     return difference
-
-
-def _tensors(outputs: Any) -> list[torch.Tensor]:
-    return [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, torch.Tensor)]
 
 
 def _export_pt2(model: nn.Module, inputs: tuple[Any, ...], path: Path) -> Any:

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from rlprune.channels.copying import duplicate
+from rlprune.channels.forward import tensors_in
 from rlprune.measuring.following import following_norms
 from rlprune.scoring.evaluation import evaluating
 
@@ -39,9 +40,9 @@ def foldable(model: nn.Module, example: tuple[Any, ...]) -> dict[str, str]:
     if len(set(pairs.values())) < len(pairs):
         return {}
     with evaluating(model), torch.inference_mode():
-        wanted = _tensors(model(*example))
+        wanted = tensors_in(model(*example))
         try:
-            given = _tensors(folded(model, pairs)(*example))
+            given = tensors_in(folded(model, pairs)(*example))
         except (AttributeError, RuntimeError, TypeError):  # it asks its norms for more than their output
             return {}
     return pairs if len(wanted) == len(given) and all(map(_agree, wanted, given)) else {}
@@ -102,12 +103,6 @@ def _folds(module: nn.Module) -> bool:
         and module._parameters.get("weight") is not None
         and not (module.transposed and module.groups > 1)
     )
-
-
-def _tensors(result: Any) -> list[torch.Tensor]:
-    from torch.utils._pytree import tree_flatten
-
-    return [leaf for leaf in tree_flatten(result)[0] if isinstance(leaf, torch.Tensor)]
 
 
 def _agree(wanted: torch.Tensor, given: torch.Tensor) -> bool:
