@@ -68,3 +68,13 @@ def complains(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
         assert not said.out
 
     return check
+
+
+class _Killed(BaseException):
+    pass
+
+
+@pytest.fixture
+def Killed() -> type[BaseException]:
+    """What stands for a kill: nothing catches it."""
+    return _Killed

@@ -222,16 +222,13 @@ def test_alone_where_one_sample_is_asked_for(trained: Path, problem: PruningProb
     assert outcome.tried == [] and all("followed" in line for line in outcome.rounds)
 
 
-def test_a_killed_training_that_watches_ends_the_same(tmp_path: Path) -> None:
+def test_a_killed_training_that_watches_ends_the_same(tmp_path: Path, Killed: type[BaseException]) -> None:
     kwargs = {"common": SMALL, "budgets": [0.5, 0.6]}
     quick = {"n_steps": 6, "n_epochs": 1}
     settings = AgentSettings(
         env=MIXED, env_kwargs=kwargs, episodes=14, segment=12, hyperparameters=quick, watched=({},)
     )
     train(settings, tmp_path / "whole")
-
-    class Killed(BaseException):
-        pass
 
     def die(count: int, line: dict[str, Any]) -> None:
         if count == 11:

@@ -67,15 +67,14 @@ def test_every_preset_trains_saves_and_acts_elsewhere(algorithm: str, tmp_path: 
 
 
 @pytest.mark.parametrize("algorithm", ["ppo", "sac", "dqn", "amc"])
-def test_equal_seeds_train_equally_and_a_killed_training_ends_the_same(algorithm: str, tmp_path: Path) -> None:
+def test_equal_seeds_train_equally_and_a_killed_training_ends_the_same(
+    algorithm: str, tmp_path: Path, Killed: type[BaseException]
+) -> None:
     setup = settings(algorithm, segment=40)
     whole, again, killed = tmp_path / "whole", tmp_path / "again", tmp_path / "killed"
     train(setup, whole)
     train(setup, again)
     assert same(weights(whole), weights(again))
-
-    class Killed(BaseException):
-        pass
 
     def die(count: int, line: dict[str, Any]) -> None:
         if count == 11:

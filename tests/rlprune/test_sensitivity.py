@@ -159,12 +159,9 @@ def test_beyond_its_limit_the_cache_computes(problem):
                     assert torch.equal(model(*batch), wanted[number])
 
 
-def test_a_scan_goes_on_where_it_was_stopped(problem, tmp_path):
+def test_a_scan_goes_on_where_it_was_stopped(problem, tmp_path, Killed):
     file = tmp_path / "scan.json"
     whole = scan(problem, rates=RATES, limit=100)
-
-    class Killed(BaseException):
-        pass
 
     def die(name, done):
         if done >= 0.5:

@@ -121,10 +121,7 @@ def test_a_timed_run_is_the_run_that_asks_for_the_same(monkeypatch, smoothing):
     assert all(torch.equal(a, b) for a, b in zip(timed.parameters(), told.parameters(), strict=True))
 
 
-def test_what_goes_on_keeps_the_choice(tmp_path, monkeypatch):
-    class Killed(BaseException):
-        pass
-
+def test_what_goes_on_keeps_the_choice(tmp_path, monkeypatch, Killed):
     def die(done):
         if done > 0.6:
             raise Killed

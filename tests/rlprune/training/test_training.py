@@ -202,13 +202,10 @@ def test_settings_need_no_torch():
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.9])
-def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path, ema):
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(tmp_path, ema, Killed):
     settings = replace(FAST, epochs=3, ema=ema, augment=True)
     whole, report = run(settings, monitor=lambda network: 0.5)
     file = tmp_path / "run.pt"
-
-    class Killed(BaseException):
-        pass
 
     def die(done):
         if done > 0.5:
