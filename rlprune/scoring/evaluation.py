@@ -17,7 +17,7 @@ from rlprune.data.splits import DataSplits, Split
 from rlprune.errors import UserError, calling, first_line
 from rlprune.heap import keeping_activations
 from rlprune.scoring.pace import Pace
-from rlprune.tasks.base import Batch, OutputTask, Task, own_work
+from rlprune.tasks.base import Batch, Task, own_work
 from rlprune.tasks.score import Score
 
 # Pixels in a batch. On a CPU activations should stay in the cache: 32 images of 32x32 are two to four times faster than
@@ -205,7 +205,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 def check_loss(model: nn.Module, split: Split, task: Task) -> None:
     """Try a task's loss, if it has one, on two examples before any work; raises UserError if that fails."""
-    if isinstance(task, OutputTask) and not task.trains:
+    if not task.trains:
         return
     device = next((part.device for part in model.parameters()), torch.device("cpu"))
     with evaluating(model), torch.no_grad(), own_work(task, "training"):

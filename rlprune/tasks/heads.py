@@ -59,7 +59,7 @@ class Heads(OutputTask):
                 weights = _numbers(value)
             else:
                 task = get_task(value)
-                if not isinstance(task, OutputTask) or isinstance(task, Heads) or task.name == "detection":
+                if isinstance(task, Heads) or task.name == "detection":
                     raise UserError(f"a head cannot have the task {value!r}; it must look at one output")
                 if type(task).examples is OutputTask.examples or type(task).loss_of is OutputTask.loss_of:
                     raise UserError(

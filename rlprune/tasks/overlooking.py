@@ -18,8 +18,6 @@ def overlooked(task: Task, returned: Any) -> str | None:
         task: The task.
         returned: What the model returned for one batch in eval mode.
     """
-    if not isinstance(task, OutputTask):
-        return None
     plain = type(task).output is OutputTask.output and type(task).loss is OutputTask.loss  # nobody chose an output
     if not (task.single or plain):
         return None
