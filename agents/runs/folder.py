@@ -16,6 +16,7 @@ from rlprune.report import plots
 from rlprune.report.curves import Curves
 from rlprune.report.examples import find_examples
 from rlprune.report.pictures import PICTURES, draw_examples
+from rlprune.report.units import Unit
 
 
 class FolderSink:
@@ -69,7 +70,8 @@ class FolderSink:
         watcher.work("drawing")
         title = f"{record['model']}: {record['baseline']['macs'] / record['pruned']['macs']:.2f}× fewer MACs"
         plots.save(plots.widths(record["widths"], title), folder.path / "widths.png")
-        rounds = plots.rounds(record["rounds"], record["tolerance"], record["baseline"]["macs"])
+        before = record["baseline"]
+        rounds = plots.rounds(record["rounds"], record["tolerance"], before["macs"], Unit.of(before))
         plots.save(rounds, folder.path / "rounds.png")
         examples = find_examples(problem, problem.model, network.model)
         if examples is not None:

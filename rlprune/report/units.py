@@ -61,13 +61,13 @@ class Unit:
         """
         return f"{self.number(score)} %" if self.percent else f"{self.metric} {self.number(score)}"
 
-    def difference(self, value: float, *, sign: bool = False) -> str:
+    def difference(self, value: float) -> str:
         """A difference with its unit.
 
         >>> Unit("accuracy").difference(0.007), Unit("psnr", percent=False).difference(0.5)
         ('0.70 points', '0.5 psnr')
         """
-        return f"{self.number(value, sign=sign)} {self.differences}"
+        return f"{self.number(value)} {self.differences}"
 
     def interval(self, bounds: Any) -> str:
         """A confidence interval in brackets, or nothing where none is known."""
