@@ -6,28 +6,17 @@ import contextlib
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
 
 from rlprune.errors import UserError
 from rlprune.importing import files_named, is_known
 from rlprune.models.resolving import code_of
+from rlprune.spec import ProblemSpec
 
 NAMING = ("--model", "--models", "--task", "--data")
 """Options by which code is named by hand."""
 
 
-class Built(Protocol):
-    """What names the network, the task and the data to build, as `ProblemSpec` does."""
-
-    @property
-    def model(self) -> str: ...  # noqa: D102
-    @property
-    def task(self) -> str | None: ...  # noqa: D102
-    @property
-    def data(self) -> str: ...  # noqa: D102
-
-
-def check_code(file: Path, specs: Iterable[Built], *, trust: bool, argv: Sequence[str] = ()) -> None:
+def check_code(file: Path, specs: Iterable[ProblemSpec], *, trust: bool, argv: Sequence[str] = ()) -> None:
     """Raise UserError if building what a file describes would run code that its reader does not know of.
 
     Known is what the command line names, and what this user has run before, as it is now (`rlprune.importing`).
