@@ -39,7 +39,7 @@ from rlprune.channels.rules.table import apply
 from rlprune.channels.trace import ParameterWritten, Trace
 from rlprune.channels.trial import passing
 from rlprune.errors import UserError
-from rlprune.heap import collecting_anew, keeping_activations
+from rlprune.heap import collecting_anew, give_back, keeping_activations
 from rlprune.seeding import same_draws
 
 _BOUND = (
@@ -264,6 +264,7 @@ def trace_channels(
             )
         else:
             groups = groups.with_attributes(a for choice in follow if (a := choice.attribute(choice.first)) is not None)
+    give_back()  # else the caller's process keeps what its activations took
     warn_uncounted(groups.uncounted)
     return groups
 
