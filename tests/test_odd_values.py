@@ -99,7 +99,7 @@ MISTAKES = {
     "prune --seed 99999999999999999999999": "it must be a whole number from 0 on",
     "prune --criterion l1:combine": "like 'mean'",
     "prune --recovery lsq:ridge=1": "unknown recovery step 'lsq:ridge=1'",
-    "prune --controller agent:": "known: FILE.zip, ppo-resnet",
+    "prune --controller agent:": "known: FILE.zip, ppo-general, ppo-resnet",
     "prune --recipe recipe.yml": "did you mean 'controller'",
     "prune --recipe rounds.yml": "rounds is 'many'; it must be a whole number or null",
     "prune --recipe empty.yml": "a table of options by name",

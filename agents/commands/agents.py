@@ -296,6 +296,7 @@ def _known(card: Mapping[str, Any]) -> dict[str, Any]:
         "counted": kwargs.get("counted", ["macs"]),
         "rules": [f"{name} {rules[name]}" for name in ("criterion", "recovery", "skip") if name in rules],
         "episodes": training.get("episodes", "unknown"),
+        "elsewhere": f"the rule {training.get('advice', 'error')}" if card.get("around") == "advice" else "uniform rates",
     }
     for name in ("deterministic", "left_out"):
         lines = [line for line in metrics.get(name, []) if "error" in line]

@@ -246,7 +246,8 @@ def test_a_killed_training_that_watches_ends_the_same(tmp_path: Path, Killed: ty
 
 def test_what_agents_know_is_listed(capsys: pytest.CaptureFixture[str], trained: Path) -> None:
     assert main(["agents"]) == 0
-    assert "ppo-resnet" in capsys.readouterr().out
+    listed = capsys.readouterr().out
+    assert "ppo-general" in listed and "ppo-resnet" in listed and "the rule response" in listed
     assert main(["agents", str(trained), "--json"]) == 0
     (known,) = json.loads(capsys.readouterr().out).values()
     assert known["trained_on"] == ["drawn:plain-0"] and known["counted"] == ["macs", "parameters"]
