@@ -20,7 +20,7 @@ FILES = {
     "three.py": "def build(**_): return 3\nx = 5\n",
     "two.py": "from torch import nn\nclass A(nn.Module): pass\nclass B(nn.Module): pass\n",
     "exported.py": "import torch\nfrom torch import nn\n"
-    "net = torch.export.export(nn.Sequential(nn.Conv2d(1, 8, 3)), (torch.rand(2, 1, 32, 32),)).module()\n",
+    "net = torch.export.export(nn.Sequential(nn.Conv2d(1, 8, 3)), (torch.rand(1, 1, 32, 32),)).module()\n",
     "flat.py": "from torch import nn\ndef build(**_): return nn.Sequential(nn.Flatten(), nn.Linear(1024, 10))\n",
     "task.py": "class Bare: pass\nclass Broken:\n    def __init__(self): raise RuntimeError('no luck')\n"
     "class Gives:\n    def loss_of(self, output, targets): return output.mean()\n"
@@ -79,7 +79,7 @@ MISTAKES = {
     "prune --target-macs half": "--target-macs is 'half'; it must be a number or none",
     "prune --budget half": "--budget is 'half'; it must be a number or none",
     "episode --agent bare": "bare is a folder; it holds no agent.zip",
-    "evaluate --model exported.py:net": "exported programs cannot be pruned",
+    "inspect --model exported.py:net": "exported programs cannot be pruned",
     "prune --epochs=x": "--epochs is 'x'",
     "compare --seeds a b": "--seeds is 'a b'; it must be whole numbers",
     "prune --target-macs 150%": "budget is 1.5",

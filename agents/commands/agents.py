@@ -288,6 +288,7 @@ def _known(card: Mapping[str, Any]) -> dict[str, Any]:
     kwargs = (card.get("env") or {}).get("kwargs") or {}
     training, metrics = card.get("training") or {}, card.get("metrics") or {}
     rules = {**kwargs, **(kwargs.get("common") or {})}
+    rule = training.get("advice", "error") if card.get("around") == "advice" else "uniform"
     found: dict[str, Any] = {
         "algorithm": card["algorithm"],
         "observation": f"{len(card['features'])} features",
@@ -296,7 +297,7 @@ def _known(card: Mapping[str, Any]) -> dict[str, Any]:
         "counted": kwargs.get("counted", ["macs"]),
         "rules": [f"{name} {rules[name]}" for name in ("criterion", "recovery", "skip") if name in rules],
         "episodes": training.get("episodes", "unknown"),
-        "elsewhere": f"the rule {training.get('advice', 'error')}" if card.get("around") == "advice" else "uniform rates",
+        "elsewhere": f"the rule {rule}",
     }
     for name in ("deterministic", "left_out"):
         lines = [line for line in metrics.get(name, []) if "error" in line]

@@ -31,7 +31,7 @@ def agent_file(name: str | Path) -> Path:
     written = path.with_name(f"{path.name}.zip") if path.name else path
     if written.is_file():  # Stable-Baselines3 writes that where it is told to write `name`
         return written
-    if path.is_dir() and str(name) not in names():
+    if str(name) and path.is_dir() and str(name) not in names():
         inside = sorted(path.glob("*.zip"))
         raise UserError(f"{path} is a folder; " + (f"give {inside[0]}" if inside else "it holds no agent.zip"))
     if path.suffix == ".zip" or len(path.parts) > 1:

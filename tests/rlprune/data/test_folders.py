@@ -168,7 +168,7 @@ def test_a_folder_says_how_it_is_read(tmp_path: Path) -> None:
     for text, message in {
         "sise: 3": "did you mean 'size'",
         "size: big": "must be a whole number",
-        "[": "as YAML",
+        "[": "is not YAML",
     }.items():
         (root / "dataset.yml").write_text(text)
         with pytest.raises(UserError, match=message):
