@@ -132,7 +132,7 @@ def make_game(
     late = recipe.published and recipe.check == "end" and (recipe.once or budget is not None)
     rules = Rules(
         criterion=recipe.criterion,
-        reward="accuracy" if recipe.published and recipe.once else "tolerance",
+        reward="accuracy" if recipe.once or not recipe.published else "tolerance",  # the MACs are given, or are not
         tolerance=ANY_DROP if late else recipe.tolerance,
         budget=budget if recipe.published else None,
         max_rate=recipe.max_rate,

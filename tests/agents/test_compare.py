@@ -88,6 +88,16 @@ def test_a_budget_without_training_is_met_in_one_round(tmp_path):
         assert found["latency"]["pruned"]["median_s"] > 0, "one worker has the machine to itself"
 
 
+def test_a_search_inside_a_budget_looks_for_the_score(tmp_path):
+    """It starts at the uniform schedule, so that it cannot end below it; MACs are the same for all."""
+    changes = {"cem": {"episodes": 24, "population": 12, "racing": False}}
+    settings = small(
+        methods=("uniform", "cem"), budgets=(0.15,), seeds=(0,), epochs=0.0, scratch=False, changes=changes
+    )
+    uniform, cem = (c["stages"]["prune"] for c in compare(settings, tmp_path / "out")["cells"])
+    assert cem["pruned"]["control_score"] >= uniform["pruned"]["control_score"]
+
+
 def test_all_cells_are_trained_alike(done):
     """One budget of epochs for everybody, and for the same shape from scratch."""
     _, content = done
