@@ -232,8 +232,7 @@ def trace_channels(
         round_to: every group keeps a multiple of this many units.
         approximate: also offer groups whose removal keeps everything running but changes more than the channels that
             go: statistics of a layer normalisation, a mean or a softmax over channels. They say so in `approximate`.
-        outputs: picks from what the model returns what must stay; default: everything. For a model that returns
-            features beside its predictions.
+        outputs: picks from what the model returns what must stay (its predictions, say); default: everything.
 
     Returns:
         The groups, in execution order; those that cannot be pruned are locked with a reason.
