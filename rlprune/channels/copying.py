@@ -49,7 +49,8 @@ def unwrapped(model: nn.Module) -> nn.Module:
             raise UserError(
                 f"scripted models cannot be pruned, and {what} one; give the plain module, before torch.jit"
             )
-        if isinstance(module, fx.GraphModule) and ("eval" in vars(module) or "inline_constraints" in module.meta):
+        own = vars(module)
+        if isinstance(module, fx.GraphModule) and ("eval" in own or "inline_constraints" in own.get("meta", ())):
             what = f"its part {path!r} is" if path else "it is"
             raise UserError(
                 f"exported programs cannot be pruned, and {what} one; give the plain module, before torch.export"
