@@ -32,16 +32,6 @@ def numpy_generator(seed: int, *purpose: int | str) -> np.random.Generator:
 
 
 @contextmanager
-def same_draws() -> Iterator[None]:
-    """The same random numbers inside in every run: of torch, of NumPy and of `random`, whichever a network draws."""
-    with streams_untouched():
-        torch.manual_seed(0)
-        np.random.seed(0)
-        random.seed(0)
-        yield
-
-
-@contextmanager
 def streams_untouched() -> Iterator[None]:
     """Whatever is drawn or seeded inside, the global random streams of torch, NumPy and `random` are as before then."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
@@ -58,7 +48,7 @@ def streams_untouched() -> Iterator[None]:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Inside, the global streams start from a seed; afterwards they are as they were."""
+    """Inside, the global streams of torch, NumPy and `random` start from a seed; afterwards they are as they were."""
     with streams_untouched():
         torch.manual_seed(seed)
         np.random.seed(seed % 2**32)

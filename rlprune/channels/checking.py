@@ -156,6 +156,10 @@ class Checker(Comparer):
         """As `compare`, at the least cost: whether the smaller network runs comes first."""
         return self.compare(plan, values=False) or self.compare(plan)
 
+    def _was_right(self, names: Sequence[str], share: float) -> bool:
+        """Whether what follows now would have passed in the turns before this one, too."""
+        return not any(self._wrong(plan) for plan in self.earlier(names, share))
+
     def _alike(self, name: str, what: Difference, left: list[str], failed: Collection[str]) -> dict[str, str]:
         """Groups of the same make as two that fail for the same reason, as those of repeated blocks do."""
         make = next(filter(None, (self._make(name, path) for path in (*what.inside, ""))))
@@ -203,7 +207,7 @@ class Checker(Comparer):
             self.follow(chosen)
             result = self._wrong(plan)
             if result is None:
-                if not any(self._wrong(earlier) for earlier in self.earlier(names, share)):
+                if self._was_right(names, share):
                     return True
             elif what is not None and result.steps > what.steps and self._other_numbers(names, share, result):
                 return True
@@ -265,7 +269,7 @@ class Checker(Comparer):
             self._tries -= 1
             self.follow(chosen)
             result = self._wrong(plan)
-            if result is None and any(self._wrong(earlier) for earlier in self.earlier(names, share)):
+            if result is None and not self._was_right(names, share):
                 continue  # right in this turn by chance
             if result is None or (result.steps > what.steps and not result.numeric):
                 self._generalise(before, names, share)

@@ -25,7 +25,7 @@ from rlprune.channels.reuse import Reuse
 from rlprune.channels.stopping import Stop
 from rlprune.channels.surgery import Changes, masked_copy, removed_copy
 from rlprune.channels.units import ChannelGroup
-from rlprune.seeding import numpy_generator, same_draws
+from rlprune.seeding import numpy_generator, seeded
 
 SHARE = 0.3  # of the units, which go in the first check
 
@@ -135,15 +135,15 @@ class Comparer:
         new = [c for c in choices(self.model, self.groups, self._read) if (c.module, c.name) not in known]
         self.follow({**self.chosen, **{choice: len(choice.options) for choice in new}})
 
-    def plan(self, names: Sequence[str], share: float) -> PruningPlan:
+    def plan(self, names: Sequence[str], share: float, turn: int | None = None) -> PruningPlan:
         """A few units (share 0) or about a share of the units of each group, chosen by the group's name.
 
         Groups of one size lose different numbers, and others in the second check than in the first, so that widths
         which the code ties together do not fit by chance. Where numbers are few, two groups may lose as many in both;
-        in another `turn` they do not.
+        in another `turn` (None: the present one) they do not.
         """
-        groups = [self.groups[name] for name in names]
-        return PruningPlan({group.name: self._units(group, self._count(group, share)) for group in groups})
+        groups, turn = [self.groups[name] for name in names], self.turn if turn is None else turn
+        return PruningPlan({group.name: self._units(group, self._count(group, share, turn)) for group in groups})
 
     def _units(self, group: ChannelGroup, count: int) -> list[int]:
         """So many units of a group; fewer are among them."""
@@ -158,13 +158,13 @@ class Comparer:
         counts = sorted({group.allowed(round(count)) for count in wanted} - {0})
         return counts or [next(c for c in (group.allowed(n) for n in range(1, group.size + 1)) if c)]
 
-    def _count(self, group: ChannelGroup, share: float) -> int:
+    def _count(self, group: ChannelGroup, share: float, turn: int = 0) -> int:
         """How many units of a group go."""
         place, counts = self._places[group.name], self._counts(group, share)
         if share:
-            rounds: int = len(counts) ** self.turn
+            rounds: int = len(counts) ** turn
             return counts[place // rounds % len(counts)]
-        counts = [count for count in counts if count != self._count(group, SHARE)] or counts
+        counts = [count for count in counts if count != self._count(group, SHARE, turn)] or counts
         return counts[(place + place // len(counts)) % len(counts)]
 
     def undecided(self) -> bool:
@@ -184,11 +184,7 @@ class Comparer:
 
     def earlier(self, names: Sequence[str], share: float) -> list[PruningPlan]:
         """The plans of the turns before this one."""
-        now, plans = self.turn, []
-        for self.turn in range(now):
-            plans.append(self.plan(names, share))
-        self.turn = now
-        return plans
+        return [self.plan(names, share, turn) for turn in range(self.turn)]
 
     def compare(self, plan: PruningPlan, values: bool = True) -> Difference | None:
         """None if masked equals removed, else what is wrong; numeric differences are confirmed in double precision.
@@ -238,7 +234,7 @@ class Comparer:
         return result
 
     def _outputs(self, model: nn.Module, forward: Forward, mode: TorchDispatchMode) -> list[Tensor]:
-        with same_draws(), mode:
+        with seeded(0), mode:
             result = forward(model)
         try:
             return forward.picked(result)

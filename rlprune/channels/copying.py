@@ -44,17 +44,10 @@ def unwrapped(model: nn.Module) -> nn.Module:
         else:
             break
     for path, module in modules_in(model).items():
-        if isinstance(module, torch.jit.ScriptModule):
+        kind = _compiled(module)
+        if kind is not None:
             what = f"its part {path!r} is" if path else "it is"
-            raise UserError(
-                f"scripted models cannot be pruned, and {what} one; give the plain module, before torch.jit"
-            )
-        own = vars(module)
-        if isinstance(module, fx.GraphModule) and ("eval" in own or "inline_constraints" in own.get("meta", ())):
-            what = f"its part {path!r} is" if path else "it is"
-            raise UserError(
-                f"exported programs cannot be pruned, and {what} one; give the plain module, before torch.export"
-            )
+            raise UserError(f"{kind[0]} cannot be pruned, and {what} one; give the plain module, before {kind[1]}")
         if any(isinstance(parameter, UninitializedParameter) for parameter in module._parameters.values()):
             raise UserError(
                 f"part {path!r} is a {type(module).__name__}, whose weights have no shape before the first "
@@ -66,6 +59,16 @@ def unwrapped(model: nn.Module) -> nn.Module:
                 "first, and quantize what is left"
             )
     return model
+
+
+def _compiled(module: nn.Module) -> tuple[str, str] | None:
+    """What a module that is code no more is called, and what made it; None for any other."""
+    own = vars(module)
+    if isinstance(module, torch.jit.ScriptModule):
+        return "scripted models", "torch.jit"
+    if isinstance(module, fx.GraphModule) and ("eval" in own or "inline_constraints" in own.get("meta", ())):
+        return "exported programs", "torch.export"
+    return None
 
 
 def modules_in(model: nn.Module) -> dict[str, nn.Module]:

@@ -40,7 +40,7 @@ from rlprune.channels.trace import ParameterWritten, Trace
 from rlprune.channels.trial import passing
 from rlprune.errors import UserError
 from rlprune.heap import collecting_anew, give_back, keeping_activations
-from rlprune.seeding import same_draws
+from rlprune.seeding import seeded
 
 _BOUND = (
     "the model's copy runs on the original's {name!r}: `forward` or a hook of the object is bound to it; "
@@ -80,7 +80,7 @@ class _Tracer(OperatorMode):
 @contextmanager
 def _same_numbers() -> Iterator[None]:
     """The same random numbers in every run."""
-    with same_draws(), torch.no_grad():
+    with seeded(0), torch.no_grad():
         yield
 
 

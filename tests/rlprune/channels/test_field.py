@@ -16,6 +16,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from channel_helpers import difference, random_plan
+from channel_structures import Net
 from torch import Tensor, nn
 
 from rlprune.artifact import load_pruned, save_pruned
@@ -650,26 +651,22 @@ def test_random_numbers_are_the_same_for_both(draw: str) -> None:
 
 @pytest.mark.parametrize("draw", ["python", "numpy", "skip", "rrelu"])
 def test_draws_of_python_and_numpy_and_slopes_are_the_same_for_both(draw: str) -> None:
-    class Random(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.a, self.b, self.h = cb(3, 8), cb(8, 12), nn.Linear(12, 5)
-
-        def forward(self, x: Tensor) -> Tensor:
-            y = self.a(x)
-            if draw == "python":
-                y = y * random.uniform(0.5, 1.5)
-            elif draw == "numpy":
-                y = y + float(np.random.rand())
-            elif draw == "rrelu":
-                y = F.rrelu(y - 0.2, training=self.training)
-            elif self.training and random.random() < 0.5:
-                y = y * 0.5
-            return self.h(self.b(y).mean((2, 3)))
+    def forward(net: Net, x: Tensor) -> Tensor:
+        y = net.a(x)
+        if draw == "python":
+            y = y * random.uniform(0.5, 1.5)
+        elif draw == "numpy":
+            y = y + float(np.random.rand())
+        elif draw == "rrelu":
+            y = F.rrelu(y - 0.2, training=net.training)
+        elif net.training and random.random() < 0.5:
+            y = y * 0.5
+        return net.h(net.b(y).mean((2, 3)))
 
     states = random.getstate(), np.random.get_state()[2]
     for _ in range(3):
-        assert [g.name for g in trace_channels(Random().eval(), X) if g.locked] == ["h"]
+        net = Net(forward, a=cb(3, 8), b=cb(8, 12), h=nn.Linear(12, 5)).eval()
+        assert [g.name for g in trace_channels(net, X) if g.locked] == ["h"]
     assert (random.getstate(), np.random.get_state()[2]) == states
 
 
