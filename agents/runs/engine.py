@@ -13,7 +13,7 @@ from typing import Any
 
 from rlprune.agents.controllers.base import Rule, State
 from rlprune.agents.controllers.law import Aim, Standing
-from rlprune.agents.runs.healing import Cycle, Heal, Healed, fit_cycle, images, record_of
+from rlprune.agents.runs.healing import Cycle, Heal, Healed, images, record_of, teacher_of
 from rlprune.agents.runs.playing import (
     cheap_repairs,
     controller_of,
@@ -90,7 +90,8 @@ class _Play:
         self, problem: PruningProblem, recipe: Recipe, watcher: Watcher, sink: Sink, patience: Patience
     ) -> None:
         self.problem, self.recipe, self.watcher, self.sink, self.patience = problem, recipe, watcher, sink, patience
-        self.heal = Heal(cheap_repairs(recipe, watcher), watcher, lambda: patience.late)
+        teacher = teacher_of(problem, recipe)
+        self.heal = Heal(cheap_repairs(recipe, watcher), watcher, lambda: patience.late, teacher)
         self.attempt, self.past = 0, list[dict[str, Any]]()
         self.budget, self.trained_before = recipe.budget, 0
         self.inside: Network | None = None  # the last inside the tolerance, where the end is what is checked
@@ -228,7 +229,7 @@ class _Play:
     def _fit(self, network: Network, cycle: Cycle, drop: float, purpose: str, number: int) -> Healed:
         """Train a network in place, and tell of it."""
         seed = derive(self.problem.seed, purpose, number)
-        return fit_cycle(self.problem, network.model, cycle, drop, seed, self.watcher, self.heal.stopped)
+        return self.heal.fit(self.problem, network.model, cycle, drop, seed)
 
     def _cycle(self, aim: Aim | None, number: int) -> Cycle | None:
         """The training after a removal."""

@@ -7,8 +7,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
+from rlprune.agents.runs.recipe import Recipe
 from rlprune.agents.runs.watching import Watcher, follow
 from rlprune.channels import PruningPlan
 from rlprune.drops import score_drop
@@ -16,7 +19,9 @@ from rlprune.errors import calling
 from rlprune.network import Network
 from rlprune.problem import PruningProblem
 from rlprune.recovery import Recovery
+from rlprune.scoring.evaluation import evaluating
 from rlprune.seeding import derive
+from rlprune.training.imitation import Teacher
 from rlprune.training.loop import train
 from rlprune.training.report import TrainReport
 from rlprune.training.settings import TrainSettings
@@ -93,10 +98,13 @@ class Heal:
         cheap: Repairs that need no training (or train by themselves, as `finetune`).
         watcher: Told what goes on.
         stopped: Asked after every epoch whether time is up.
+        teacher: Of all trainings of the run (see `teacher_of`).
     """
 
-    def __init__(self, cheap: Recovery, watcher: Watcher, stopped: Callable[[], bool]) -> None:
-        self.cheap, self.watcher, self.stopped = cheap, watcher, stopped
+    def __init__(
+        self, cheap: Recovery, watcher: Watcher, stopped: Callable[[], bool], teacher: Teacher | None = None
+    ) -> None:
+        self.cheap, self.watcher, self.stopped, self.teacher = cheap, watcher, stopped, teacher
         self.cycle: Cycle | None = None
         self.last: Healed | None = None
 
@@ -118,16 +126,33 @@ class Heal:
         self.last = Healed(harm, harm)
         if cycle.enough is not None and harm <= cycle.enough:
             return
-        found = fit_cycle(problem, after.model, cycle, harm, derive(seed, "heal"), self.watcher, self.stopped)
+        found = self.fit(problem, after.model, cycle, harm, derive(seed, "heal"))
         if cycle.more > 0 and found.just_outside(cycle):
-            drop, seed, more = found.after, derive(seed, "heal", "more"), cycle.again()
-            found = found.then(fit_cycle(problem, after.model, more, drop, seed, self.watcher, self.stopped))
+            seed, more = derive(seed, "heal", "more"), cycle.again()
+            found = found.then(self.fit(problem, after.model, more, found.after, seed))
         self.last = found
+
+    def fit(self, problem: PruningProblem, model: nn.Module, cycle: Cycle, harm: float, seed: int) -> Healed:
+        """One training of the run (see `fit_cycle`)."""
+        return fit_cycle(problem, model, cycle, harm, seed, self.watcher, self.stopped, self.teacher)
 
 
 def drop_of(problem: PruningProblem, model: nn.Module) -> float:
     """A network's drop on the control split."""
     return score_drop(problem.baseline.value, problem.evaluator.score(model, "control").value)
+
+
+def teacher_of(problem: PruningProblem, recipe: Recipe) -> Teacher | None:
+    """The unpruned network, for all trainings of a run; on an accelerator it answers too fast to be worth a memory."""
+    if not problem.trains or problem.fit is not None or not problem.task.distillable:
+        return None
+    epochs = recipe.epochs if problem.device.type == "cpu" and recipe.repair.distillation else None
+    answers = 0
+    if epochs:
+        with evaluating(problem.model), torch.no_grad():
+            output = problem.model(*problem.example_inputs)
+        answers = images(problem) * sum(leaf.numel() for leaf in tree_leaves(output) if isinstance(leaf, torch.Tensor))
+    return Teacher.of_run(problem.model, epochs or 0.0, answers, seed=derive(problem.seed, "looks"))
 
 
 def fit_cycle(
@@ -138,6 +163,7 @@ def fit_cycle(
     seed: int,
     watcher: Watcher,
     stopped: Callable[[], bool],
+    teacher: Teacher | None = None,
 ) -> Healed:
     """Train a network in place; it comes out as its best epoch on control, or as it was.
 
@@ -153,7 +179,7 @@ def fit_cycle(
         problem.data.split("train"),
         settings if distils else replace(settings, distillation=0.0),
         seed=seed,
-        teacher=problem.model if distils else None,
+        teacher=(teacher or problem.model) if distils else None,
         monitor=lambda network: -drop_of(problem, network),
         start=-harm,
         enough=float("inf") if cycle.enough is None else -cycle.enough,

@@ -20,6 +20,7 @@ from rlprune.scoring.pace import Pace
 from rlprune.tasks.base import Batch, Task, own_work
 from rlprune.training.checkpoint import Run
 from rlprune.training.distributed import World
+from rlprune.training.imitation import Teacher, imitation
 from rlprune.training.optimizers import make_optimizer
 from rlprune.training.pacing import choose_pace, lay_out
 from rlprune.training.penalties import Orthogonality
@@ -40,7 +41,7 @@ def train(
     *,
     seed: int,
     penalties: Sequence[Penalty] = (),
-    teacher: nn.Module | None = None,
+    teacher: nn.Module | Teacher | None = None,
     monitor: Monitor | None = None,
     start: float | None = None,
     enough: float = math.inf,
@@ -63,7 +64,8 @@ def train(
         settings: See `TrainSettings`.
         seed: Of order and augmentation.
         penalties: Added to the loss at every step.
-        teacher: What `settings.distillation` imitates; it is called in eval mode.
+        teacher: What `settings.distillation` imitates; it is called in eval mode. A `Teacher` remembers what it said,
+            and has a say in order and augmentation.
         monitor: Score of a network, higher is better, taken after every epoch; the best epoch's weights come out.
         start: The monitor's score of `model` as it is. If no epoch beats it, the weights come out as they went in.
         enough: End with the first epoch that the monitor scores this high.
@@ -100,7 +102,7 @@ class _Trainer:
         settings: TrainSettings,
         seed: int,
         penalties: Sequence[Penalty],
-        teacher: nn.Module | None,
+        teacher: nn.Module | Teacher | None,
         device: torch.device,
     ) -> None:
         if settings.distillation and teacher is None:
@@ -113,7 +115,8 @@ class _Trainer:
                 f"task {task.name!r} gives no logits to imitate or smooth; set distillation and label_smoothing to 0"
             )
         self.task, self.split, self.settings, self.seed = task, split, settings, seed
-        self.teacher, self.device = teacher, device
+        self.teacher = Teacher(teacher) if isinstance(teacher, nn.Module) else teacher
+        self.device = device
         self.world = World.current()
         self.pace, self.called = Pace(), model
         self.batch_size = settings.images_a_step(len(split))
@@ -128,7 +131,7 @@ class _Trainer:
         self._put_back: Callable[[], None] | None = None
 
     def __enter__(self) -> None:
-        networks = [self.run.model] if self.teacher is None else [self.run.model, self.teacher]
+        networks = [self.run.model] if self.teacher is None else [self.run.model, self.teacher.network]
         self._modes = [(module, module.training) for network in networks for module in network.modules()]
         self._hooks = []
         if self.settings.label_smoothing or self.settings.distillation:
@@ -139,7 +142,7 @@ class _Trainer:
 
             self._hooks.append(self.run.model.register_forward_hook(keep))
         if self.teacher is not None:
-            self.teacher.eval()
+            self.teacher.network.eval()
 
     def __exit__(self, *_: object) -> None:
         for module, training in self._modes:
@@ -199,7 +202,8 @@ class _Trainer:
         self.run.model.train()
         every = 1 if self.device.type == "cpu" else CHECK_EVERY
         total, count, rate = torch.zeros((), device=self.device), 0, settings.lr
-        how: dict[str, Any] = {"seed": self.seed, "epoch": epoch, "augment": settings.augment, "device": self.device}
+        seed, look = (self.seed, epoch) if self.teacher is None else self.teacher.view(self.seed, epoch)
+        how: dict[str, Any] = {"seed": seed, "epoch": look, "augment": settings.augment, "device": self.device}
         for batch in self.split.batches(self.batch_size, **how):
             if self._put_back is None:
                 self._set_pace(batch)
@@ -242,7 +246,8 @@ class _Trainer:
             chosen = choose_pace(model, self.task, batch, self.settings, self.device, steps=steps, loss=self._loss)
             report.layout, report.amp = self.world.same((chosen.layout, chosen.amp))
         self.pace = Pace(report.layout, report.amp)
-        self._put_back = lay_out([model, self.run.average, self.teacher], self.pace)
+        teacher = None if self.teacher is None else self.teacher.network
+        self._put_back = lay_out([model, self.run.average, teacher], self.pace)
         self.called = self.world.parallel(model)
 
     def _loss(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -254,10 +259,9 @@ class _Trainer:
             uniform = -F.log_softmax(self._rows(batch).float(), dim=1).mean()
             loss = (1 - settings.label_smoothing) * loss + settings.label_smoothing * uniform
         if settings.distillation and self.teacher is not None:
-            with torch.no_grad():
-                wanted = self.task.rows(self.teacher(*self.task.inputs(batch)), batch)
-            imitation = _imitation(self._rows(batch), wanted, settings.temperature)
-            loss = (1 - settings.distillation) * loss + settings.distillation * imitation
+            wanted = self.teacher.rows(self.task, batch, self.pace)
+            imitated = imitation(self._rows(batch), wanted, settings.temperature)
+            loss = (1 - settings.distillation) * loss + settings.distillation * imitated
         for penalty in self.penalties:
             loss = loss + penalty(self.run.model if model is self.called else model)
         return loss
@@ -292,11 +296,3 @@ def _averaged(model: nn.Module, decay: float) -> AveragedModel:
     average = AveragedModel(model, multi_avg_fn=follow, use_buffers=True).eval().requires_grad_(False)
     average.update_parameters(model)  # the first time it copies; it counts as the state before the first step
     return average
-
-
-def _imitation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """T² KL(teacher / T || student / T) over axis 1 (Hinton et al. 2015, *Distilling the knowledge*, section 2)."""
-    wanted = F.log_softmax(teacher.float() / temperature, dim=1)
-    got = F.log_softmax(student.float() / temperature, dim=1)
-    divergence = (wanted.exp() * (wanted - got)).sum(1)
-    return divergence.mean() * temperature**2
