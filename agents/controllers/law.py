@@ -74,12 +74,10 @@ class Aim:
     Attributes:
         share: MACs to leave, a fraction of the unpruned network's.
         epochs: Training after the removal, one annealed cycle.
-        bound_by: What kept it from going further: `tolerance`, `window`, `floor`, `target`; or `rest` for
-            training alone.
+        bound_by: What kept it from going further: `tolerance`, `window`, `floor`, `target`, `setback` (it goes on
+            with what a larger cut has learnt); or `rest` for training alone.
         enough: Drop at which the training has done its work and may end early.
         healing: The share of the immediate drop that is expected to be left after training; None if not considered.
-        more: Epochs that the training may be given in addition where it ends outside the tolerance, yet near.
-        near: Largest drop that is near.
     """
 
     share: float
@@ -87,8 +85,6 @@ class Aim:
     bound_by: str
     enough: float = -math.inf
     healing: float | None = None
-    more: float = 0.0
-    near: float = 0.0
 
 
 class Law(Protocol):

@@ -110,7 +110,7 @@ class PRC(RoundRule):
         Kinds of rates are compared where the last round's kind gets to; a better one may get further.
         """
         found, kind = self._region.aim(now, self.delta), self._kind
-        if found is None or found.bound_by == "rest" or self.rates != "best" or self._env is None:
+        if found is None or found.bound_by in ("rest", "setback") or self.rates != "best" or self._env is None:
             return found
         self.env.aim(found.share)
         self._kind = self._best()

@@ -18,7 +18,7 @@ SMALLEST = 0.02  # a removal of less than two per cent of the MACs is not worth 
 GIVE_UP = 3  # setbacks in a row
 HEALING_STEPS = 40.0  # of training, after which half of what can be healed is
 TRIALS = 6  # cheap scores for a step
-NEAR = 0.4  # of the tolerance, beyond it: no drop further outside is near
+Place = tuple[float, float]  # minus the logarithm of a share, and the drop after training
 MOST = 0.7  # share of the last epochs that one cycle takes
 
 
@@ -161,12 +161,9 @@ def furthest(now: Standing, allowed: float, floor: float, trials: int = TRIALS) 
     return found, "window" if found == floor else "tolerance"
 
 
-def near(now: Standing) -> float:
-    """The largest drop that more of the same training may bring inside: by chance, since what it heals is little.
-
-    From half a standard error on, a cut between this and the accepted network is worth more for those epochs.
-    """
-    return now.tolerance + min(0.5 * now.noise or 0.5 * NEAR * now.tolerance, NEAR * now.tolerance)
+def safely_inside(now: Standing) -> float:
+    """The drop to aim at where it is known: half a standard error inside the tolerance, or half of that."""
+    return max(now.tolerance - 0.5 * now.noise, 0.5 * now.tolerance)
 
 
 class TrustRegion:
@@ -181,6 +178,8 @@ class TrustRegion:
     def __init__(self, first: float = 1.0, growth: float = 1.3, healing: Healing | None = None) -> None:
         self.step, self.largest, self.growth, self.healing = first, first, growth, healing or Healing()
         self.setbacks = 0
+        self.inside: Place = (0.0, 0.0)  # the last network that training brought inside, at first the unpruned one
+        self.outside: Place | None = None  # and the one since then that it did not
 
     def window(self, now: Standing) -> tuple[float, float]:
         """Epochs of the next cycle, and the share that its removal may reach.
@@ -200,6 +199,9 @@ class TrustRegion:
             return None
         if now.met or self.setbacks >= GIVE_UP:
             return rest(now)
+        between = self.between(now)
+        if between is not None:
+            return Aim(between, cycle_length(now), "setback", enough(now))
         epochs, window = self.window(now)
         floor = max(now.least, window, now.target or 0.0)
         if smallest(now) < floor:
@@ -211,30 +213,49 @@ class TrustRegion:
         share, bound = furthest(now, allowed, floor) or (smallest(now), "tolerance")
         if bound == "window":
             bound = {now.least: "floor", now.target: "target"}.get(floor, bound)
-        return Aim(share, epochs, bound, enough(now), healing, min(now.left - epochs, epochs / 2.0), near(now))
+        return Aim(share, epochs, bound, enough(now), healing)
+
+    def between(self, now: Standing) -> float | None:
+        """The share to try between the accepted one and one that training did not bring inside: half way, or nearer.
+
+        What the smaller network has learnt is not lost: it grows back to that share. The drop after training follows
+        the logarithm of the share, which may say that there is no need to go back half way. None if there was no
+        setback, or nothing is left between.
+        """
+        if self.outside is None:
+            return None
+        (near, less), (far, more) = self.inside, self.outside
+        right = far - (more - safely_inside(now)) * (far - near) / max(more - less, 1e-9)
+        accepted = -math.log(now.share)
+        place = max(right, (accepted + far) / 2.0)
+        return math.exp(-place) if accepted + SMALLEST <= place <= far - SMALLEST / 2.0 else None
 
     def learn(self, aim: Aim, now: Standing, line: Mapping[str, Any]) -> float | None:
         """Learn what training heals. Inside: reach further. Outside: half as far. Returns the healing seen."""
         taken = math.log(now.share / max(line["share"], 1e-9))
+        trained, reached = line.get("epochs", aim.epochs), (-math.log(max(line["share"], 1e-9)), line["drop"])
         if aim.bound_by == "rest":
             self.setbacks = 0 if line["drop"] < now.drop else self.setbacks
             return None
         if line["accepted"]:
             self.setbacks, self.step = 0, min(self.largest, max(self.step, taken) * self.growth)
+            self.inside, self.outside = reached if trained > 0 else self.inside, None
         else:
             self.setbacks, self.step = self.setbacks + 1, max(SMALLEST, taken / 2)
+            self.outside = reached if trained > 0 else None
         self.healing.weight = now.tolerance
-        trained = line.get("epochs", aim.epochs)
-        if now.epochs > 0 and trained <= 0:
-            return None  # a removal that was harmless as it was says nothing of training
+        if line.get("regrown") or (now.epochs > 0 and trained <= 0):
+            return None  # neither a start that was trained before nor a harmless removal says how much training heals
         early = line["accepted"] and trained < aim.epochs - 1e-6  # it stopped once the drop was small enough
         harm, left = line["harm"] - stays(now), line["drop"] - stays(now)
         return self.healing.learn(harm, left, aim.healing if early else None)
 
     def state_dict(self) -> dict[str, Any]:
         """What it has learnt."""
-        return {"step": self.step, "setbacks": self.setbacks, "healing": asdict(self.healing)}
+        places = {"inside": self.inside, "outside": self.outside}
+        return {"step": self.step, "setbacks": self.setbacks, "healing": asdict(self.healing), **places}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from there."""
         self.step, self.setbacks, self.healing = state["step"], state["setbacks"], Healing(**state["healing"])
+        self.inside, self.outside = tuple(state["inside"]), state["outside"] and tuple(state["outside"])

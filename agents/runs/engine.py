@@ -13,7 +13,7 @@ from typing import Any
 
 from rlprune.agents.controllers.base import Rule, State
 from rlprune.agents.controllers.law import Aim, Standing
-from rlprune.agents.runs.healing import Cycle, Heal, Healed, images, record_of, teacher_of
+from rlprune.agents.runs.healing import Cycle, Heal, Healed, Lost, images, record_of, teacher_of
 from rlprune.agents.runs.playing import (
     cheap_repairs,
     controller_of,
@@ -240,7 +240,7 @@ class _Play:
             last = aim.epochs >= self._epochs_left() - 1e-9  # nothing else is left to do with them
             settings = replace(recipe.repair, epochs=aim.epochs, **self.pace)
             enough = None if last else aim.enough
-            return Cycle(settings, enough, recipe.tolerance, file, self._epochs_left(), aim.more, aim.near)
+            return Cycle(settings, enough, recipe.tolerance, file, self._epochs_left())
         if recipe.once or recipe.check == "end" or recipe.repair.epochs <= 0:
             return None
         settings = replace(recipe.repair, schedule="restarts", **self.pace)
@@ -331,6 +331,7 @@ class _Play:
             "ledger": self.problem.ledger.state_dict(),
             "inside": None if self.inside is None else pack_network(self.inside),
             "pace": self.pace,
+            "lost": None if self.heal.lost is None else self.heal.lost.to_dict(),
             "seconds": self.before + time.monotonic() - self.started,
             "done": done,
             "stopped": stopped,
@@ -345,4 +346,5 @@ class _Play:
         self.problem.ledger.load_state_dict(state["ledger"])
         self.inside = None if state["inside"] is None else unpack_network(state["inside"], self.problem)
         self.pace = dict(state["pace"])
+        self.heal.lost = None if state["lost"] is None else Lost.from_dict(state["lost"])
         return bool(state["done"]), str(state["stopped"])

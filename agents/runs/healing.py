@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from rlprune.agents.runs.recipe import Recipe
 from rlprune.agents.runs.watching import Watcher, follow
+from rlprune.artifact import fingerprint
 from rlprune.channels import PruningPlan
+from rlprune.channels.regrowth import regrow
 from rlprune.drops import score_drop
 from rlprune.errors import calling
 from rlprune.network import Network
@@ -37,8 +39,6 @@ class Cycle:
         floor: Drop that must be reached; a cycle that cannot any more is cut short. None never cuts.
         file: Where its state is kept, so that it can go on after a stop; None keeps none.
         left: Epochs left in the budget, this training's among them.
-        more: Epochs that are added where it ends outside the floor, yet near.
-        near: Largest drop that is near.
     """
 
     settings: TrainSettings
@@ -46,14 +46,6 @@ class Cycle:
     floor: float | None = None
     file: Path | None = None
     left: float = 0.0
-    more: float = 0.0
-    near: float = 0.0
-
-    def again(self) -> Cycle:
-        """The training that is added."""
-        settings = replace(self.settings, epochs=self.more)
-        file = None if self.file is None else self.file.with_stem(f"{self.file.stem}-more")
-        return Cycle(settings, self.floor, None, file, self.left - self.settings.epochs)
 
 
 @dataclass(frozen=True)
@@ -67,6 +59,7 @@ class Healed:
         cut_short: Whether the training was given up.
         losses: Mean training loss of every epoch.
         pace: Layout and precision that it was done in, as `TrainSettings` takes them; None without one.
+        regrown: Whether it began with what a smaller network had learnt.
     """
 
     before: float
@@ -75,20 +68,42 @@ class Healed:
     cut_short: bool = False
     losses: tuple[float, ...] = ()
     pace: Mapping[str, Any] | None = None
+    regrown: bool = False
 
     @property
     def gained(self) -> float:
         """How much of the drop it took back."""
         return self.before - self.after
 
-    def just_outside(self, cycle: Cycle) -> bool:
-        """Whether it was trained to its end, and more training may bring it inside."""
-        return cycle.floor is not None and not self.cut_short and cycle.floor < self.after <= cycle.near
 
-    def then(self, other: Healed) -> Healed:
-        """Both in one."""
-        losses = (*self.losses, *other.losses)
-        return replace(self, after=other.after, epochs=self.epochs + other.epochs, losses=losses)
+@dataclass(frozen=True)
+class Lost:
+    """A network that was trained after a removal: what it learnt is worth something where it went too far.
+
+    Attributes:
+        before: Everything that had been removed before, numbered as the base network is.
+        plan: The removal, numbered as the network before it was.
+        weights: The trained network's tensors by name.
+    """
+
+    before: PruningPlan
+    plan: PruningPlan
+    weights: dict[str, Tensor]
+
+    @classmethod
+    def of(cls, before: Network, plan: PruningPlan, model: nn.Module) -> Lost:
+        """What a removal from `before` and the training after it made."""
+        weights = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+        return cls(before.plan, plan, weights)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As tensors and plain values."""
+        return {"before": self.before.to_json(), "plan": self.plan.to_json(), "weights": self.weights}
+
+    @classmethod
+    def from_dict(cls, saved: Mapping[str, Any]) -> Lost:
+        """What `to_dict` gave."""
+        return cls(PruningPlan.from_json(saved["before"]), PruningPlan.from_json(saved["plan"]), saved["weights"])
 
 
 class Heal:
@@ -107,6 +122,7 @@ class Heal:
         self.cheap, self.watcher, self.stopped, self.teacher = cheap, watcher, stopped, teacher
         self.cycle: Cycle | None = None
         self.last: Healed | None = None
+        self.lost: Lost | None = None  # what was trained last; a smaller cut from the same network begins with it
 
     @property
     def key(self) -> str:
@@ -114,7 +130,8 @@ class Heal:
         if self.cycle is None or self.cycle.settings.epochs <= 0:
             return self.cheap.key  # so that what was tried with the cheap repairs alone is known already
         plan = {**asdict(self.cycle), "file": None, "left": None}
-        return f"{self.cheap.key} then {plan}"
+        begun = "" if self.lost is None else f" from {self.lost.plan.to_json()} {fingerprint(self.lost.weights)}"
+        return f"{self.cheap.key} then {plan}{begun}"
 
     def apply(self, before: Network, after: Network, plan: PruningPlan, problem: PruningProblem, seed: int) -> None:
         """Repair `after.model` in place; `last` says how it went."""
@@ -123,14 +140,27 @@ class Heal:
         if cycle is None or cycle.settings.epochs <= 0:  # whoever asked for the repair scores it
             return
         harm = drop_of(problem, after.model)
-        self.last = Healed(harm, harm)
+        regrown, harm = self._regrow(before, after, plan, problem, harm)
+        self.last = Healed(harm, harm, regrown=regrown)
         if cycle.enough is not None and harm <= cycle.enough:
             return
         found = self.fit(problem, after.model, cycle, harm, derive(seed, "heal"))
-        if cycle.more > 0 and found.just_outside(cycle):
-            seed, more = derive(seed, "heal", "more"), cycle.again()
-            found = found.then(self.fit(problem, after.model, more, found.after, seed))
-        self.last = found
+        self.last, self.lost = replace(found, regrown=regrown), Lost.of(before, plan, after.model)
+
+    def _regrow(
+        self, before: Network, after: Network, plan: PruningPlan, problem: PruningProblem, harm: float
+    ) -> tuple[bool, float]:
+        """Begin with what a larger cut from the same network has learnt, if that is better than the cheap repairs."""
+        lost = self.lost
+        if lost is None or lost.before != before.plan:
+            return False, harm
+        other = after.copy()
+        regrow(other.model, before.model, before.groups, plan, lost.weights, lost.plan)
+        drop = drop_of(problem, other.model)
+        if drop >= harm:
+            return False, harm
+        after.model.load_state_dict(other.model.state_dict())
+        return True, drop
 
     def fit(self, problem: PruningProblem, model: nn.Module, cycle: Cycle, harm: float, seed: int) -> Healed:
         """One training of the run (see `fit_cycle`)."""
@@ -233,4 +263,7 @@ def _hopeless(report: TrainReport, cycle: Cycle) -> bool:
 
 def record_of(healed: Healed | None) -> Mapping[str, Any]:
     """What a round's record says of it."""
-    return {} if healed is None else {"harm": healed.before, "epochs": healed.epochs, "cut_short": healed.cut_short}
+    if healed is None:
+        return {}
+    told = {"harm": healed.before, "epochs": healed.epochs, "cut_short": healed.cut_short}
+    return {**told, "regrown": True} if healed.regrown else told

@@ -222,8 +222,11 @@ class _Sum:
             gram[:, end:, start:end] = gram[:, start:end, end:].transpose(1, 2)
         if self.pairs is None:
             return gram, total
-        found, summed = (part[None] for part in self.pairs.finish())
-        return (gram.add_(found), summed + total) if len(gram) else (self.room.keep(found), summed)
+        if not len(gram):
+            columns = self.matrix.shape[2]
+            gram = self.room.zeros((1, columns, columns), self.dtype, self.matrix.device)
+        summed = self.pairs.finish(gram[0])[None]
+        return gram, summed + total if len(total) else summed
 
     def finish(self, name: str, norm: str | None) -> LayerGram:
         if self.rows == 0:

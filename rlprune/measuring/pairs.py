@@ -73,14 +73,14 @@ class PairSum:
                 self._blocks[first, second] += product
         self._total += seen.sum(1, dtype=torch.float64)[self._table].sum(0)
 
-    def finish(self) -> tuple[Tensor, Tensor]:
-        """The sums of a a^T, (columns, columns), and of a, (columns,); called once."""
+    def finish(self, gram: Tensor) -> Tensor:
+        """Add the sums of a a^T to `gram`, (columns, columns); returns those of a, (columns,). Called once."""
         self._fold()
-        blocks, taps = self._blocks, self._table.shape[1]
+        blocks, taps, channels = self._blocks, self._table.shape[1], self._channels
         assert blocks is not None
         self._blocks = None
         for first in range(taps):
             for second in range(first + 1, taps):
                 blocks[second, first] = blocks[first, second].T
-        columns = self._channels * taps
-        return blocks.permute(2, 0, 3, 1).reshape(columns, columns), self._total.T.reshape(columns)
+        gram.view(channels, taps, channels, taps).add_(blocks.permute(2, 0, 3, 1))
+        return self._total.T.reshape(-1)

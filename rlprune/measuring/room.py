@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rlprune.errors import UserError
+from rlprune.heap import give_back
 
 
 class Room:
@@ -52,7 +53,10 @@ class Room:
         return self.zeros(tensor.shape, tensor.dtype, tensor.device).copy_(tensor)
 
     def rest(self) -> None:
-        """Leave what the files hold to the system, until it is looked at again."""
+        """Leave what the files hold to the system, until it is looked at again, and what was freed since."""
+        if not self.filed:
+            return
+        give_back()  # what is worth a file took several times its size in the making
         for file in filter(None, (found() for found in self._files)):
             if hasattr(file, "madvise"):
                 file.madvise(mmap.MADV_DONTNEED)

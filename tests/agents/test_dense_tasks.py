@@ -229,7 +229,7 @@ def test_an_episode_and_a_comparison(trained: list[str], tmp_path: Path) -> None
         "--out",
         str(tmp_path / "all"),
     ]
-    argv += ["--controllers", "uniform,prc", "--budgets", "0.7", "--seeds", "0", "--quiet"]
+    argv += ["--controllers", "uniform,prc", "--budgets", "0.7", "--epochs", "2", "--seeds", "0", "--quiet"]
     assert main(["compare", *argv]) == 0
     cells = json.loads((tmp_path / "all" / "comparison.json").read_text())["cells"]
     assert [cell["status"] for cell in cells] == ["finished", "finished"]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from rlprune.agents.runs.healing import Cycle, Heal, Healed
+from rlprune.agents.runs.healing import Cycle, Heal, Healed, Lost
 from rlprune.agents.runs.watching import Silent
 from rlprune.channels import PruningPlan
 from rlprune.network import Network
@@ -66,15 +65,28 @@ def test_epochs_that_do_harm_are_not_kept(problem: PruningProblem) -> None:
         assert torch.equal(value, cheap.model.state_dict()[name]), name
 
 
-def test_a_training_that_ends_just_outside_goes_on(problem: PruningProblem, tmp_path: Path) -> None:
-    """With the epochs that it may have in addition, to the first that is inside; one far outside does not."""
-    _, short = healed(problem, cycle(1.0, None))
-    assert short is not None and short.after > 0
-    near = replace(cycle(1.0, None, tmp_path / "c.pt"), floor=short.after / 1.2, more=8.0, near=short.after)
-    network, longer = healed(problem, near)
-    assert longer is not None and longer.before == short.before and longer.after <= short.after / 1.2
-    assert 1.0 < longer.epochs <= 9.0 and len(longer.losses) == pytest.approx(longer.epochs, abs=0.5)
-    again, resumed = healed(problem, near)
-    assert resumed == longer and all(map(torch.equal, network.model.parameters(), again.model.parameters()))
-    _, far = healed(problem, replace(near, near=short.after / 1.1, file=None))
-    assert far == short
+def test_what_a_larger_cut_has_learnt_is_not_lost(problem: PruningProblem) -> None:
+    """A smaller cut from the same network begins with it where that is better, also from a file; from others not."""
+    base = problem.base()
+    heal = Heal(make_recovery("bn"), Silent(), lambda: False)
+    heal.cycle = cycle(2.0, None)
+
+    def cut(rate: float, before: Network = base, heal: Heal = heal) -> tuple[Network, Healed]:
+        plan = PruningPlan({group.name: range(int(rate * group.size)) for group in before.groups.prunable})
+        after = before.remove(plan, problem.groups)
+        heal.apply(before, after, plan, problem, seed=0)
+        assert heal.last is not None
+        return after, heal.last
+
+    blank = heal.key
+    first, far = cut(0.7)
+    assert not far.regrown and far.before > 0.2 and heal.key != blank and heal.lost is not None
+    saved = heal.lost.to_dict()
+    second, nearer = cut(0.6)
+    assert nearer.regrown and nearer.before == pytest.approx(far.after) and nearer.after <= far.after
+    again = Heal(make_recovery("bn"), Silent(), lambda: False)
+    again.cycle, again.lost = heal.cycle, Lost.from_dict(saved)
+    repeated, same = cut(0.6, heal=again)
+    assert same == nearer and all(map(torch.equal, second.model.parameters(), repeated.model.parameters()))
+    _, further = cut(0.3, before=first, heal=again)
+    assert not further.regrown
