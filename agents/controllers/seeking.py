@@ -178,8 +178,8 @@ class TrustRegion:
     def __init__(self, first: float = 1.0, growth: float = 1.3, healing: Healing | None = None) -> None:
         self.step, self.largest, self.growth, self.healing = first, first, growth, healing or Healing()
         self.setbacks = 0
-        self.inside: Place = (0.0, 0.0)  # the last network that training brought inside, at first the unpruned one
-        self.outside: Place | None = None  # and the one since then that it did not
+        self.proven = False  # whether a training ended inside
+        self.outside: Place | None = None  # the last that did not
 
     def window(self, now: Standing) -> tuple[float, float]:
         """Epochs of the next cycle, and the share that its removal may reach.
@@ -199,9 +199,9 @@ class TrustRegion:
             return None
         if now.met or self.setbacks >= GIVE_UP:
             return rest(now)
-        between = self.between(now)
-        if between is not None:
-            return Aim(between, cycle_length(now), "setback", enough(now))
+        back = self.grown_back(now)
+        if back is not None:
+            return Aim(back, cycle_length(now), "setback", enough(now))
         epochs, window = self.window(now)
         floor = max(now.least, window, now.target or 0.0)
         if smallest(now) < floor:
@@ -215,20 +215,17 @@ class TrustRegion:
             bound = {now.least: "floor", now.target: "target"}.get(floor, bound)
         return Aim(share, epochs, bound, enough(now), healing)
 
-    def between(self, now: Standing) -> float | None:
-        """The share to try between the accepted one and one that training did not bring inside: half way, or nearer.
+    def grown_back(self, now: Standing) -> float | None:
+        """The share to go back to where the first long training ended outside, and with it most of the budget is gone.
 
-        What the smaller network has learnt is not lost: it grows back to that share. The drop after training follows
-        the logarithm of the share, which may say that there is no need to go back half way. None if there was no
-        setback, or nothing is left between.
+        What the smaller network has learnt is not lost: it grows back. The drop after training grows with the
+        logarithm of the share, and faster, so that no more is given back than in proportion. None if there was no such
+        setback: beside a network that was trained, a smaller cut of that one heals better.
         """
-        if self.outside is None:
+        if self.outside is None or self.proven:
             return None
-        (near, less), (far, more) = self.inside, self.outside
-        right = far - (more - safely_inside(now)) * (far - near) / max(more - less, 1e-9)
-        accepted = -math.log(now.share)
-        place = max(right, (accepted + far) / 2.0)
-        return math.exp(-place) if accepted + SMALLEST <= place <= far - SMALLEST / 2.0 else None
+        place, accepted = self.outside[0] * safely_inside(now) / self.outside[1], -math.log(now.share)
+        return math.exp(-place) if place >= accepted + SMALLEST else None
 
     def learn(self, aim: Aim, now: Standing, line: Mapping[str, Any]) -> float | None:
         """Learn what training heals. Inside: reach further. Outside: half as far. Returns the healing seen."""
@@ -239,7 +236,7 @@ class TrustRegion:
             return None
         if line["accepted"]:
             self.setbacks, self.step = 0, min(self.largest, max(self.step, taken) * self.growth)
-            self.inside, self.outside = reached if trained > 0 else self.inside, None
+            self.proven, self.outside = self.proven or trained > 0, None
         else:
             self.setbacks, self.step = self.setbacks + 1, max(SMALLEST, taken / 2)
             self.outside = reached if trained > 0 else None
@@ -252,10 +249,10 @@ class TrustRegion:
 
     def state_dict(self) -> dict[str, Any]:
         """What it has learnt."""
-        places = {"inside": self.inside, "outside": self.outside}
-        return {"step": self.step, "setbacks": self.setbacks, "healing": asdict(self.healing), **places}
+        known = {"proven": self.proven, "outside": self.outside, "healing": asdict(self.healing)}
+        return {"step": self.step, "setbacks": self.setbacks, **known}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from there."""
         self.step, self.setbacks, self.healing = state["step"], state["setbacks"], Healing(**state["healing"])
-        self.inside, self.outside = tuple(state["inside"]), state["outside"] and tuple(state["outside"])
+        self.proven, self.outside = state["proven"], state["outside"] and tuple(state["outside"])

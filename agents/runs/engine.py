@@ -240,7 +240,7 @@ class _Play:
             last = aim.epochs >= self._epochs_left() - 1e-9  # nothing else is left to do with them
             settings = replace(recipe.repair, epochs=aim.epochs, **self.pace)
             enough = None if last else aim.enough
-            return Cycle(settings, enough, recipe.tolerance, file, self._epochs_left())
+            return Cycle(settings, enough, recipe.tolerance, file, self._epochs_left(), aim.bound_by == "setback")
         if recipe.once or recipe.check == "end" or recipe.repair.epochs <= 0:
             return None
         settings = replace(recipe.repair, schedule="restarts", **self.pace)

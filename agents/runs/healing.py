@@ -39,6 +39,7 @@ class Cycle:
         floor: Drop that must be reached; a cycle that cannot any more is cut short. None never cuts.
         file: Where its state is kept, so that it can go on after a stop; None keeps none.
         left: Epochs left in the budget, this training's among them.
+        regrow: Begin with what a larger cut from the same network has learnt, if that is better than the repairs.
     """
 
     settings: TrainSettings
@@ -46,6 +47,7 @@ class Cycle:
     floor: float | None = None
     file: Path | None = None
     left: float = 0.0
+    regrow: bool = False
 
 
 @dataclass(frozen=True)
@@ -129,8 +131,12 @@ class Heal:
         """What it does now, as text."""
         if self.cycle is None or self.cycle.settings.epochs <= 0:
             return self.cheap.key  # so that what was tried with the cheap repairs alone is known already
-        plan = {**asdict(self.cycle), "file": None, "left": None}
-        begun = "" if self.lost is None else f" from {self.lost.plan.to_json()} {fingerprint(self.lost.weights)}"
+        plan: dict[str, Any] = {**asdict(self.cycle), "file": None, "left": None}
+        begun = (
+            ""
+            if self.lost is None or not self.cycle.regrow
+            else f" from {self.lost.plan.to_json()} {fingerprint(self.lost.weights)}"
+        )
         return f"{self.cheap.key} then {plan}{begun}"
 
     def apply(self, before: Network, after: Network, plan: PruningPlan, problem: PruningProblem, seed: int) -> None:
@@ -150,9 +156,9 @@ class Heal:
     def _regrow(
         self, before: Network, after: Network, plan: PruningPlan, problem: PruningProblem, harm: float
     ) -> tuple[bool, float]:
-        """Begin with what a larger cut from the same network has learnt, if that is better than the cheap repairs."""
-        lost = self.lost
-        if lost is None or lost.before != before.plan:
+        """Begin as the cycle says; whether it does, and the drop there."""
+        lost, cycle = self.lost, self.cycle
+        if lost is None or cycle is None or not cycle.regrow or lost.before != before.plan:
             return False, harm
         other = after.copy()
         regrow(other.model, before.model, before.groups, plan, lost.weights, lost.plan)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def test_what_a_larger_cut_has_learnt_is_not_lost(problem: PruningProblem) -> No
     """A smaller cut from the same network begins with it where that is better, also from a file; from others not."""
     base = problem.base()
     heal = Heal(make_recovery("bn"), Silent(), lambda: False)
-    heal.cycle = cycle(2.0, None)
+    heal.cycle = replace(cycle(2.0, None), regrow=True)
 
     def cut(rate: float, before: Network = base, heal: Heal = heal) -> tuple[Network, Healed]:
         plan = PruningPlan({group.name: range(int(rate * group.size)) for group in before.groups.prunable})
@@ -90,3 +91,5 @@ def test_what_a_larger_cut_has_learnt_is_not_lost(problem: PruningProblem) -> No
     assert same == nearer and all(map(torch.equal, second.model.parameters(), repeated.model.parameters()))
     _, further = cut(0.3, before=first, heal=again)
     assert not further.regrown
+    heal.cycle = cycle(2.0, None)
+    assert heal.key == blank.replace("'regrow': True", "'regrow': False") and not cut(0.5)[1].regrown
