@@ -69,7 +69,7 @@ class PRC(RoundRule):
     delta: float = 1.0
     rates: str = "best"
     step: float = 1.0
-    healing: float = 0.07
+    healing: float = 0.08
     rebisect: bool = True
     probe_recovery: str = "lsq+bn-delta"
     patience: int = 2

@@ -96,7 +96,7 @@ class Healing:
         harm, left: Sums over the rounds: immediate drops, and what was left of them. Older rounds count less.
     """
 
-    expected: float = 0.07
+    expected: float = 0.08
     weight: float = 0.01
     harm: float = 0.0
     left: float = 0.0

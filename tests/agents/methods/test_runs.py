@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ import pytest
 import torch
 
 from rlprune.agents import Recipe, get_recipe, list_recipes, list_rules, replay
+from rlprune.agents.controllers.law import Aim, Standing
 from rlprune.agents.rl.sb3 import make_agent, save_agent
+from rlprune.agents.runs import engine
 from rlprune.agents.runs.basesettings import BaseSettings
 from rlprune.agents.runs.basetraining import train_base
 from rlprune.agents.runs.prune import prune_problem
@@ -297,6 +300,44 @@ def test_a_run_stopped_again_and_again_ends_bit_equal(
     assert not [*folder.path.glob("finish-*"), *folder.path.glob("cycle-*")] and not folder.checkpoint_file.exists()
     if method == "uniform":
         assert len(whole["finish"]) > 1, "more than one attempt"
+
+
+class Given:
+    """Asks for the same rounds whatever happens."""
+
+    def __init__(self) -> None:
+        self.done = 0
+
+    def aim(self, now: Standing) -> Aim | None:
+        aims = Aim(0.7, 0.0, "tolerance"), Aim(0.06, 2.0, "tolerance"), Aim(0.08, 2.0, "setback")
+        return aims[self.done] if self.done < len(aims) else None
+
+    def learn(self, aim: Aim, now: Standing, line: Mapping[str, Any]) -> None:
+        self.done += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"done": self.done}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.done = state["done"]
+
+
+def test_a_run_that_grows_back_is_stopped_and_ends_bit_equal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first training ends outside, and the next begins with what it has learnt, also after a stop."""
+    monkeypatch.setattr(engine, "law_of", lambda *_: Given())
+    problem = ProblemSpec(calibration_size=128).build()
+    recipe = get_recipe("prc").change(rates="threshold", tolerance=0.012, epochs=4.0, max_rate=0.9)
+    whole = prune_problem(problem, recipe, folder=RunFolder(tmp_path / "whole")).record
+    _, first, second = whole["rounds"]
+    assert not first["accepted"] and second["regrown"] and first["harm"] > second["harm"]
+    folder, stops = RunFolder(tmp_path / "stopped"), 0
+    for after in (30, 40):
+        try:
+            prune_problem(problem, recipe, folder=folder, resume=True, watcher=Interrupts(after))
+        except Stop:
+            stops += 1
+    assert stops > 1
+    assert comparable(prune_problem(problem, recipe, folder=folder, resume=True).record) == comparable(whole)
 
 
 def test_training_goes_on_bit_equal(trained: list[str], tmp_path: Path) -> None:
