@@ -131,6 +131,7 @@ class Measured:
         """The Gram matrices of what the layers of `network` read."""
 
         def collect() -> GramStore:
+            give_back()  # what scoring has left
             calls, part = calibration_calls(problem), self.memory / 16
             found = GramStore.collect(network.model, network.groups, calls, seed=problem.seed, memory=part)
             give_back()  # a wide layer's sums take several times what stays
