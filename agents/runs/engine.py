@@ -191,8 +191,9 @@ class _Play:
                 break
         line = self.env.history[-1]
         line |= {**record_of(self.heal.last), **({"followed": followed} if followed else {})}
-        self._keep_pace(None if self.heal.last is None else self.heal.last.pace)
+        self.pace = self.pace or dict((self.heal.last and self.heal.last.pace) or {})
         line["epochs_left"] = self._epochs_left()
+        self.heal.lost = None if line["accepted"] else self.heal.lost
         if self.law is not None and aim is not None:
             line |= {"share": line["macs"] / self.problem.cost.macs(), "slack": now.slack, "bound_by": aim.bound_by}
             line.setdefault("harm", line["drop"])
@@ -221,10 +222,6 @@ class _Play:
         assert self.law is not None
         self.law.learn(aim, now, line)
         return (done, stopped) if report.gained > 0 else (True, "nothing more inside")
-
-    def _keep_pace(self, pace: Mapping[str, Any] | None) -> None:
-        if pace is not None and not self.pace:
-            self.pace = dict(pace)
 
     def _fit(self, network: Network, cycle: Cycle, drop: float, purpose: str, number: int) -> Healed:
         """Train a network in place, and tell of it."""

@@ -124,7 +124,7 @@ class Heal:
         self.cheap, self.watcher, self.stopped, self.teacher = cheap, watcher, stopped, teacher
         self.cycle: Cycle | None = None
         self.last: Healed | None = None
-        self.lost: Lost | None = None  # what was trained last; a smaller cut from the same network begins with it
+        self.lost: Lost | None = None  # what was trained last, until it is accepted
 
     @property
     def key(self) -> str:
@@ -132,12 +132,9 @@ class Heal:
         if self.cycle is None or self.cycle.settings.epochs <= 0:
             return self.cheap.key  # so that what was tried with the cheap repairs alone is known already
         plan: dict[str, Any] = {**asdict(self.cycle), "file": None, "left": None}
-        begun = (
-            ""
-            if self.lost is None or not self.cycle.regrow
-            else f" from {self.lost.plan.to_json()} {fingerprint(self.lost.weights)}"
-        )
-        return f"{self.cheap.key} then {plan}{begun}"
+        if self.lost is not None and self.cycle.regrow:
+            plan |= {"removed": self.lost.plan.to_json(), "weights": fingerprint(self.lost.weights)}
+        return f"{self.cheap.key} then {plan}"
 
     def apply(self, before: Network, after: Network, plan: PruningPlan, problem: PruningProblem, seed: int) -> None:
         """Repair `after.model` in place; `last` says how it went."""
