@@ -14,7 +14,7 @@ from rlprune.scoring.pace import Pace
 from rlprune.tasks.base import Batch, Task
 
 MEMORY = 2**28  # bytes of answers that are kept
-SEEN = 3  # times that a look at the data comes back in a run
+SEEN, LEAST = 3, 10  # times that a look at the data comes back in a run, if there are more than so many
 
 
 class Teacher:
@@ -37,7 +37,7 @@ class Teacher:
 
     @classmethod
     def of_run(cls, network: nn.Module, epochs: float, answers: int, *, seed: int) -> Teacher:
-        """One that sees every look `SEEN` times in a run of so many epochs.
+        """One that sees every look a few times in a run of so many epochs, and none of them twice in a short training.
 
         Args:
             network: The teacher.
@@ -45,7 +45,7 @@ class Teacher:
             answers: Numbers that it answers in an epoch; where all looks' do not fit in memory, nothing is kept.
             seed: Of the looks.
         """
-        looks = math.ceil(epochs / SEEN)
+        looks = math.ceil(max(epochs / SEEN, min(epochs, LEAST)))
         return cls(network, looks=looks if 4 * looks * answers <= MEMORY else 0, seed=seed)
 
     def view(self, seed: int, epoch: int) -> tuple[int, int]:
