@@ -14,7 +14,7 @@ from rlprune.scoring.pace import Pace
 from rlprune.tasks.base import Batch, Task
 
 MEMORY = 2**28  # bytes of answers that are kept
-SEEN, LEAST = 3, 10  # times that a look at the data comes back in a run, if there are more than so many
+SEEN, LEAST = 3, 30  # times that a look at the data comes back in a run; of fewer looks than this a network learns less
 
 
 class Teacher:
@@ -37,16 +37,16 @@ class Teacher:
 
     @classmethod
     def of_run(cls, network: nn.Module, epochs: float, answers: int, *, seed: int) -> Teacher:
-        """One that sees every look a few times in a run of so many epochs, and none of them twice in a short training.
+        """One that sees every look a few times in a run of so many epochs; in short ones, all looks are new.
 
         Args:
             network: The teacher.
             epochs: Of all trainings together.
-            answers: Numbers that it answers in an epoch; where all looks' do not fit in memory, nothing is kept.
+            answers: Numbers that it answers in an epoch; where those of all looks do not fit in memory, nothing is kept.
             seed: Of the looks.
         """
-        looks = math.ceil(max(epochs / SEEN, min(epochs, LEAST)))
-        return cls(network, looks=looks if 4 * looks * answers <= MEMORY else 0, seed=seed)
+        looks = math.ceil(epochs / SEEN)
+        return cls(network, looks=looks if looks >= LEAST and 4 * looks * answers <= MEMORY else 0, seed=seed)
 
     def view(self, seed: int, epoch: int) -> tuple[int, int]:
         """Seed and number of the look that an epoch of a training with this seed takes."""
