@@ -42,7 +42,7 @@ class Teacher:
         Args:
             network: The teacher.
             epochs: Of all trainings together.
-            answers: Numbers that it answers in an epoch; where those of all looks do not fit in memory, nothing is kept.
+            answers: Numbers that it answers in an epoch; where those of all looks do not fit, nothing is kept.
             seed: Of the looks.
         """
         looks = math.ceil(epochs / SEEN)
