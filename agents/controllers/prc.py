@@ -3,9 +3,8 @@
 Singh, Kadi, Verma, Namboodiri, *Acceleration of deep convolutional neural networks using adaptive filter pruning*,
 2020 (and *Play and Prune*, 2019). AFP minimises the number of filters, PRC maximises the accuracy and sets the
 pressure; the user gives an error tolerance, not a rate. The game, the error tolerance and the linear pressure are the
-paper's; the constants and the steps below are reconstructed and every one of them is a parameter. What is ours: the
-threshold is found against what training is known to heal, not against the immediate drop, and the step is a trust
-region that shrinks at a setback and grows again.
+paper's; constants and steps are reconstructed, each a parameter. Ours: the threshold is found against what training is
+known to heal, the step is a trust region, and schedules near the rule's are tried before one is played.
 """
 
 from __future__ import annotations
@@ -19,7 +18,16 @@ import numpy as np
 
 from rlprune.agents.controllers.base import RoundRule
 from rlprune.agents.controllers.law import Aim, Law, Standing
-from rlprune.agents.controllers.rounds import aimed, counts_of, first_to_meet, global_order, largest_harmless
+from rlprune.agents.controllers.rounds import (
+    aimed,
+    climb,
+    counts_of,
+    first_to_meet,
+    global_order,
+    largest_harmless,
+    loss_of,
+    per_weight,
+)
 from rlprune.agents.controllers.seeking import Healing, TrustRegion
 from rlprune.errors import UserError, check_count, check_number, unknown_name
 from rlprune.training.settings import TrainSettings
@@ -54,20 +62,21 @@ class PRC(RoundRule):
             counts at which the reconstruction errors of all layers sum to least; `response`, those at which the changes
             of the network's outputs do; `uniform`; or `best`, whichever of the others, or of the means of two, leaves
             the least loss after the cheap recovery.
+        tries: Schedules tried around the one that those give; the one of least control loss is played.
         step: Trust region: logarithm of the factor by which the first removal may shrink the MACs.
-        healing: Share of an immediate drop that a long training is expected to leave, until it was seen.
+        healing: Share of an immediate drop that long training is expected to leave, until seen.
         rebisect: Paper's text: find the threshold anew each round. False keeps W_0 of the first and scales it,
             W_γ = δ_w·(T/ε)·W_0.
         probe_recovery: Paper's text: repairs before the drop of a trial removal is measured; `none` takes it as it is.
         patience: Paper's text: rounds of training in a row after which nothing could be removed, before it gives up.
-        per_weight: Compare filters of different layers by mean |w| rather than by the sum, which favours pruning
-            layers with few weights a filter.
+        per_weight: Compare filters of different layers by mean |w| rather than by the sum.
     """
 
     alpha: float = 0.1
     penalty: float = 5e-4
     delta: float = 1.0
     rates: str = "best"
+    tries: int = 24
     step: float = 1.0
     healing: float = 0.08
     rebisect: bool = True
@@ -78,7 +87,8 @@ class PRC(RoundRule):
     def __post_init__(self) -> None:
         if not 0 < self.alpha <= 1:
             raise UserError(f"alpha is {self.alpha}; it must lie in (0, 1]")
-        check_number("penalty", self.penalty)
+        for name in ("penalty", "tries"):
+            check_number(name, getattr(self, name))
         for name in ("delta", "step", "healing"):
             check_number(name, getattr(self, name), above_zero=True)
         check_count("patience", self.patience)
@@ -144,7 +154,7 @@ class PRC(RoundRule):
 
     def plan(self) -> Mapping[str, int]:
         """What the aim asks for; without one, the paper's text."""
-        return self.schedule() if aimed(self.env) else self._paper()
+        return climb(self.env, self.schedule(), self._probe(), self.tries) if aimed(self.env) else self._paper()
 
     def schedule(self) -> dict[str, int]:
         """The counts that meet the round's aim."""
@@ -153,8 +163,8 @@ class PRC(RoundRule):
 
     def _best(self) -> str:
         """The kind of rates that leaves the least loss at the round's aim."""
-        found = self._candidates()
-        return min(found, key=lambda kind: self._loss(found[kind]))
+        found, probe = self._candidates(), self._probe()
+        return min(found, key=lambda kind: loss_of(self.env, found[kind], probe)[0])
 
     def _candidates(self, only: str = "") -> dict[str, dict[str, int]]:
         """Counts that meet the aim by kind of rates, or of one kind alone."""
@@ -186,19 +196,9 @@ class PRC(RoundRule):
 
         return make_recovery(self.probe_recovery if self._looks else "none")
 
-    def _loss(self, counts: Mapping[str, int]) -> float:
-        """What a removal leaves after the cheap recovery: the control loss, or the score where there is none."""
-        score, _ = self.env.preview(self.env.feasible(counts), self._probe())
-        return -score.value if score.loss is None else score.loss
-
     def _norms(self, name: str) -> Any:
         """A group's scores, comparable between layers."""
-        scores = self.env.scores[name]
-        if not self.per_weight:
-            return scores
-        groups = self.env.network.groups
-        layers = [groups.layers[layer] for layer in groups[name].producers]
-        return scores / np.mean([np.prod(layer.shape) / max(groups[name].size, 1) for layer in layers])
+        return per_weight(self.env, name) if self.per_weight else self.env.scores[name]
 
     def _paper(self) -> dict[str, int]:
         """How many filters every group loses this round; all 0, and no training, is how the game ends."""

@@ -5,15 +5,18 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from rlprune.seeding import numpy_generator
 
 if TYPE_CHECKING:
     from rlprune.channels import ChannelGroup, ChannelGroups
     from rlprune.envs.env import FilterPruningEnv
 
+SPREAD = 0.15  # of rates drawn around others
 Scores = Mapping[str, NDArray[np.float64]]
 
 
@@ -78,3 +81,33 @@ def largest_harmless(count: int, drop: Callable[[int], float], tolerance: float)
         else:
             bad = middle
     return good
+
+
+def per_weight(env: FilterPruningEnv, name: str) -> NDArray[np.float64]:
+    """A group's scores, those of norms as means over the weights of a filter: comparable between layers."""
+    groups = env.network.groups
+    layers = [groups.layers[layer] for layer in groups[name].producers]
+    weights = float(np.mean([np.prod(layer.shape) / max(groups[name].size, 1) for layer in layers]))
+    return np.asarray(env.scores[name] / weights)
+
+
+def loss_of(env: FilterPruningEnv, counts: Mapping[str, int], recovery: Any) -> tuple[float, bool]:
+    """What a removal leaves after a cheap recovery: the control loss and True, or minus the score if there is none."""
+    score, _ = env.preview(env.feasible(counts), recovery)
+    return (-score.value, False) if score.loss is None else (score.loss, True)
+
+
+def climb(env: FilterPruningEnv, counts: dict[str, int], recovery: Any, tries: int) -> dict[str, int]:
+    """The counts of least control loss among some drawn around the best so far, all at the MACs that the round aims at.
+
+    Where only a score can be had, which tells little of small changes, counts come back as they are.
+    """
+    least, known = loss_of(env, counts, recovery)
+    generator, sizes = numpy_generator(env.rules.seed, "climb", env.round), env.budget.sizes
+    for _ in range(tries if known else 0):
+        rates = np.array([*counts.values()]) / sizes + generator.normal(0.0, SPREAD, len(sizes))
+        tried = dict(zip(counts, env.budget.repair(np.clip(rates, 0.0, 1.0)).tolist(), strict=True))
+        loss, _ = loss_of(env, tried, recovery)
+        if loss < least:
+            counts, least = tried, loss
+    return counts

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from rlprune.agents import run_episode
 from rlprune.agents.controllers.law import Aim, Standing
 from rlprune.agents.controllers.prc import PRC, pressure
-from rlprune.agents.controllers.rounds import largest_harmless
+from rlprune.agents.controllers.rounds import climb, largest_harmless, loss_of
 from rlprune.agents.controllers.seeking import Healing, TrustRegion
 from rlprune.envs import FilterPruningEnv, Rules
 from rlprune.errors import UserError
+from rlprune.recovery import make_recovery
 from rlprune.spec import ProblemSpec
 from rlprune.tasks import Score
 from rlprune.training.settings import TrainSettings
@@ -221,6 +222,20 @@ def test_the_state_is_all_it_knows():
     other.load_state_dict(rule.state_dict())
     now = standing(share=aim.share, drop=0.004)
     assert other.aim(now) == rule.aim(now) and other.state_dict() == rule.state_dict()
+
+
+def test_schedules_near_the_rules_own_are_tried_and_the_best_is_played(problem):
+    """At the MACs of the aim, and never worse on control than what the rule itself gives."""
+    env = FilterPruningEnv.from_problem(problem, Rules(max_rate=0.8), recovery="none")
+    env.reset(seed=0)
+    env.aim(0.3)
+    probe = make_recovery("lsq+bn-delta")
+    start = {group.name: int(0.5 * group.max_removable) for group in env.prunable}
+    known = loss_of(env, start, probe)[0]
+    found = climb(env, start, probe, 12)
+    assert loss_of(env, found, probe)[0] < known and climb(env, start, probe, 12) == found
+    assert env.budget.cost(env.budget.before + np.array([*found.values()])) <= env.budget.target
+    assert climb(env, start, probe, 0) == start
 
 
 def test_an_unknown_probe_is_refused_before_the_first_round(problem):
