@@ -16,18 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from rlprune.agents.controllers import rounds
 from rlprune.agents.controllers.base import RoundRule
 from rlprune.agents.controllers.law import Aim, Law, Standing
-from rlprune.agents.controllers.rounds import (
-    aimed,
-    climb,
-    counts_of,
-    first_to_meet,
-    global_order,
-    largest_harmless,
-    loss_of,
-    per_weight,
-)
 from rlprune.agents.controllers.seeking import Healing, TrustRegion
 from rlprune.errors import UserError, check_count, check_number, unknown_name
 from rlprune.training.settings import TrainSettings
@@ -98,7 +89,7 @@ class PRC(RoundRule):
 
     def _forget(self) -> None:
         self.threshold: float | None = None  # W_0, once it is known
-        self._idle = 0
+        self._idle, self._back = 0, False  # rounds without a removal; whether this one grows back
         self._kind = "threshold+uniform" if self.rates == "best" else self.rates  # of rates, in the first round
         self._region = TrustRegion(self.step, healing=Healing(self.healing))
 
@@ -120,6 +111,7 @@ class PRC(RoundRule):
         Kinds of rates are compared where the last round's kind gets to; a better one may get further.
         """
         found, kind = self._region.aim(now, self.delta), self._kind
+        self._back = found is not None and found.bound_by == "setback"
         if found is None or found.bound_by in ("rest", "setback") or self.rates != "best" or self._env is None:
             return found
         self.env.aim(found.share)
@@ -154,7 +146,11 @@ class PRC(RoundRule):
 
     def plan(self) -> Mapping[str, int]:
         """What the aim asks for; without one, the paper's text."""
-        return climb(self.env, self.schedule(), self._probe(), self.tries) if aimed(self.env) else self._paper()
+        if not rounds.aimed(self.env):
+            return self._paper()
+        if self._back:
+            return rounds.scaled_back(self.env)
+        return rounds.climb(self.env, self.schedule(), self._probe(), self.tries)
 
     def schedule(self) -> dict[str, int]:
         """The counts that meet the round's aim."""
@@ -164,7 +160,7 @@ class PRC(RoundRule):
     def _best(self) -> str:
         """The kind of rates that leaves the least loss at the round's aim."""
         found, probe = self._candidates(), self._probe()
-        return min(found, key=lambda kind: loss_of(self.env, found[kind], probe)[0])
+        return min(found, key=lambda kind: rounds.loss_of(self.env, found[kind], probe)[0])
 
     def _candidates(self, only: str = "") -> dict[str, dict[str, int]]:
         """Counts that meet the aim by kind of rates, or of one kind alone."""
@@ -172,8 +168,8 @@ class PRC(RoundRule):
         wanted = (only or ("threshold+error+uniform" if self.rates == "best" else self.rates)).split("+")
         sizes, rates = env.budget.sizes, dict[str, Any]()
         if "threshold" in wanted:
-            order = global_order(env, {name: self._norms(name) for name in names})
-            counts = counts_of(order[: first_to_meet(env, order)])
+            order = rounds.global_order(env, {name: self._norms(name) for name in names})
+            counts = rounds.counts_of(order[: rounds.first_to_meet(env, order)])
             rates["threshold"] = np.array([counts.get(name, 0) for name in names]) / sizes
         for kind in ("error", "response"):
             if kind in wanted and (self._looks or self.rates != "best"):
@@ -198,7 +194,7 @@ class PRC(RoundRule):
 
     def _norms(self, name: str) -> Any:
         """A group's scores, comparable between layers."""
-        return per_weight(self.env, name) if self.per_weight else self.env.scores[name]
+        return rounds.per_weight(self.env, name) if self.per_weight else self.env.scores[name]
 
     def _paper(self) -> dict[str, int]:
         """How many filters every group loses this round; all 0, and no training, is how the game ends."""
@@ -226,10 +222,10 @@ class PRC(RoundRule):
         env, probe = self.env, self._probe()
 
         def drop(count: int) -> float:
-            score, _ = env.preview(env.feasible(counts_of(name for _, name in order[:count])), probe)
+            score, _ = env.preview(env.feasible(rounds.counts_of(name for _, name in order[:count])), probe)
             return env.score.value - score.value
 
-        count = largest_harmless(len(order), drop, allowed + 1e-9)
+        count = rounds.largest_harmless(len(order), drop, allowed + 1e-9)
         return float(np.nextafter(order[count - 1][0], np.inf)) if count else 0.0
 
     # After the training: repair learnt, or a setback ------------------------------------------------------------

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rlprune.seeding import numpy_generator
-
 if TYPE_CHECKING:
     from rlprune.channels import ChannelGroup, ChannelGroups
     from rlprune.envs.env import FilterPruningEnv
@@ -97,11 +95,21 @@ def loss_of(env: FilterPruningEnv, counts: Mapping[str, int], recovery: Any) -> 
     return (-score.value, False) if score.loss is None else (score.loss, True)
 
 
+def scaled_back(env: FilterPruningEnv) -> dict[str, int]:
+    """The last round's counts, scaled to the MACs that this one aims at: part of what went then, if it aims at more."""
+    removed = env.history[-1]["removed"]
+    counts = {group.name: removed.get(group.name, 0) for group in env.prunable}
+    repaired = env.budget.repair(np.array([*counts.values()]) / env.budget.sizes)
+    return dict(zip(counts, repaired.tolist(), strict=True))
+
+
 def climb(env: FilterPruningEnv, counts: dict[str, int], recovery: Any, tries: int) -> dict[str, int]:
     """The counts of least control loss among some drawn around the best so far, all at the MACs that the round aims at.
 
     Where only a score can be had, which tells little of small changes, counts come back as they are.
     """
+    from rlprune.seeding import numpy_generator
+
     least, known = loss_of(env, counts, recovery)
     generator, sizes = numpy_generator(env.rules.seed, "climb", env.round), env.budget.sizes
     for _ in range(tries if known else 0):

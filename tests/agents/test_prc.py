@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rlprune.agents import run_episode
 from rlprune.agents.controllers.law import Aim, Standing
 from rlprune.agents.controllers.prc import PRC, pressure
-from rlprune.agents.controllers.rounds import climb, largest_harmless, loss_of
+from rlprune.agents.controllers.rounds import climb, largest_harmless, loss_of, scaled_back
 from rlprune.agents.controllers.seeking import Healing, TrustRegion
 from rlprune.envs import FilterPruningEnv, Rules
 from rlprune.errors import UserError
@@ -236,6 +236,10 @@ def test_schedules_near_the_rules_own_are_tried_and_the_best_is_played(problem):
     assert loss_of(env, found, probe)[0] < known and climb(env, start, probe, 12) == found
     assert env.budget.cost(env.budget.before + np.array([*found.values()])) <= env.budget.target
     assert climb(env, start, probe, 0) == start
+    env.history.append({"removed": found})
+    env.aim(0.5)
+    back = scaled_back(env)
+    assert all(back[name] <= found[name] for name in found) and back != found  # a network may grow back to it
 
 
 def test_an_unknown_probe_is_refused_before_the_first_round(problem):

@@ -326,7 +326,7 @@ def test_a_run_that_grows_back_is_stopped_and_ends_bit_equal(tmp_path: Path, mon
     """The first training ends outside, and the next begins with what it has learnt, also after a stop."""
     monkeypatch.setattr(engine, "law_of", lambda *_: Given())
     problem = ProblemSpec(calibration_size=128).build()
-    recipe = get_recipe("prc").change(rates="threshold", tolerance=0.012, epochs=4.0, max_rate=0.9)
+    recipe = get_recipe("uniform").change(tolerance=0.012, epochs=4.0, max_rate=0.9)
     whole = prune_problem(problem, recipe, folder=RunFolder(tmp_path / "whole")).record
     _, first, second = whole["rounds"]
     assert not first["accepted"] and second["regrown"] and first["harm"] > second["harm"]
