@@ -179,8 +179,7 @@ class PRC(RoundRule):
         kinds = list(rates) if self.rates == "best" else []
         for first, second in combinations(kinds, 2):
             rates[f"{first}+{second}"] = (rates[first] + rates[second]) / 2
-        repaired = {kind: env.budget.repair(rate) for kind, rate in rates.items() if kind == only or not only}
-        return {kind: dict(zip(names, counts.tolist(), strict=True)) for kind, counts in repaired.items()}
+        return {kind: rounds.met(env, rate) for kind, rate in rates.items() if kind == only or not only}
 
     @property
     def _looks(self) -> bool:

@@ -95,12 +95,16 @@ def loss_of(env: FilterPruningEnv, counts: Mapping[str, int], recovery: Any) -> 
     return (-score.value, False) if score.loss is None else (score.loss, True)
 
 
+def met(env: FilterPruningEnv, rates: Any) -> dict[str, int]:
+    """Counts by group for rates (n,), scaled to the MACs that the round aims at."""
+    names = (group.name for group in env.prunable)
+    return dict(zip(names, env.budget.repair(rates).tolist(), strict=True))
+
+
 def scaled_back(env: FilterPruningEnv) -> dict[str, int]:
     """The last round's counts, scaled to the MACs that this one aims at: part of what went then, if it aims at more."""
     removed = env.history[-1]["removed"]
-    counts = {group.name: removed.get(group.name, 0) for group in env.prunable}
-    repaired = env.budget.repair(np.array([*counts.values()]) / env.budget.sizes)
-    return dict(zip(counts, repaired.tolist(), strict=True))
+    return met(env, np.array([removed.get(group.name, 0) for group in env.prunable]) / env.budget.sizes)
 
 
 def climb(env: FilterPruningEnv, counts: dict[str, int], recovery: Any, tries: int) -> dict[str, int]:
@@ -113,8 +117,7 @@ def climb(env: FilterPruningEnv, counts: dict[str, int], recovery: Any, tries: i
     least, known = loss_of(env, counts, recovery)
     generator, sizes = numpy_generator(env.rules.seed, "climb", env.round), env.budget.sizes
     for _ in range(tries if known else 0):
-        rates = np.array([*counts.values()]) / sizes + generator.normal(0.0, SPREAD, len(sizes))
-        tried = dict(zip(counts, env.budget.repair(np.clip(rates, 0.0, 1.0)).tolist(), strict=True))
+        tried = met(env, np.array([*counts.values()]) / sizes + generator.normal(0.0, SPREAD, len(sizes)))
         loss, _ = loss_of(env, tried, recovery)
         if loss < least:
             counts, least = tried, loss

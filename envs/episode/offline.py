@@ -75,6 +75,10 @@ class OfflineTransitions(Transitions):
         """The curves that were recorded; no others can be had."""
         ranking.curves.setdefault(kind, self._curves)
 
+    def change(self, state: NetworkState, plan: PruningPlan, seed: int) -> float:
+        """Not known."""
+        return 0.0
+
     def score(self, state: NetworkState) -> Score:
         """The score that was recorded, or follows."""
         return self._lookup(state.plan)

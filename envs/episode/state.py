@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rlprune.criteria import plan_from_counts
+from rlprune.envs.episode.advising import Advisor
 from rlprune.envs.episode.damage import Damage, Ranking
 from rlprune.envs.episode.rewards import Outcome, Terms, make_reward
 from rlprune.envs.episode.rounds import Round, Scope
@@ -63,19 +64,13 @@ class EpisodeState:
         self._base_ranking = Ranking({})
         self.reward = make_reward(rules.reward)
         self._measured: list[NetworkState] = []
-        self._damage: dict[str, tuple[Ranking, Round, Damage | None]] = {}
+        self._advisor = Advisor(transitions, self.scope.names, rules.seed)
         self.scope.check(rules.max_rate, rules.skip)
         self.restart(rules)
 
     def damage(self, kind: str = "") -> Damage | None:
         """What this round's groups cost, by the rules' advice or `kind`, found when asked for; None if it cannot be."""
-        ranking, current, kind = self.ranking, self.current, kind or self.rules.advice
-        known = self._damage.get(kind)
-        if known is None or known[:2] != (ranking, current):
-            self.transitions.measure(kind, ranking, self.state, self.scope.names, self.rules.seed)
-            known = ranking, current, ranking.damage(kind, current.names, current.budget, current.shares)
-            self._damage[kind] = known
-        return known[2]
+        return self._advisor.damage(kind or self.rules.advice, self.state, self.ranking, self.current)
 
     @property
     def drop(self) -> float:

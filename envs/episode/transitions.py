@@ -28,7 +28,7 @@ from rlprune.network import Network
 from rlprune.problem import PruningProblem
 from rlprune.recovery import make_recovery
 from rlprune.scoring.racing import Race
-from rlprune.scoring.response import response_curves
+from rlprune.scoring.response import OutputChange, response_curves
 from rlprune.tasks import Score
 from rlprune.training.loop import train
 from rlprune.training.settings import TrainSettings
@@ -110,6 +110,7 @@ class Transitions:
     store: MemoryScores
     owned: bool = False
     _last: NetworkState | None = field(default=None, init=False, repr=False)
+    _outputs: tuple[str, OutputChange] | None = field(default=None, init=False, repr=False)
 
     def base(self) -> NetworkState:
         """The unpruned network."""
@@ -185,8 +186,17 @@ class Transitions:
             grams = self.problem.measured.grams(network, self.problem)
             curves["error"] = error_curves(network.model, network.groups, names, scores, grams)
         if kind not in curves:
-            found = response_curves(self.problem, network, names, scores, curves["error"], seed)
+            found = response_curves(self._outputs_of(state, seed), names, scores, curves["error"])
             curves[kind] = found or curves["error"]
+
+    def change(self, state: NetworkState, plan: PruningPlan, seed: int) -> float:
+        """What `plan` changes the outputs of the state's network by (`OutputChange`)."""
+        return self._outputs_of(state, seed).after(plan)
+
+    def _outputs_of(self, state: NetworkState, seed: int) -> OutputChange:
+        if self._outputs is None or self._outputs[0] != state.key:
+            self._outputs = state.key, OutputChange(self.problem, state.network, seed)
+        return self._outputs[1]
 
     def latency(self, state: NetworkState) -> float:
         """Median seconds of a forward pass of one example, measured now."""
@@ -194,11 +204,13 @@ class Transitions:
 
     def leave(self, state: NetworkState) -> None:
         """Free what was measured on a network that is not gone back to."""
+        if self._outputs is not None and self._outputs[0] == state.key:
+            self._outputs = None
         self.problem.forget(state.network)
 
     def close(self) -> None:
         """Let go of the store's files, and of what was measured on a problem that is nobody else's."""
         self.store.close()
-        self._last = None
+        self._last = self._outputs = None
         if self.owned:
             self.problem.forget()

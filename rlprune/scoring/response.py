@@ -35,13 +35,32 @@ RATES = (0.25, 0.5, 0.75)
 PIXELS, MOST, LEAST = 64 * 32**2, 64, 8  # of the images together, and images
 
 
+class OutputChange:
+    """How far removals change what a network makes of a few calibration images: squared change over variance.
+
+    Attributes:
+        known: Whether outputs can be compared at all: not where there are no calibration images.
+    """
+
+    def __init__(self, problem: PruningProblem, network: Network, seed: int = 0) -> None:
+        """Look at the outputs of `network`; `seed` is that of the least squares behind a removal."""
+        self.problem, self.network, self.seed, self._repair = problem, network, seed, make_recovery("lsq")
+        images = max(LEAST, batch_within(PIXELS, MOST, problem.data.input_shape))
+        self._calls = [] if problem.data.calibration is None else list(calibration_calls(problem, images))
+        self.known = bool(self._calls) and all(_examples(call) > 1 for call in self._calls)  # one has no statistics
+        self._full = _outputs(problem, network.model, self._calls) if self.known else []
+
+    def after(self, plan: PruningPlan) -> float:
+        """The change once `plan` is removed and the readers refitted; infinite where outputs cannot be compared."""
+        if not self.known:
+            return float("inf")
+        after = self.network.remove(plan, self.problem.groups)
+        self._repair.apply(self.network, after, plan, self.problem, self.seed)
+        return _change(self._full, _outputs(self.problem, after.model, self._calls))
+
+
 def response_curves(
-    problem: PruningProblem,
-    network: Network,
-    names: Sequence[str],
-    scores: Mapping[str, Curve],
-    errors: Mapping[str, Curve],
-    seed: int = 0,
+    outputs: OutputChange, names: Sequence[str], scores: Mapping[str, Curve], errors: Mapping[str, Curve]
 ) -> dict[str, Curve]:
     """The geometric mean (size + 1,) of error and response after a group's 0, 1, 2 ... lowest filters are gone.
 
@@ -50,27 +69,19 @@ def response_curves(
     the network gives are not numbers alone, or more or fewer of them (boxes that a detector found).
 
     Args:
-        problem: Task, device and calibration images.
-        network: What is pruned.
+        outputs: Of the network that is pruned.
         names: The groups wanted.
         scores: The ranking of their filters; lowest go first.
         errors: Their error curves (size + 1,).
-        seed: Of the least squares.
     """
-    if problem.data.calibration is None:
+    if not outputs.known:
         return {}
-    images = max(LEAST, batch_within(PIXELS, MOST, problem.data.input_shape))
-    calls, repair = list(calibration_calls(problem, images)), make_recovery("lsq")
-    if any(_examples(call) < 2 for call in calls):
-        return {}  # without statistics
-    full, found = _outputs(problem, network.model, calls), {}
-    for group in (network.groups[name] for name in names if name in errors):
-        changes = {}
-        for count in sorted({group.allowed(round(rate * group.size)) for rate in RATES} - {0}):
-            plan = PruningPlan({group.name: lowest(scores[group.name], count)})
-            after = network.remove(plan, problem.groups)
-            repair.apply(network, after, plan, problem, seed)
-            changes[count] = _change(full, _outputs(problem, after.model, calls))
+    found = {}
+    for group in (outputs.network.groups[name] for name in names if name in errors):
+        counts = sorted({group.allowed(round(rate * group.size)) for rate in RATES} - {0})
+        changes = {
+            count: outputs.after(PruningPlan({group.name: lowest(scores[group.name], count)})) for count in counts
+        }
         if not np.isfinite(list(changes.values())).all():
             return {}
         if changes:

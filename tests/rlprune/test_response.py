@@ -19,7 +19,7 @@ from rlprune.envs import FilterPruningEnv, Rules
 from rlprune.measuring.norms import batch_statistics
 from rlprune.problem import PruningProblem
 from rlprune.recovery import make_recovery
-from rlprune.scoring.response import RATES, response_curves
+from rlprune.scoring.response import RATES, OutputChange, response_curves
 
 
 class Branches(nn.Module):
@@ -56,7 +56,7 @@ def curves(problem: PruningProblem) -> tuple[dict[str, Any], dict[str, Any], dic
     network, names = problem.base(), [group.name for group in problem.groups.prunable]
     scores = problem.scores("l1", network)
     errors = error_curves(network.model, network.groups, names, scores, problem.measured.grams(network, problem))
-    return scores, errors, response_curves(problem, network, names, scores, errors)
+    return scores, errors, response_curves(OutputChange(problem, network), names, scores, errors)
 
 
 def test_at_the_rates_that_are_measured_it_is_what_the_outputs_do(problem: PruningProblem) -> None:
@@ -140,3 +140,19 @@ def test_what_an_environment_shows_is_of_the_kind_it_names(problem: PruningProbl
     assert not np.array_equal(first, second)
     assert np.array_equal(by_error.advised_rates("response"), by_response.advised_rates())
     assert not np.array_equal(by_error.advised_rates(), by_response.advised_rates())
+
+
+def test_where_the_curves_mislead_the_schedule_by_error_is_advised(
+    problem: PruningProblem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rules = Rules(one_shot=True, budget=0.6, max_rate=0.9)
+    right = FilterPruningEnv.from_problem(problem, rules, recovery="lsq").advised_rates("response")
+
+    def swapped(*given: Any) -> dict[str, Any]:
+        found = response_curves(*given)
+        return {"loud.0": found["soft.0"], "soft.0": found["loud.0"]}
+
+    monkeypatch.setattr("rlprune.envs.episode.transitions.response_curves", swapped)
+    env = FilterPruningEnv.from_problem(problem, rules, recovery="lsq")
+    error = env.advised_rates("error")
+    assert np.array_equal(env.advised_rates("response"), error) and not np.array_equal(error, right)
