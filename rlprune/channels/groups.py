@@ -161,6 +161,13 @@ class ChannelGroups(Sequence[ChannelGroup]):
         """(tensor, dim) -> sorted positions that stay, for every dimension that shrinks under a plan."""
         return {key: np.flatnonzero(stays) for key, stays in self._stays(plan).items()}
 
+    def cuts(self, plan: PruningPlan) -> dict[str, dict[int, IntArray]]:
+        """Tensor -> dim -> sorted positions that stay, for every tensor that shrinks under a plan."""
+        found: dict[str, dict[int, IntArray]] = {}
+        for (tensor, dim), stays in self.kept(plan).items():
+            found.setdefault(tensor, {})[dim] = stays
+        return found
+
     def removed_positions(self, plan: PruningPlan) -> dict[tuple[str, int], IntArray]:
         """(tensor, dim) -> sorted positions that go under a plan."""
         return {key: np.flatnonzero(~stays) for key, stays in self._stays(plan).items()}

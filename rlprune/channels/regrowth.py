@@ -37,7 +37,7 @@ def regrow(
         trained: Tensors of the relative, by name; it came from `remove_channels(before, groups, removed)`.
         removed: What it lacks.
     """
-    there, here = _places(groups, removed), _places(groups, plan)
+    there, here = groups.cuts(removed), groups.cuts(plan)
     readers = {(slot.tensor, slot.dim) for group in groups for slot in group.slots if slot.role == "in"}
     whole = before.state_dict()
     for name, value in chain(after.named_parameters(), after.named_buffers()):
@@ -58,14 +58,6 @@ def regrow(
 def _axes(tensor: Tensor, places: Mapping[int, IntArray]) -> list[Tensor]:
     """The positions that stay on every axis, all of them where none are named."""
     return [torch.from_numpy(places.get(dim, np.arange(size))) for dim, size in enumerate(tensor.shape)]
-
-
-def _places(groups: ChannelGroups, plan: PruningPlan) -> dict[str, dict[int, IntArray]]:
-    """Tensor name -> dimension -> the positions that stay, for every dimension that shrinks."""
-    found: dict[str, dict[int, IntArray]] = {}
-    for (name, dim), stays in groups.kept(plan).items():
-        found.setdefault(name, {})[dim] = stays
-    return found
 
 
 def _others(places: Tensor, size: int) -> Tensor:

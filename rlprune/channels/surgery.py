@@ -47,9 +47,7 @@ def removed_copy(model: nn.Module, groups: ChannelGroups, plan: PruningPlan, sha
         raise UserError(f"plan is a {type(plan).__name__}; give PruningPlan(...), of group names and channels")
     plan.validate(groups)
     model = unwrapped(model)
-    cuts: dict[str, list[tuple[int, IntArray]]] = {}
-    for (name, dim), keep in groups.kept(plan).items():
-        cuts.setdefault(name, []).append((dim, keep))
+    cuts = groups.cuts(plan)
     modules = modules_in(model)
     tensors = _tensors(modules, groups)
     memo = _shared(tensors) if share else {}
@@ -99,7 +97,7 @@ def masked_copy(
                 tensor = tensors[slot.tensor]
                 if id(tensor) not in own:
                     own.add(id(tensor))
-                    memo[id(tensor)] = _cut(tensor, []) if tensor.is_inference() else copy.deepcopy(tensor)
+                    memo[id(tensor)] = _cut(tensor, {}) if tensor.is_inference() else copy.deepcopy(tensor)
                 positions = torch.from_numpy(slot.index[gone].ravel()).to(tensor.device)
                 memo[id(tensor)].index_fill_(slot.dim, positions, 0)
     masked = _copied(model, memo, tensors)
@@ -142,13 +140,13 @@ def _copied(model: nn.Module, memo: dict[int, Any], tensors: Mapping[str, Tensor
         with torch.no_grad():
             for tensor in tensors.values():
                 if tensor.is_inference() and id(tensor) not in memo:
-                    memo[id(tensor)] = _cut(tensor, [])
+                    memo[id(tensor)] = _cut(tensor, {})
         return duplicate(model, memo)
 
 
-def _cut(tensor: Tensor, cuts: list[tuple[int, IntArray]]) -> Tensor:
+def _cut(tensor: Tensor, cuts: Mapping[int, IntArray]) -> Tensor:
     smaller = tensor.clone() if tensor.is_inference() else tensor.detach()
-    indices = [(dim, torch.from_numpy(keep).to(tensor.device)) for dim, keep in cuts]
+    indices = [(dim, torch.from_numpy(keep).to(tensor.device)) for dim, keep in cuts.items()]
     if len(indices) == 2 and tensor.numel() > PART:
         smaller = _selected(smaller, *sorted(indices, key=lambda index: index[0]))
     else:

@@ -23,7 +23,7 @@ from rlprune.channels.surgery import remove_channels
 from rlprune.channels.units import IntArray
 from rlprune.errors import UserError
 
-Cut = list[tuple[int, IntArray]]
+Cut = dict[int, IntArray]
 
 
 def transplant(state: Any, old_model: nn.Module, new_model: nn.Module, groups: ChannelGroups, plan: PruningPlan) -> Any:
@@ -64,16 +64,8 @@ def transplant(state: Any, old_model: nn.Module, new_model: nn.Module, groups: C
     )
 
 
-def _cuts(groups: ChannelGroups, plan: PruningPlan) -> dict[str, Cut]:
-    """Tensor name -> (dimension, positions that stay), for every tensor that shrinks."""
-    cuts: dict[str, Cut] = defaultdict(list)
-    for (name, dim), keep in groups.kept(plan).items():
-        cuts[name].append((dim, keep))
-    return cuts
-
-
 def _cut(tensor: Tensor, cuts: Cut) -> Tensor:
-    for dim, keep in cuts:
+    for dim, keep in cuts.items():
         tensor = tensor.index_select(dim, torch.from_numpy(keep).to(tensor.device))
     return tensor
 
@@ -98,7 +90,7 @@ def _prefixes(state: dict[str, Tensor], old_model: nn.Module) -> list[str]:
 def _named(
     state: dict[str, Tensor], old_model: nn.Module, groups: ChannelGroups, plan: PruningPlan
 ) -> dict[str, Tensor]:
-    cuts, known, result = _cuts(groups, plan), old_model.state_dict(keep_vars=True).keys(), {}
+    cuts, known, result = groups.cuts(plan), old_model.state_dict(keep_vars=True).keys(), {}
     prefixes = "|".join([*map(re.escape, _prefixes(state, old_model)), r"((module|_orig_mod)\.)+"])
     own = {key: re.sub(f"^({prefixes})", "", key) if key not in known else key for key in state}
     if not any(name in known for name in own.values()):
@@ -116,7 +108,7 @@ def _named(
 def _optimizer(
     optimizer: Optimizer, old_model: nn.Module, new_model: nn.Module, groups: ChannelGroups, plan: PruningPlan
 ) -> None:
-    cuts = _cuts(groups, plan)
+    cuts = groups.cuts(plan)
     names = {id(p): name for name, p in old_model.named_parameters()}
     new = dict(new_model.named_parameters())
     state: defaultdict[Tensor, Any] = defaultdict(dict)
@@ -143,7 +135,7 @@ def _optimizer(
                     state[parameter] = optimizer.state[parameter]
                 continue
             name = names[id(parameter)]
-            places = cuts.get(name, [])
+            places = cuts.get(name, {})
             parameters.append(new[name])
             for key, value in optimizer.state.get(parameter, {}).items():
                 state[new[name]][key] = carry(parameter, value, places)
