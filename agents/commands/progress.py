@@ -35,7 +35,7 @@ class Tenths(Live):
         each = (now - self._started) / (done - self._before) if done > self._before else None
         note += "" if each is None else f", about {duration(each * (1.0 - done))} left"
         self._progress.update(self._task, completed=done, note=note)
-        if self.lines and (done >= self._told + 0.1 or done >= 1.0 > self._told):
+        if self.lines and (done > self._told + 0.1 - 1e-9 or done >= 1.0 > self._told):
             self._told = done
             say(self.console, f"{100 * done:3.0f} %  {note}")
 

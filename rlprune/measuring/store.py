@@ -24,8 +24,8 @@ from rlprune.scoring.evaluation import Evaluator, Ledger, batch_within
 from rlprune.tasks.base import Batch, Task
 from rlprune.tasks.score import Score
 
-# At most; what a channel sees are positions: 128 images of 32 pixels have 8,192 at 8x8, 83 of 224 have 4,067 at 7x7.
-BN_IMAGES, BN_PIXELS = 128, 2**22
+# What a channel sees are positions: 128 images of 32 pixels have 8,192 at 8x8, 41 of 224 have 2,009 at 7x7.
+BN_IMAGES, BN_PIXELS, BN_LEAST = 128, 2**21, 24
 BATCH_IMAGES, BATCH_PIXELS = 64, 2**21
 MEMORY = 2**30  # bytes, for the machine
 ENTRIES = 12  # an iterative run makes a new network a round, and comes back to the first one only
@@ -84,7 +84,7 @@ def _several(batches: Iterable[Batch]) -> Iterator[Batch]:
 
 def bn_calls(problem: Bench) -> Iterator[tuple[Any, ...]]:
     """Those that batch-norm statistics are taken from: as many images as they need."""
-    return calibration_calls(problem, batch_within(BN_PIXELS, BN_IMAGES, problem.data.input_shape))
+    return calibration_calls(problem, max(BN_LEAST, batch_within(BN_PIXELS, BN_IMAGES, problem.data.input_shape)))
 
 
 def memory_bound() -> int:

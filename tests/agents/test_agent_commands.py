@@ -10,6 +10,7 @@ import pytest
 
 from rlprune.agents import TrainedAgent, load_agent, replay, run_episode
 from rlprune.agents.commands.agents import levels
+from rlprune.agents.commands.progress import Tenths
 from rlprune.cli import main
 from rlprune.envs import MixedPruningEnv
 from rlprune.record import RunFolder
@@ -235,3 +236,11 @@ def test_mistakes_are_one_line(
     lines = shown.err.strip().splitlines()
     assert status == 2 and len(lines) == 1 and says in lines[0], shown.err
     assert not shown.out and not list(tmp_path.rglob("*.json")), "nothing half-written"
+
+
+def test_of_ten_steps_each_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with Tenths("working") as bar:
+        for count in range(1, 11):
+            bar.step(f"step {count} of 10", count / 10)
+    told = [line.split("%")[0].strip() for line in capsys.readouterr().err.splitlines()]
+    assert told == [str(10 * count) for count in range(1, 11)]
