@@ -166,6 +166,14 @@ def safely_inside(now: Standing) -> float:
     return max(now.tolerance - 0.5 * now.noise, 0.5 * now.tolerance)
 
 
+def in_proportion(now: Standing) -> float:
+    """The share at which the drop reaches the tolerance if it grows as it did so far, with the logarithm of the share.
+
+    0 where nothing is known of that: without any training, or without a drop.
+    """
+    return now.share ** (now.tolerance / now.drop) if now.trained and now.drop > 0 else 0.0
+
+
 class TrustRegion:
     """The law of every schedule: how far the next step goes and what training is trusted with, learnt from its rounds.
 
@@ -211,6 +219,8 @@ class TrustRegion:
             return free
         allowed, healing = self.healing.allows(now, epochs, scale)
         share, bound = furthest(now, allowed, floor) or (smallest(now), "tolerance")
+        if epochs >= now.left and share < in_proportion(now):
+            share, bound = min(in_proportion(now), smallest(now)), "tolerance"
         if bound == "window":
             bound = {now.least: "floor", now.target: "target"}.get(floor, bound)
         return Aim(share, epochs, bound, enough(now), healing)

@@ -202,6 +202,14 @@ def test_what_training_left_of_a_drop_stays_as_far_as_it_is_more_than_noise():
     assert healing.allows(replace(now, left=now.epochs), 6.0)[0] == pytest.approx(0.01 / share - 0.005)
 
 
+def test_the_last_cut_goes_no_further_than_in_proportion():
+    trained = standing(share=0.43, drop=0.0094, left=3.0, noise=0.001)
+    share = TrustRegion().aim(trained).share
+    assert math.log(share) == pytest.approx(math.log(0.43) * 0.01 / 0.0094)
+    assert TrustRegion().aim(replace(trained, epochs=90.0, left=30.0)).share < share, "others may learn from a setback"
+    assert TrustRegion().aim(replace(trained, drop=0.0)).share < share, "no drop tells nothing"
+
+
 def test_it_ends_with_the_budget():
     assert PRC().aim(standing(left=0.0)) is None
 
