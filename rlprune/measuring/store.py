@@ -25,7 +25,8 @@ from rlprune.tasks.base import Batch, Task
 from rlprune.tasks.score import Score
 
 # What a channel sees are positions: 128 images of 32 pixels have 8,192 at 8x8, 41 of 224 have 2,009 at 7x7.
-BN_IMAGES, BN_PIXELS, BN_LEAST = 128, 2**21, 24
+BN_IMAGES, BN_PIXELS = 128, 2**21
+BN_FEW, BN_FEW_PIXELS = 24, 2**22  # fewer than these only where they are larger than that
 BATCH_IMAGES, BATCH_PIXELS = 64, 2**21
 MEMORY = 2**30  # bytes, for the machine
 ENTRIES = 12  # an iterative run makes a new network a round, and comes back to the first one only
@@ -84,7 +85,9 @@ def _several(batches: Iterable[Batch]) -> Iterator[Batch]:
 
 def bn_calls(problem: Bench) -> Iterator[tuple[Any, ...]]:
     """Those that batch-norm statistics are taken from: as many images as they need."""
-    return calibration_calls(problem, max(BN_LEAST, batch_within(BN_PIXELS, BN_IMAGES, problem.data.input_shape)))
+    shape = problem.data.input_shape
+    few = batch_within(BN_FEW_PIXELS, BN_FEW, shape)
+    return calibration_calls(problem, max(few, batch_within(BN_PIXELS, BN_IMAGES, shape)))
 
 
 def memory_bound() -> int:

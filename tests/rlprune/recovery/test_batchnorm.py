@@ -54,7 +54,7 @@ def test_frozen_norms_and_no_data_leave_the_statistics():
     assert frozen[1].running_mean is None
 
 
-@pytest.mark.parametrize(("side", "images"), [(32, 128), (128, 128), (224, 83), (4096, 1)])
+@pytest.mark.parametrize(("side", "images"), [(32, 128), (128, 128), (224, 41), (416, 24), (4096, 1)])
 def test_large_images_are_few(side, images):
     sizes = []
 
@@ -85,4 +85,4 @@ def test_loaders_of_large_images_are_known_by_their_first_batch():
     model(batches[0][0])
     problem = PruningProblem(model, control=batches, calibration=batches)
     assert problem.data.input_shape == (3, 224, 224)
-    assert sum(len(inputs) for (inputs,) in bn_calls(problem)) == 83
+    assert sum(len(inputs) for (inputs,) in bn_calls(problem)) in (40, 41)  # not of one image behind larger batches
