@@ -27,7 +27,8 @@ class Advisor:
         if known is None or known[0] is not ranking or known[1] is not current:
             self.transitions.measure(kind, ranking, state, self.names, self.seed)
             found = ranking.damage(kind, current.names, current.budget, current.shares)
-            if kind == "response" and found is not None:
+            measured = ranking.curves[kind] is not ranking.curves["error"]  # which stands in where it cannot be
+            if kind == "response" and measured and found is not None:
                 found = min(
                     (found, self.damage("error", state, ranking, current)),
                     key=lambda damage: self._change(damage, state, ranking, current),
