@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import gymnasium
 
 RATES = ("best", "error", "response", "threshold", "uniform")
+INSIDE = " inside"
 
 
 def pressure(accuracy: float, baseline: float, tolerance: float) -> float:
@@ -51,8 +52,8 @@ class PRC(RoundRule):
         delta: δ_w, scale of the pruning threshold.
         rates: Which filters go to reach a round's aim: `threshold`, one W_γ over the norms of all layers; `error`, the
             counts at which the reconstruction errors of all layers sum to least; `response`, those at which the changes
-            of the network's outputs do; `uniform`; or `best`, whichever of the others, or of the means of two, leaves
-            the least loss after the cheap recovery.
+            of the network's outputs do; `uniform`; or `best`, whichever of the others, or of the means of two, with
+            residual streams or without, leaves the least loss after the cheap recovery.
         tries: Schedules tried around the one that those give; the one of least control loss is played.
         step: Trust region: logarithm of the factor by which the first removal may shrink the MACs.
         healing: Share of an immediate drop that long training is expected to leave, until seen.
@@ -154,8 +155,7 @@ class PRC(RoundRule):
 
     def schedule(self) -> dict[str, int]:
         """The counts that meet the round's aim."""
-        found = self._candidates(self._kind)
-        return found.get(self._kind) or next(iter(found.values()))
+        return self._candidates(self._kind)[self._kind]
 
     def _best(self) -> str:
         """The kind of rates that leaves the least loss at the round's aim."""
@@ -163,9 +163,10 @@ class PRC(RoundRule):
         return min(found, key=lambda kind: rounds.loss_of(self.env, found[kind], probe)[0])
 
     def _candidates(self, only: str = "") -> dict[str, dict[str, int]]:
-        """Counts that meet the aim by kind of rates, or of one kind alone."""
+        """Counts that meet the aim by kind of rates, or of one kind alone; ` inside` leaves residual streams whole."""
         env, names = self.env, [group.name for group in self.env.prunable]
-        wanted = (only or ("threshold+error+uniform" if self.rates == "best" else self.rates)).split("+")
+        every = "threshold+error+uniform" if self.rates == "best" else self.rates
+        wanted = (only.removesuffix(INSIDE) or every).split("+")
         sizes, rates = env.budget.sizes, dict[str, Any]()
         if "threshold" in wanted:
             order = rounds.global_order(env, {name: self._norms(name) for name in names})
@@ -176,10 +177,13 @@ class PRC(RoundRule):
                 rates[kind] = env.advised_rates(kind)
         if "uniform" in wanted:
             rates["uniform"] = env.budget.fill(lambda _, window: window.count(0.0)) / sizes
-        kinds = list(rates) if self.rates == "best" else []
-        for first, second in combinations(kinds, 2):
-            rates[f"{first}+{second}"] = (rates[first] + rates[second]) / 2
-        return {kind: rounds.met(env, rate) for kind, rate in rates.items() if kind == only or not only}
+        if self.rates == "best":
+            rates |= {f"{a}+{b}": (rates[a] + rates[b]) / 2 for a, b in combinations(list(rates), 2)}
+            inside = np.array(["residual" not in group.kinds for group in env.prunable])
+            if inside.any() and not inside.all():
+                rates |= {kind + INSIDE: rate * inside for kind, rate in rates.items()}
+        chosen = {only: rates.get(only, next(iter(rates.values())))} if only else rates
+        return {kind: rounds.met(env, rate) for kind, rate in chosen.items()}
 
     @property
     def _looks(self) -> bool:

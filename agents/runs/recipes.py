@@ -25,7 +25,7 @@ def _seeking(method: str, summary: str, **changes: object) -> Recipe:
 RECIPES: dict[str, Recipe] = {
     recipe.method: recipe
     for recipe in (
-        _seeking("prc", "AFP + PRC: the min-max game, pressure and step set by what is left of the tolerance"),
+        _seeking("prc", "AFP + PRC: the min-max game, pressure and step set by what is left of the tolerance", skip=()),
         _seeking("uniform", "The same rate for every layer"),
         _seeking("error", "Rates at which the reconstruction errors of all layers sum to least"),
         _seeking("response", "Rates at which what each layer does to the outputs of the network sums to least"),

@@ -204,6 +204,7 @@ class _Sum:
             self.gram[:, start : start + PANEL, start:] += panel @ rows[:, :, start:]
         self.total += rows.sum(1, dtype=torch.float64)
         self.rows += count
+        self.room.leave()
 
     def _by_pairs(self, inputs: Tensor) -> PairSum | None:
         """Sums by pairs of input positions, if that is less work for inputs of this size."""

@@ -57,6 +57,10 @@ class Room:
         if not self.filed:
             return
         give_back()  # what is worth a file took several times its size in the making
+        self.leave()
+
+    def leave(self) -> None:
+        """Leave what the files hold to the system, until it is looked at again."""
         for file in filter(None, (found() for found in self._files)):
             if hasattr(file, "madvise"):
                 file.madvise(mmap.MADV_DONTNEED)

@@ -5,16 +5,20 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from rlprune.agents import run_episode
 from rlprune.agents.controllers.law import Aim, Standing
 from rlprune.agents.controllers.prc import PRC, pressure
 from rlprune.agents.controllers.rounds import climb, largest_harmless, loss_of, scaled_back
-from rlprune.agents.controllers.seeking import Healing, TrustRegion
+from rlprune.agents.controllers.seeking import FURTHER, Healing, TrustRegion
+from rlprune.agents.runs.recipes import get_recipe
 from rlprune.envs import FilterPruningEnv, Rules
 from rlprune.errors import UserError
+from rlprune.problem import PruningProblem
 from rlprune.recovery import make_recovery
 from rlprune.spec import ProblemSpec
 from rlprune.tasks import Score
@@ -160,13 +164,16 @@ def test_a_setback_shrinks_the_step():
     assert smaller.share > aim.share
 
 
-def test_where_the_first_long_training_ends_outside_it_grows_back_in_proportion():
+def test_where_the_first_long_training_ends_outside_it_grows_back_no_more_than_it_must():
     region, before = TrustRegion(), standing(tolerance=0.02, drop=0.0176, share=0.8, noise=0.004)
     lost = {"share": 0.43, "accepted": False, "harm": 0.22, "drop": 0.0205, "epochs": 8.4}
     region.learn(Aim(0.43, 8.4, "tolerance"), before, lost)
     aim = region.aim(replace(before, left=3.6))
     assert aim.bound_by == "setback" and aim.epochs == 3.6
-    assert math.log(aim.share) == pytest.approx(math.log(0.43) * 0.018 / 0.0205)
+    assert math.log(aim.share) == pytest.approx(math.log(0.43) * 0.018 / (FURTHER * 0.0205))
+    hair = TrustRegion()
+    hair.learn(Aim(0.43, 8.4, "tolerance"), before, {**lost, "drop": 0.0195})
+    assert hair.aim(replace(before, left=3.6)).share == pytest.approx(0.43), "what the next training heals"
     again = TrustRegion()
     again.load_state_dict(region.state_dict())
     assert again.aim(replace(before, left=3.6)) == aim
@@ -202,12 +209,13 @@ def test_what_training_left_of_a_drop_stays_as_far_as_it_is_more_than_noise():
     assert healing.allows(replace(now, left=now.epochs), 6.0)[0] == pytest.approx(0.01 / share - 0.005)
 
 
-def test_the_last_cut_goes_no_further_than_in_proportion():
-    trained = standing(share=0.43, drop=0.0094, left=3.0, noise=0.001)
+def test_the_last_cut_goes_no_further_than_the_drop_so_far_lets_expect():
+    trained = standing(share=0.43, drop=0.0085, left=3.0, noise=0.001)
     share = TrustRegion().aim(trained).share
-    assert math.log(share) == pytest.approx(math.log(0.43) * 0.01 / 0.0094)
+    assert math.log(share) == pytest.approx(math.log(0.43) * math.sqrt(0.0095 / 0.0085))
     assert TrustRegion().aim(replace(trained, epochs=90.0, left=30.0)).share < share, "others may learn from a setback"
     assert TrustRegion().aim(replace(trained, drop=0.0)).share < share, "no drop tells nothing"
+    assert 0.42 < TrustRegion().aim(replace(trained, drop=0.0099)).share < 0.43, "at the edge only a little goes"
 
 
 def test_it_ends_with_the_budget():
@@ -248,6 +256,45 @@ def test_schedules_near_the_rules_own_are_tried_and_the_best_is_played(problem):
     env.aim(0.5)
     back = scaled_back(env)
     assert all(back[name] <= found[name] for name in found) and back != found  # a network may grow back to it
+
+
+class Streamed(nn.Module):
+    """Two blocks on one residual stream."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(1, 8, 3, padding=1), nn.Linear(8, 3)
+        self.into = nn.ModuleList(nn.Conv2d(8, 12, 3, padding=1) for _ in range(2))
+        self.back = nn.ModuleList(nn.Conv2d(12, 8, 3, padding=1) for _ in range(2))
+
+    def forward(self, x):
+        x = self.stem(x).relu()
+        for into, back in zip(self.into, self.back, strict=True):
+            x = x + back(into(x).relu())
+        return self.head(x.mean((2, 3)))
+
+
+def test_the_default_prunes_residual_streams_or_leaves_them_whole_as_it_finds_better():
+    torch.manual_seed(0)
+    data = torch.randn(64, 1, 6, 6), torch.randint(3, (64,))
+    live = PruningProblem(Streamed(), control=data, calibration=data)
+    env = FilterPruningEnv.from_problem(live, Rules(max_rate=0.9), recovery="none")
+    env.reset()
+    env.aim(0.6)
+    rule = PRC()
+    rule.bind(env)
+    kinds, (stream,) = rule._candidates(), [group.name for group in env.prunable if "residual" in group.kinds]
+    budget = env.budget
+    assert kinds["uniform"][stream] > 0 == kinds["uniform inside"][stream]
+    assert all(budget.cost(budget.before + np.array([*k.values()])) <= budget.target for k in kinds.values())
+    assert rule._candidates("error inside") == {"error inside": kinds["error inside"]}
+    assert get_recipe("prc").skip == () and get_recipe("uniform").skip == ("residual",)
+    inside = FilterPruningEnv.from_problem(live, Rules(max_rate=0.9, skip=("residual",)), recovery="none")
+    inside.reset()
+    inside.aim(0.6)
+    rule.bind(inside)
+    assert not any("inside" in kind for kind in rule._candidates()), "all that there is lies inside"
+    assert len(rule._candidates("uniform inside")) == 1
 
 
 def test_an_unknown_probe_is_refused_before_the_first_round(problem):

@@ -333,19 +333,22 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--further", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--network", help=argparse.SUPPRESS)
     given = parser.parse_args()
     torch.set_num_threads(1)
     plain: dict[str, Any] = {"start": start, "tables": tables, "cell": cell, "engine": engine}
-    if len(given.parts) == 2:  # a network
-        kind, name = given.parts
-        return cifar(name, given.data, given.further) if kind == "cifar" else large(name, given.further)
+    if given.network in CIFAR:
+        return cifar(given.network, given.data, given.further)
+    if given.network in LARGE:
+        return large(given.network, given.further)
     if given.data:
         plain["race"] = partial(race, given.data, given.seeds)
     if len(given.parts) == 1 and given.parts[0] in plain:
         return plain[given.parts[0]]()
     wanted = given.parts or [*plain, *(["cifar"] if given.data else []), "large"]
     jobs = [[part] for part in wanted if part in plain]
-    jobs += [[part, name] for part, names in (("cifar", CIFAR), ("large", LARGE)) if part in wanted for name in names]
+    networks = [*(CIFAR if "cifar" in wanted else ()), *(LARGE if "large" in wanted else ())]
+    jobs += [["--network", name] for name in networks]
     options = ["--further", str(given.further), "--seeds", str(given.seeds)]
     options += ["--data", str(given.data)] if given.data else []
     for number, job in enumerate(jobs):
