@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import gymnasium
 
 RATES = ("best", "error", "response", "threshold", "uniform")
-INSIDE = " inside"
+INSIDE = " inside"  # ends the name of a kind of rates that leaves residual streams whole
 
 
 def pressure(accuracy: float, baseline: float, tolerance: float) -> float:
@@ -163,7 +163,7 @@ class PRC(RoundRule):
         return min(found, key=lambda kind: rounds.loss_of(self.env, found[kind], probe)[0])
 
     def _candidates(self, only: str = "") -> dict[str, dict[str, int]]:
-        """Counts that meet the aim by kind of rates, or of one kind alone; ` inside` leaves residual streams whole."""
+        """Counts that meet the aim by kind of rates, or of one kind alone."""
         env, names = self.env, [group.name for group in self.env.prunable]
         every = "threshold+error+uniform" if self.rates == "best" else self.rates
         wanted = (only.removesuffix(INSIDE) or every).split("+")

@@ -223,8 +223,8 @@ class TrustRegion:
             return free
         allowed, healing = self.healing.allows(now, epochs, scale)
         share, bound = furthest(now, allowed, floor) or (smallest(now), "tolerance")
-        if epochs >= now.left and share < foreseen(now):
-            share, bound = min(foreseen(now), smallest(now)), "tolerance"
+        if epochs >= now.left and share < (furthest_safe := foreseen(now)):
+            share, bound = min(furthest_safe, smallest(now)), "tolerance"
         if bound == "window":
             bound = {now.least: "floor", now.target: "target"}.get(floor, bound)
         return Aim(share, epochs, bound, enough(now), healing)

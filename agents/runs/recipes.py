@@ -51,7 +51,7 @@ def published_recipes() -> dict[str, Recipe]:
     once: dict[str, Any] = {"published": True, "once": True, "check": "end", "max_rate": 0.95}
     return {
         "prc": RECIPES["prc"].change(
-            published=True, skip=(), max_rate=0.5, options={"rebisect": False},
+            published=True, max_rate=0.5, options={"rebisect": False},
             repair=TrainSettings(epochs=10.0, schedule="constant", orthogonality=1e-4),
             press=TrainSettings(epochs=1.0, orthogonality=1e-4), finish={"epochs": 0.0},
         ),
