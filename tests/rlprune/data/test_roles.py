@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from rlprune.data import ROLES, load_data
 from rlprune.data.cutting import Cut, Pool, cut_roles
+from rlprune.data.digits import _table
 from rlprune.errors import UserError
 
 DISJOINT = ("train", "calibration", "control", "test")
@@ -110,3 +111,12 @@ def test_unknown_data() -> None:
         load_data("torchvision:CIFAR11")
     with pytest.raises(UserError, match="no ImageNet in"):
         load_data("torchvision:ImageNet", root="/nowhere")
+
+
+def test_the_digits_are_scikit_learns(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sklearn import datasets
+
+    digits, table = datasets.load_digits(), _table()
+    np.testing.assert_array_equal(table, np.column_stack([digits.data, digits.target]))
+    monkeypatch.setattr(Path, "is_file", lambda self: False)  # a release that keeps them elsewhere
+    np.testing.assert_array_equal(_table(), table)

@@ -18,6 +18,7 @@ from rlprune.errors import UserError
 from rlprune.recovery import TrainSettings, train
 from rlprune.scoring.evaluation import Ledger
 from rlprune.tasks import get_task
+from rlprune.training.optimizers import make_optimizer
 from rlprune.training.settings import learning_rate
 
 _spec = importlib.util.spec_from_file_location("training_toys", Path(__file__).with_name("toys.py"))
@@ -199,6 +200,39 @@ def test_settings_need_no_torch():
     assert (
         subprocess.run([sys.executable, "-S", "-c", f"import sys; sys.path[:] = {sys.path!r}; {code}"]).returncode == 0
     )
+
+
+@pytest.mark.parametrize(("name", "kind"), [("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW)])
+def test_optimizers_step_as_torchs_own(name, kind):
+    ends = []
+    for ours in (True, False):
+        model = toys.small_network()
+        optimizer = make_optimizer(model, TrainSettings(optimizer=name, lr=0.05))
+        if not ours:
+            given = {key: value for key, value in optimizer.defaults.items() if key != "decoupled_weight_decay"}
+            optimizer = kind(model.parameters(), **given)
+        for step in range(5):
+            optimizer.zero_grad()
+            batch = next(iter(toys.shapes_split(32).batches(32, seed=0)))
+            TASK.loss(model, batch).backward()
+            optimizer.step()
+            if step == 2:
+                optimizer.load_state_dict(optimizer.state_dict())
+        assert isinstance(optimizer, kind)
+        ends.append(model)
+    assert same(*ends)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_training_does_without_torchs_compiler(name):
+    code = (
+        "import sys, torch; from torch import nn; from rlprune.training.settings import TrainSettings\n"
+        "from rlprune.training.optimizers import make_optimizer\n"
+        f"model = nn.Linear(3, 2); optimizer = make_optimizer(model, TrainSettings(optimizer={name!r}))\n"
+        "optimizer.zero_grad(); model(torch.ones(1, 3)).sum().backward(); optimizer.step()\n"
+        "optimizer.load_state_dict(optimizer.state_dict()); sys.exit('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.9])
