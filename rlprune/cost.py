@@ -26,6 +26,8 @@ from rlprune.channels.groups import ChannelGroups
 from rlprune.channels.rules.table import known
 from rlprune.errors import UserError
 
+BLOCK_S = 0.01  # of passes that are timed as one
+
 Counts = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 
@@ -278,13 +280,13 @@ def measure_latency(
     min_run_time: float = 0.5,
     threads: int | None = None,
 ) -> Latency:
-    """Time a model's forward pass in evaluation mode with `torch.utils.benchmark`.
+    """Time a model's forward pass in evaluation mode with `torch.utils.benchmark`, in blocks of ten milliseconds.
 
     Args:
         model: any module; its training flags are restored.
         *example_inputs: what it is called with, on the device to measure.
         kwargs: its keyword inputs.
-        min_run_time: seconds to measure for.
+        min_run_time: seconds to measure for, about.
         threads: intra-op threads; default: torch's current number.
     """
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # CUDA's compiler without a GPU is no news
@@ -300,8 +302,12 @@ def measure_latency(
                 globals={"model": model, "args": forward.args, "kwargs": dict(forward.kwargs)},
                 num_threads=threads or torch.get_num_threads(),
             )
-            result = timer.blocked_autorange(min_run_time=min_run_time)
+            times = [timer.timeit(1).median]
+            number = max(1, round(BLOCK_S / times[0]))
+            if (blocks := round(min_run_time / (number * times[0]))) > 3:  # else the one is all there is time for
+                times = [timer.timeit(number).median for _ in range(blocks)]
     finally:
         for module, training in flags:
             module.training = training
-    return Latency(float(result.median), float(result.iqr), len(result.times))
+    low, median, high = np.quantile(times, (0.25, 0.5, 0.75))
+    return Latency(float(median), float(high - low), len(times))

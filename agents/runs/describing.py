@@ -19,7 +19,7 @@ from rlprune.record import run_name, subject, versions
 from rlprune.scoring.paired import certainty
 from rlprune.tasks import Score
 
-LATENCY_S = 0.2  # to measure each network for
+LATENCY_S = 0.1  # to measure each network for
 
 
 def describe(

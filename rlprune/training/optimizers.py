@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from functools import cache
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,7 +20,9 @@ def make_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Opt
         raise UserError("no parameter of this network wants a gradient; set requires_grad on those to train")
     fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)  # one call a step
     if settings.optimizer == "adamw":
-        return _uncompiled(torch.optim.AdamW)(parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=fused)
+        return _uncompiled(torch.optim.AdamW)(
+            parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=fused
+        )
     return _uncompiled(torch.optim.SGD)(
         parameters,
         lr=settings.lr,
@@ -31,7 +34,7 @@ def make_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Opt
 
 
 @cache
-def _uncompiled(kind: type[torch.optim.Optimizer]) -> type[torch.optim.Optimizer]:
+def _uncompiled(kind: Any) -> Any:
     """The optimizer without the wrappers that import torch's compiler: two seconds and 150 MB, to compile nothing."""
     names = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
     bare = {name: inspect.unwrap(getattr(kind, name)) for name in names}
