@@ -1,81 +1,52 @@
-"""A trained agent beside the rule that advises it: both are tried, and the better one goes on."""
+"""A trained agent beside the rules of `prc`: its schedules are tried with theirs, and the best one goes on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-from typing import Any
-
-from rlprune.agents.controllers.base import Controller, RoundRule
-from rlprune.agents.controllers.error import advised_counts
+from rlprune.agents.controllers.base import Controller
+from rlprune.agents.controllers.prc import PRC
 from rlprune.agents.controllers.sampling import STOCHASTIC
-from rlprune.envs.episode.racing import Trial
 from rlprune.seeding import derive, seeded
 
 AGENT = "agent"
 
 
-class Beside(RoundRule):
-    """Tries the schedules of an agent and of the rule that advises it before every round, and plays the best.
+class Beside(PRC):
+    """PRC's game with an agent's schedules among its kinds of rates.
 
-    Both end the round at the same cost, so that the score after the cheap repairs decides; of equal ones the agent's.
-    Where more may be tried, the agent's others are drawn from its policy. So a round is never worse than the rule's, as
-    far as the control score tells, and costs as many evaluations as are tried.
+    All of them end a round at the same cost, and the least control loss after the cheap recovery decides; of equal ones
+    the agent's. Where more may be tried, the agent's others are drawn from its policy. So a round is never worse than
+    the rules', as far as the control split tells.
 
     Args:
         controller: The agent.
-        samples: How many schedules are tried, at least 2; of an agent that cannot draw no more than 2 are.
-
-    Attributes:
-        cheap: What repairs a network that is tried; None takes what repairs the one that is played.
-        tried: Of every round and schedule `round`, `by`, its `score`, and the evaluations made by then.
-        leads: Who had the better schedule last.
+        samples: How many schedules are tried of which the agent's own are all but one, at least 2; of an agent that
+            cannot draw no more than one is its own.
     """
 
-    cheap: Any = None
-    remembered = ("tried", "leads")
-
     def __init__(self, controller: Controller, samples: int = 2) -> None:
-        self.controller = controller
         draws = getattr(controller, "card", {}).get("algorithm") in STOCHASTIC
-        self.samples = samples if draws else min(samples, 2)
-        self.tried: list[dict[str, Any]] = []
-        self.leads = AGENT
+        self.controller, self.draws = controller, range(1, samples - 1) if draws else ()
+        super().__init__()
 
     @property
     def rule_leads(self) -> bool:
-        """Whether it was the rule that had the better schedule last."""
-        return self.leads != AGENT
+        """Whether it was a rule that had the better schedule last."""
+        return not self._kind.startswith(AGENT)
 
-    def schedule(self) -> dict[str, int]:
-        """The counts of who had the better schedule last."""
-        return self._schedules()[self.leads]()
+    def _forget(self) -> None:
+        super()._forget()
+        self._kind = AGENT
 
-    def plan(self) -> dict[str, int]:
-        """The best schedule of this round."""
-        env, round_, chosen = self.env, self.env.round, {}
-        best: Trial | None = None
-        for number, (name, schedule) in enumerate(self._schedules().items()):
-            counts = env.feasible(schedule())
-            trial = env.race(counts, best, lambda one: one.score.value, self.cheap)
-            score, evaluations = trial.score.value, env.problem.ledger.evaluations
-            self.tried.append({"round": round_, "by": name, "score": score, "evaluations": evaluations})
-            if best is None or score > best.score.value:
-                best, chosen, self.leads = trial, counts, AGENT if name.startswith(AGENT) else name
-            if self.on_trial is not None:
-                self.on_trial(number + 1, self.samples, best.score.value)
-        return chosen
+    def _candidates(self, only: str = "") -> dict[str, dict[str, int]]:
+        """The agent's schedules, by its likeliest actions and drawn, before PRC's; or one kind alone."""
+        own = {AGENT: 0} | {f"{AGENT}, drawn {number}": number for number in self.draws}
+        if only in own:
+            return {only: self._own(own[only])}
+        return ({} if only else {kind: self._own(number) for kind, number in own.items()}) | super()._candidates(only)
 
-    def _schedules(self) -> dict[str, Callable[[], dict[str, int]]]:
-        """What finds each schedule, by name; none of them scores anything."""
+    def _own(self, number: int) -> dict[str, int]:
+        """What the agent takes in this round: by its likeliest actions, or the sample of that number."""
         env = self.env
-
-        def drawn(number: int) -> dict[str, int]:
-            with seeded(derive(env.rules.seed, "sample", env.round, number)):
-                return env.rehearse(self.controller, deterministic=False)
-
-        found: dict[str, Callable[[], dict[str, int]]] = {
-            AGENT: partial(env.rehearse, self.controller),
-            env.rules.advice: partial(advised_counts, env, env.rules.advice),
-        }
-        return found | {f"{AGENT}, drawn {number}": partial(drawn, number) for number in range(1, self.samples - 1)}
+        with seeded(derive(env.rules.seed, "sample", env.round, number)):
+            taken = env.rehearse(self.controller, deterministic=number == 0)
+        return {group.name: taken.get(group.name, 0) for group in env.prunable}

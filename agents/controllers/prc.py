@@ -76,6 +76,8 @@ class PRC(RoundRule):
     patience: int = 2
     per_weight: bool = True
 
+    remembered = ("threshold", "_idle", "_kind", "tried")
+
     def __post_init__(self) -> None:
         if not 0 < self.alpha <= 1:
             raise UserError(f"alpha is {self.alpha}; it must lie in (0, 1]")
@@ -93,6 +95,7 @@ class PRC(RoundRule):
         self._idle, self._back = 0, False  # rounds without a removal; whether this one grows back
         self._kind = "threshold+uniform" if self.rates == "best" else self.rates  # of rates, in the first round
         self._region = TrustRegion(self.step, healing=Healing(self.healing))
+        self.tried: list[dict[str, Any]] = []  # of every round and kind of rates
 
     def bind(self, env: gymnasium.Env[Any, Any]) -> None:
         """Play in this environment, from its first round; raises UserError for a `probe_recovery` that is none."""
@@ -137,11 +140,9 @@ class PRC(RoundRule):
         """U: the α share of lowest score in every group; at least one filter where one may go at all."""
         from rlprune.criteria import lowest
 
-        chosen = {}
-        for group in self.env.prunable:
-            count = min(max(int(self.alpha * group.size), 1), group.max_removable)
-            chosen[group.name] = lowest(self.env.scores[group.name], count)
-        return chosen
+        env = self.env
+        counts = {group: min(max(int(self.alpha * group.size), 1), group.max_removable) for group in env.prunable}
+        return {group.name: lowest(env.scores[group.name], count) for group, count in counts.items()}
 
     # The threshold: which filters go ----------------------------------------------------------------------------
 
@@ -159,8 +160,9 @@ class PRC(RoundRule):
 
     def _best(self) -> str:
         """The kind of rates that leaves the least loss at the round's aim."""
-        found, probe = self._candidates(), self._probe()
-        return min(found, key=lambda kind: rounds.loss_of(self.env, found[kind], probe)[0])
+        tried = rounds.compared(self.env, self._candidates(), self._probe())
+        self.tried += tried
+        return str(min(tried, key=lambda line: line["loss"])["by"])
 
     def _candidates(self, only: str = "") -> dict[str, dict[str, int]]:
         """Counts that meet the aim by kind of rates, or of one kind alone."""
@@ -239,10 +241,9 @@ class PRC(RoundRule):
 
     def state_dict(self) -> dict[str, Any]:
         """What the next round needs to know of the rounds before."""
-        own = {"threshold": self.threshold, "idle": self._idle, "kind": self._kind}
-        return {**own, "region": self._region.state_dict()}
+        return {**super().state_dict(), "region": self._region.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state_dict`'s result."""
-        self.threshold, self._idle, self._kind = state["threshold"], state["idle"], state["kind"]
+        super().load_state_dict(state)
         self._region.load_state_dict(state["region"])

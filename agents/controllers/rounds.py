@@ -95,6 +95,15 @@ def loss_of(env: FilterPruningEnv, counts: Mapping[str, int], recovery: Any) -> 
     return (-score.value, False) if score.loss is None else (score.loss, True)
 
 
+def compared(env: FilterPruningEnv, found: Mapping[str, Mapping[str, int]], recovery: Any) -> list[dict[str, Any]]:
+    """What every schedule leaves after a cheap recovery: `round`, `by`, `loss`, and the evaluations made by then."""
+    lines = []
+    for kind, counts in found.items():
+        loss, _ = loss_of(env, counts, recovery)
+        lines.append({"round": env.round, "by": kind, "loss": loss, "evaluations": env.problem.ledger.evaluations})
+    return lines
+
+
 def met(env: FilterPruningEnv, rates: Any) -> dict[str, int]:
     """Counts by group for rates (n,), scaled to the MACs that the round aims at."""
     names = (group.name for group in env.prunable)

@@ -53,7 +53,7 @@ def controller_of(recipe: Recipe, watcher: Watcher) -> Controller:
         controller = (
             BestOf(controller, recipe.samples_tried) if recipe.published else Beside(controller, recipe.samples_tried)
         )
-    if isinstance(controller, Search | Beside):
+    if isinstance(controller, Search):
         controller.cheap = cheap_repairs(recipe, watcher)  # a cycle of training for every trial is not in the budget
     if isinstance(controller, Rule):
         controller.press = recipe.press

@@ -20,7 +20,7 @@ def make_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Opt
         raise UserError("no parameter of this network wants a gradient; set requires_grad on those to train")
     fused = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)  # one call a step
     given: dict[str, Any] = {"lr": settings.lr, "weight_decay": settings.weight_decay, "fused": fused}
-    kind: type[torch.optim.Optimizer] = torch.optim.AdamW
+    kind: Any = torch.optim.AdamW
     if settings.optimizer != "adamw":
         kind, given = torch.optim.SGD, {**given, "momentum": settings.momentum, "nesterov": settings.nesterov}
     optimizer: torch.optim.Optimizer = _uncompiled(kind)(parameters, **given)

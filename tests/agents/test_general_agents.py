@@ -11,9 +11,10 @@ import pytest
 
 from rlprune.agents import AgentSettings, Recipe, TrainedAgent, load_agent, make_controller, play, run_episode, train
 from rlprune.agents.controllers.beside import Beside
+from rlprune.agents.controllers.rounds import loss_of
 from rlprune.agents.rl.evaluating import Watch, evaluate, gain
 from rlprune.agents.rl.sb3 import _SpacesOnly, make_agent, read_card, save_agent
-from rlprune.agents.runs.playing import followed_there
+from rlprune.agents.runs.playing import followed_there, standing
 from rlprune.cli import main
 from rlprune.envs import FilterPruningEnv, MixedPruningEnv
 from rlprune.envs.arguments import shared_problem
@@ -23,6 +24,7 @@ from rlprune.errors import UserError
 from rlprune.files import write_json
 from rlprune.problem import PruningProblem
 from rlprune.record import RunFolder
+from rlprune.recovery import make_recovery
 from rlprune.spec import ProblemSpec
 
 SMALL: dict[str, Any] = {"control_size": 200, "calibration_size": 128}
@@ -176,29 +178,35 @@ def test_a_rehearsal_tells_what_would_be_played_and_changes_nothing(problem: Pru
 
 
 @pytest.mark.parametrize("action", [0.9, -0.9])
-def test_beside_the_rule_the_better_one_goes_on(problem: PruningProblem, action: float) -> None:
+def test_beside_the_rules_the_best_schedule_goes_on(problem: PruningProblem, action: float) -> None:
     env = FilterPruningEnv.from_problem(problem)
     beside = Beside(Fixed(action), 4)
     beside.bind(env)
     env.reset()
-    env.aim(0.35)
+    now = standing(env, beside, Recipe(tolerance=0.05, epochs=0.0), 0.0, make_recovery("lsq+bn-delta"))
+    aim = beside.law().aim(now)
+    assert aim is not None and aim.share < 1.0
+    kinds = [line["by"] for line in beside.tried]
+    assert kinds[0] == "agent" and {"error", "threshold", "uniform"} < set(kinds), kinds
+    assert "agent, drawn 1" not in kinds, "one that cannot draw is tried once"
+    losses = {line["by"]: line["loss"] for line in beside.tried}
+    assert beside.state_dict()["kind"] == min(losses, key=lambda name: losses[name])
+    env.aim(aim.share)
+    least, _ = loss_of(env, beside.schedule(), make_recovery("lsq+bn-delta"))
     while not env.history:
         env.step(beside.predict(env.observation)[0])
-    assert [line["by"] for line in beside.tried] == ["agent", "error"], "one that cannot draw is tried once"
-    scores = {line["by"]: line["score"] for line in beside.tried}
-    assert env.history[0]["score"] == max(scores.values())
-    assert beside.leads == max(scores, key=lambda name: scores[name])
+    assert env.score.loss is not None and env.score.loss <= least
     other = Beside(Fixed(action), 4)
     other.load_state_dict(beside.state_dict())
-    assert (other.leads, other.tried) == (beside.leads, beside.tried)
+    assert (other.rule_leads, other.tried) == (beside.rule_leads, beside.tried)
 
 
-def test_beside_the_rule_an_agent_is_followed_where_it_leads() -> None:
+def test_beside_the_rules_an_agent_is_followed_where_it_leads() -> None:
     agent = Fixed(0.0)
     agent.followed = lambda observation: 0.7  # type: ignore[attr-defined]
     beside = Beside(agent)
     assert followed_there(beside, None) == 0.7
-    beside.leads = "response"
+    beside.load_state_dict({**beside.state_dict(), "kind": "error+uniform"})
     assert followed_there(beside, None) == 0.0
 
 
@@ -211,7 +219,7 @@ def test_at_a_tolerance_an_agent_is_a_recipe_with_training_played_beside_the_rul
     record = RunFolder(tmp_path / "run").read()
     assert record["drop"] <= 0.05 and 0 < record["epochs"] < 2.1  # to a whole batch
     first = [line for line in record["samples"] if line["round"] == 0]
-    assert [line["by"] for line in first] == ["agent", "error", "agent, drawn 1", "agent, drawn 2"]
+    assert [line["by"] for line in first][:4] == ["agent", "agent, drawn 1", "agent, drawn 2", "threshold"]
     counts = [line["evaluations"] for line in record["samples"]]
     assert counts == sorted(counts)
 
