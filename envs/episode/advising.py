@@ -9,6 +9,8 @@ from rlprune.envs.episode.damage import Damage, Ranking
 from rlprune.envs.episode.rounds import Round
 from rlprune.envs.episode.transitions import NetworkState, Transitions
 
+CLEARLY = 0.95  # of two changes of the outputs, the factor from which on they differ by more than noise
+
 
 class Advisor:
     """Finds damages when they are asked for, and keeps those of the last round."""
@@ -20,21 +22,27 @@ class Advisor:
     def damage(self, kind: str, state: NetworkState, ranking: Ranking, current: Round) -> Damage | None:
         """What a round's groups cost; None if it cannot be known.
 
-        Curves by `response` know nothing of what groups do to each other: where the schedule by `error` changes the
-        outputs as a whole less, it is that one's.
+        Curves by `response` know nothing of what groups do to each other: where the schedule by one of the two curves
+        that it is the mean of clearly changes the outputs as a whole less, it is that one's.
         """
         known = self._last.get(kind)
         if known is None or known[0] is not ranking or known[1] is not current:
             self.transitions.measure(kind, ranking, state, self.names, self.seed)
             found = ranking.damage(kind, current.names, current.budget, current.shares)
-            measured = ranking.curves[kind] is not ranking.curves["error"]  # which stands in where it cannot be
-            if kind == "response" and measured and found is not None:
-                found = min(
-                    (found, self.damage("error", state, ranking, current)),
-                    key=lambda damage: self._change(damage, state, ranking, current),
-                )
+            if kind == "response" and ranking.curves["outputs"] is not ranking.curves["error"]:  # which may stand in
+                found = self._least(found, state, ranking, current)
             known = self._last[kind] = ranking, current, found
         return known[2]
+
+    def _least(self, found: Damage | None, state: NetworkState, ranking: Ranking, current: Round) -> Damage | None:
+        """`found`, or what another curve says, if that changes the outputs clearly less; of more the least."""
+        least = CLEARLY * self._change(found, state, ranking, current)
+        for other in ("error", "outputs"):
+            damage = self.damage(other, state, ranking, current)
+            change = self._change(damage, state, ranking, current)
+            if change < least:
+                found, least = damage, change
+        return found
 
     def _change(self, damage: Damage | None, state: NetworkState, ranking: Ranking, current: Round) -> float:
         """What the outputs change by where the groups lose what sums to least."""

@@ -28,7 +28,7 @@ from rlprune.network import Network
 from rlprune.problem import PruningProblem
 from rlprune.recovery import make_recovery
 from rlprune.scoring.racing import Race
-from rlprune.scoring.response import OutputChange, response_curves
+from rlprune.scoring.response import FULLER, OutputChange, response_curves
 from rlprune.tasks import Score
 from rlprune.training.loop import train
 from rlprune.training.settings import TrainSettings
@@ -110,7 +110,7 @@ class Transitions:
     store: MemoryScores
     owned: bool = False
     _last: NetworkState | None = field(default=None, init=False, repr=False)
-    _outputs: tuple[str, OutputChange] | None = field(default=None, init=False, repr=False)
+    _outputs: dict[tuple[str, int], OutputChange] = field(default_factory=dict, init=False, repr=False)
 
     def base(self) -> NetworkState:
         """The unpruned network."""
@@ -179,24 +179,29 @@ class Transitions:
     def measure(self, kind: str, ranking: Ranking, state: NetworkState, names: Sequence[str], seed: int) -> None:
         """Add the curves of a kind to a ranking of the state's network, if they are not there.
 
-        Collects Gram matrices unless the recovery has done so. Where outputs cannot be compared, errors stand in.
+        `error` is the readers', `outputs` the network's, `response` the geometric mean of both. Collects Gram matrices
+        unless the recovery has done so. Where outputs cannot be compared, errors stand in.
         """
         network, scores, curves = state.network, ranking.scores, ranking.curves
         if "error" not in curves:
             grams = self.problem.measured.grams(network, self.problem)
             curves["error"] = error_curves(network.model, network.groups, names, scores, grams)
         if kind not in curves:
-            found = response_curves(self._outputs_of(state, seed), names, scores, curves["error"])
-            curves[kind] = found or curves["error"]
+            errors = curves["error"]
+            found = response_curves(self._outputs_of(state, seed, 1), names, scores, errors)
+            curves["outputs"] = found or errors
+            curves["response"] = {name: np.sqrt(errors[name] * curve) for name, curve in found.items()} or errors
 
     def change(self, state: NetworkState, plan: PruningPlan, seed: int) -> float:
         """What `plan` changes the outputs of the state's network by (`OutputChange`)."""
-        return self._outputs_of(state, seed).after(plan)
+        return self._outputs_of(state, seed, FULLER).after(plan)
 
-    def _outputs_of(self, state: NetworkState, seed: int) -> OutputChange:
-        if self._outputs is None or self._outputs[0] != state.key:
-            self._outputs = state.key, OutputChange(self.problem, state.network, seed)
-        return self._outputs[1]
+    def _outputs_of(self, state: NetworkState, seed: int, times: int) -> OutputChange:
+        key = state.key, times
+        if key not in self._outputs:
+            self._outputs = {other: kept for other, kept in self._outputs.items() if other[0] == state.key}
+            self._outputs[key] = OutputChange(self.problem, state.network, seed, times)
+        return self._outputs[key]
 
     def latency(self, state: NetworkState) -> float:
         """Median seconds of a forward pass of one example, measured now."""
@@ -204,13 +209,13 @@ class Transitions:
 
     def leave(self, state: NetworkState) -> None:
         """Free what was measured on a network that is not gone back to."""
-        if self._outputs is not None and self._outputs[0] == state.key:
-            self._outputs = None
+        self._outputs = {key: kept for key, kept in self._outputs.items() if key[0] != state.key}
         self.problem.forget(state.network)
 
     def close(self) -> None:
         """Let go of the store's files, and of what was measured on a problem that is nobody else's."""
         self.store.close()
-        self._last = self._outputs = None
+        self._last = None
+        self._outputs.clear()
         if self.owned:
             self.problem.forget()

@@ -4,8 +4,8 @@ An error curve (`rlprune.criteria.errors`) tells how much a group's readers lose
 half of a first layer's output may be worth less than a tenth of a last one's. So each group is pruned by itself at a
 few rates, its readers refitted by least squares, and the outputs compared with the unpruned network's: on a few
 calibration images, without labels, batch norms by the statistics of these images in both. Between the rates a response
-follows the error. What is given is the geometric mean of the two: few images make a response noisy, and a group by
-itself is not a group among others that are pruned, too; so each curve corrects the other. (Ours.)
+follows the error. Few images make a response noisy, and a group by itself is not a group among others that are pruned,
+too; so their geometric mean is what schedules go by first, each curve correcting the other. (Ours.)
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ Outputs = list[list[Tensor]]  # a list a batch
 
 RATES = (0.25, 0.5, 0.75)
 PIXELS, MOST, LEAST = 64 * 32**2, 64, 8  # of the images together, and images
+FULLER = 4  # times as many for whole schedules, which are few
 
 
 class OutputChange:
@@ -42,10 +43,10 @@ class OutputChange:
         known: Whether outputs can be compared at all: not where there are no calibration images.
     """
 
-    def __init__(self, problem: PruningProblem, network: Network, seed: int = 0) -> None:
-        """Look at the outputs of `network`; `seed` is that of the least squares behind a removal."""
+    def __init__(self, problem: PruningProblem, network: Network, seed: int = 0, times: int = 1) -> None:
+        """Look at the outputs of `network`, on that many times the usual images; `seed` is of the least squares."""
         self.problem, self.network, self.seed, self._repair = problem, network, seed, make_recovery("lsq")
-        images = max(LEAST, batch_within(PIXELS, MOST, problem.data.input_shape))
+        images = times * max(LEAST, batch_within(PIXELS, MOST, problem.data.input_shape))
         self._calls = [] if problem.data.calibration is None else list(calibration_calls(problem, images))
         self.known = bool(self._calls) and all(_examples(call) > 1 for call in self._calls)  # one has no statistics
         self._full = _outputs(problem, network.model, self._calls) if self.known else []
@@ -62,9 +63,9 @@ class OutputChange:
 def response_curves(
     outputs: OutputChange, names: Sequence[str], scores: Mapping[str, Curve], errors: Mapping[str, Curve]
 ) -> dict[str, Curve]:
-    """The geometric mean (size + 1,) of error and response after a group's 0, 1, 2 ... lowest filters are gone.
+    """The squared change of the outputs over their variance between images, after a group's 0, 1, 2 ... lowest filters.
 
-    A response is the squared change of the outputs over their variance between images. None is given for a group
+    A curve (size + 1,) for every group. None is given for a group
     without an error curve, nor for any where outputs cannot be compared: where there are no calibration images, or what
     the network gives are not numbers alone, or more or fewer of them (boxes that a detector found).
 
@@ -85,7 +86,7 @@ def response_curves(
         if not np.isfinite(list(changes.values())).all():
             return {}
         if changes:
-            found[group.name] = np.sqrt(errors[group.name] * _along(errors[group.name], changes))
+            found[group.name] = _along(errors[group.name], changes)
     return found
 
 
