@@ -14,18 +14,16 @@ class Beside(PRC):
     """PRC's game with an agent's schedules among its kinds of rates.
 
     All of them end a round at the same cost, and the least control loss after the cheap recovery decides; of equal ones
-    the agent's. Where more may be tried, the agent's others are drawn from its policy. So a round is never worse than
-    the rules', as far as the control split tells.
+    the agent's. So a round is never worse than the rules', as far as the control split tells.
 
     Args:
         controller: The agent.
-        samples: How many schedules are tried of which the agent's own are all but one, at least 2; of an agent that
-            cannot draw no more than one is its own.
+        samples: How many schedules of its own are tried: by its likeliest actions, then drawn, if it can draw.
     """
 
     def __init__(self, controller: Controller, samples: int = 2) -> None:
         draws = getattr(controller, "card", {}).get("algorithm") in STOCHASTIC
-        self.controller, self.draws = controller, range(1, samples - 1) if draws else ()
+        self.controller, self.draws = controller, range(1, samples if draws else 1)
         super().__init__()
 
     @property

@@ -39,9 +39,9 @@ class LeastResponse(LeastError):
 
     As `error`, with curves that tell how the outputs of the whole network change on a few calibration images once a
     group's lowest filters are gone and their readers refitted (`rlprune.scoring.response`): at the price of scoring a
-    network or two it knows that layers differ in what they matter. Where the schedule by `error` changes the outputs
-    less, as a whole, it is that one. Needs no labels and no training. Where outputs cannot be compared (a detector's
-    boxes), it is `error`.
+    network or two it knows that layers differ in what they matter. It goes by the geometric mean of both curves, or by
+    one of them alone where that schedule, as a whole, changes the outputs clearly less. Needs no labels and no
+    training. Where outputs cannot be compared (a detector's boxes), it is `error`.
     """
 
     kind: ClassVar[str] = "response"

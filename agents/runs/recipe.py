@@ -20,7 +20,7 @@ from rlprune.typed import as_table, check_fields, check_table, checked
 
 AGENT = "agent:"
 CHECKS = ("round", "end")
-SAMPLES = 4  # schedules tried before every round, where a trained agent seeks a tolerance
+SAMPLES = 4  # schedules of its own tried before every round, where a trained agent seeks a tolerance
 PHASES = ("press", "repair", "finish")
 TRAINING = {item.name for item in fields(TrainSettings)} - {"epochs"}
 
@@ -45,8 +45,9 @@ class Recipe:
         skip: Kinds of groups that stay whole: `residual`, `depthwise`, `grouped`, `concatenated`, `transposed`,
             `linear`.
         max_rate: Most of a group that one round may remove.
-        samples: Schedules to try before the best is played. Of a trained agent before every round, the rule `error`
-            among them (None: 4 where it seeks a tolerance alone); published, whole episodes of a controller that draws.
+        samples: Schedules to try before the best is played. Of a trained agent before every round, beside those of the
+            rule `prc`; 1 plays the agent alone (None: 4 where it seeks a tolerance alone). Published, whole episodes of
+            a controller that draws.
         published: Play the paper's own schedule and stop.
         rounds: Stop after this many rounds; None goes on.
         once: Published: remove everything in one round; what comes out of tolerance is tried again with less.

@@ -219,7 +219,7 @@ def test_at_a_tolerance_an_agent_is_a_recipe_with_training_played_beside_the_rul
     record = RunFolder(tmp_path / "run").read()
     assert record["drop"] <= 0.05 and 0 < record["epochs"] < 2.1  # to a whole batch
     first = [line for line in record["samples"] if line["round"] == 0]
-    assert [line["by"] for line in first][:4] == ["agent", "agent, drawn 1", "agent, drawn 2", "threshold"]
+    assert [line["by"] for line in first][:5] == ["agent", *(f"agent, drawn {i}" for i in (1, 2, 3)), "threshold"]
     counts = [line["evaluations"] for line in record["samples"]]
     assert counts == sorted(counts)
 
