@@ -66,9 +66,14 @@ def rest(now: Standing) -> Aim | None:
     return Aim(now.share, now.left if whole else now.left / 2.0, "rest")
 
 
-def enough(now: Standing) -> float:
-    """The drop at which a round has cost nothing and may stop training: as before, or a quarter of the tolerance."""
-    return max(now.drop, 0.25 * now.tolerance)
+def enough(now: Standing, bound: str) -> float:
+    """The drop at which a round has cost nothing and may stop training: as before, or a quarter of the tolerance.
+
+    Where nothing was trained before a cut that goes as far as the tolerance reaches, training heals the drop before it,
+    too, and only the quarter will do.
+    """
+    healed = now.trained or bound != "tolerance"
+    return max(now.drop if healed else 0.0, 0.25 * now.tolerance)
 
 
 def stays(now: Standing) -> float:
@@ -213,7 +218,7 @@ class TrustRegion:
             return rest(now)
         back = self.grown_back(now)
         if back is not None:
-            return Aim(back, cycle_length(now), "setback", enough(now))
+            return Aim(back, cycle_length(now), "setback", enough(now, "setback"))
         epochs, window = self.window(now)
         floor = max(now.least, window, now.target or 0.0)
         if smallest(now) < floor:
@@ -227,7 +232,7 @@ class TrustRegion:
             share, bound = min(furthest_safe, smallest(now)), "tolerance"
         if bound == "window":
             bound = {now.least: "floor", now.target: "target"}.get(floor, bound)
-        return Aim(share, epochs, bound, enough(now), healing)
+        return Aim(share, epochs, bound, enough(now, bound), healing)
 
     def grown_back(self, now: Standing) -> float | None:
         """The share to go back to where the first long training ended outside, and with it most of the budget is gone.

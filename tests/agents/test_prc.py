@@ -184,6 +184,15 @@ def test_where_the_first_long_training_ends_outside_it_grows_back_no_more_than_i
     assert region.aim(replace(before, left=3.6)).bound_by != "setback"  # beside a network that was trained
 
 
+def test_a_first_training_ends_early_only_after_a_cut_that_could_have_gone_further():
+    untrained = standing(lambda share: 1.0 - share, tolerance=0.02, drop=0.0155, share=0.85)
+    reached = TrustRegion().aim(untrained)
+    assert reached.bound_by == "tolerance" and reached.enough == 0.25 * 0.02
+    assert TrustRegion().aim(replace(untrained, left=8.0)).enough == 0.0155, "something was trained before"
+    easy = TrustRegion().aim(replace(untrained, harm=lambda _: 0.0))
+    assert easy.bound_by == "window" and easy.enough == 0.0155
+
+
 def test_a_removal_that_was_not_trained_says_nothing_of_healing():
     rule = PRC()
     aim = rule.aim(standing(lambda s: 0.01 * (1 - s)))
