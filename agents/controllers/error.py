@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from rlprune.agents.controllers.base import RoundRule
-
-if TYPE_CHECKING:
-    from rlprune.envs.env import FilterPruningEnv
 
 
 @dataclass
@@ -26,7 +23,9 @@ class LeastError(RoundRule):
 
     def schedule(self) -> dict[str, int]:
         """The whole round's counts."""
-        return advised_counts(self.env, self.kind)
+        env = self.env
+        counts = (env.advised_rates(self.kind) * env.budget.sizes).round().astype(int).tolist()
+        return dict(zip((group.name for group in env.prunable), counts, strict=True))
 
     def plan(self) -> Mapping[str, int]:
         """The same."""
@@ -45,9 +44,3 @@ class LeastResponse(LeastError):
     """
 
     kind: ClassVar[str] = "response"
-
-
-def advised_counts(env: FilterPruningEnv, kind: str = "error") -> dict[str, int]:
-    """The counts by group with which what a whole round costs, of this kind, sums to least."""
-    counts = (env.advised_rates(kind) * env.budget.sizes).round().astype(int).tolist()
-    return dict(zip((group.name for group in env.prunable), counts, strict=True))

@@ -160,7 +160,7 @@ class PRC(RoundRule):
 
     def _best(self) -> str:
         """The kind of rates that leaves the least loss at the round's aim."""
-        tried = rounds.compared(self.env, self._candidates(), self._probe())
+        tried = rounds.compared(self.env, self._candidates(), self._probe(), self.on_trial)
         self.tried += tried
         return str(min(tried, key=lambda line: line["loss"])["by"])
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rlprune.agents.controllers.base import OnTrial
+
 if TYPE_CHECKING:
     from rlprune.channels import ChannelGroup, ChannelGroups
     from rlprune.envs.env import FilterPruningEnv
@@ -95,12 +97,16 @@ def loss_of(env: FilterPruningEnv, counts: Mapping[str, int], recovery: Any) -> 
     return (-score.value, False) if score.loss is None else (score.loss, True)
 
 
-def compared(env: FilterPruningEnv, found: Mapping[str, Mapping[str, int]], recovery: Any) -> list[dict[str, Any]]:
+def compared(
+    env: FilterPruningEnv, found: Mapping[str, Mapping[str, int]], recovery: Any, tell: OnTrial | None = None
+) -> list[dict[str, Any]]:
     """What every schedule leaves after a cheap recovery: `round`, `by`, `loss`, and the evaluations made by then."""
-    lines = []
+    lines = list[dict[str, Any]]()
     for kind, counts in found.items():
         loss, _ = loss_of(env, counts, recovery)
         lines.append({"round": env.round, "by": kind, "loss": loss, "evaluations": env.problem.ledger.evaluations})
+        if tell is not None:
+            tell(len(lines), len(found), -min(line["loss"] for line in lines))
     return lines
 
 

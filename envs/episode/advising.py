@@ -29,20 +29,22 @@ class Advisor:
         if known is None or known[0] is not ranking or known[1] is not current:
             self.transitions.measure(kind, ranking, state, self.names, self.seed)
             found = ranking.damage(kind, current.names, current.budget, current.shares)
-            if kind == "response" and ranking.curves["outputs"] is not ranking.curves["error"]:  # which may stand in
+            curves = ranking.curves  # in which errors may stand in for what the outputs do
+            if kind == "response" and found is not None and curves["outputs"] is not curves["error"]:
                 found = self._least(found, state, ranking, current)
             known = self._last[kind] = ranking, current, found
         return known[2]
 
-    def _least(self, found: Damage | None, state: NetworkState, ranking: Ranking, current: Round) -> Damage | None:
+    def _least(self, found: Damage, state: NetworkState, ranking: Ranking, current: Round) -> Damage | None:
         """`found`, or what another curve says, if that changes the outputs clearly less; of more the least."""
+        chosen: Damage | None = found
         least = CLEARLY * self._change(found, state, ranking, current)
         for other in ("error", "outputs"):
             damage = self.damage(other, state, ranking, current)
             change = self._change(damage, state, ranking, current)
             if change < least:
-                found, least = damage, change
-        return found
+                chosen, least = damage, change
+        return chosen
 
     def _change(self, damage: Damage | None, state: NetworkState, ranking: Ranking, current: Round) -> float:
         """What the outputs change by where the groups lose what sums to least."""

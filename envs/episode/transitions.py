@@ -110,7 +110,7 @@ class Transitions:
     store: MemoryScores
     owned: bool = False
     _last: NetworkState | None = field(default=None, init=False, repr=False)
-    _outputs: dict[tuple[str, int], OutputChange] = field(default_factory=dict, init=False, repr=False)
+    _outputs: tuple[str, OutputChange] | None = field(default=None, init=False, repr=False)
 
     def base(self) -> NetworkState:
         """The unpruned network."""
@@ -188,20 +188,15 @@ class Transitions:
             curves["error"] = error_curves(network.model, network.groups, names, scores, grams)
         if kind not in curves:
             errors = curves["error"]
-            found = response_curves(self._outputs_of(state, seed, 1), names, scores, errors)
+            found = response_curves(OutputChange(self.problem, network, seed), names, scores, errors)
             curves["outputs"] = found or errors
             curves["response"] = {name: np.sqrt(errors[name] * curve) for name, curve in found.items()} or errors
 
     def change(self, state: NetworkState, plan: PruningPlan, seed: int) -> float:
         """What `plan` changes the outputs of the state's network by (`OutputChange`)."""
-        return self._outputs_of(state, seed, FULLER).after(plan)
-
-    def _outputs_of(self, state: NetworkState, seed: int, times: int) -> OutputChange:
-        key = state.key, times
-        if key not in self._outputs:
-            self._outputs = {other: kept for other, kept in self._outputs.items() if other[0] == state.key}
-            self._outputs[key] = OutputChange(self.problem, state.network, seed, times)
-        return self._outputs[key]
+        if self._outputs is None or self._outputs[0] != state.key:
+            self._outputs = state.key, OutputChange(self.problem, state.network, seed, FULLER)
+        return self._outputs[1].after(plan)
 
     def latency(self, state: NetworkState) -> float:
         """Median seconds of a forward pass of one example, measured now."""
@@ -209,13 +204,13 @@ class Transitions:
 
     def leave(self, state: NetworkState) -> None:
         """Free what was measured on a network that is not gone back to."""
-        self._outputs = {key: kept for key, kept in self._outputs.items() if key[0] != state.key}
+        if self._outputs is not None and self._outputs[0] == state.key:
+            self._outputs = None
         self.problem.forget(state.network)
 
     def close(self) -> None:
         """Let go of the store's files, and of what was measured on a problem that is nobody else's."""
         self.store.close()
-        self._last = None
-        self._outputs.clear()
+        self._last = self._outputs = None
         if self.owned:
             self.problem.forget()

@@ -59,6 +59,11 @@ def curves(problem: PruningProblem) -> tuple[dict[str, Any], dict[str, Any], dic
     return scores, errors, response_curves(OutputChange(problem, network), names, scores, errors)
 
 
+def game(problem: PruningProblem) -> FilterPruningEnv:
+    """One round to six tenths of the MACs."""
+    return FilterPruningEnv.from_problem(problem, Rules(one_shot=True, budget=0.6, max_rate=0.9), recovery="lsq")
+
+
 def test_at_the_rates_that_are_measured_it_is_what_the_outputs_do(problem: PruningProblem) -> None:
     scores, _, found = curves(problem)
     network, inputs = problem.base(), problem.data.calibration.first(64).batches(64)
@@ -91,7 +96,7 @@ def test_it_tells_layers_apart_that_errors_take_for_alike(problem: PruningProble
     loud, soft = "loud.0", "soft.0"
     assert errors[soft][8] > 0.3 * errors[loud][8], "their readers lose alike"
     assert found[soft][8] < 0.01 * found[loud][8], "the outputs do not"
-    env = FilterPruningEnv.from_problem(problem, Rules(one_shot=True, budget=0.6, max_rate=0.9), recovery="lsq")
+    env = game(problem)
     removed = {
         rule: {name: len(gone) for name, gone in run_episode(env, make_controller(rule)).info["plan"].items()}
         for rule in ("error", "response")
@@ -148,15 +153,14 @@ def test_what_an_environment_shows_is_of_the_kind_it_names(problem: PruningProbl
 def test_where_the_curves_mislead_the_schedule_by_error_is_advised(
     problem: PruningProblem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rules = Rules(one_shot=True, budget=0.6, max_rate=0.9)
-    right = FilterPruningEnv.from_problem(problem, rules, recovery="lsq").advised_rates("response")
+    right = game(problem).advised_rates("response")
 
     def swapped(*given: Any) -> dict[str, Any]:
         found = response_curves(*given)
         return {"loud.0": found["soft.0"], "soft.0": found["loud.0"]}
 
     monkeypatch.setattr("rlprune.envs.episode.transitions.response_curves", swapped)
-    env = FilterPruningEnv.from_problem(problem, rules, recovery="lsq")
+    env = game(problem)
     error = env.advised_rates("error")
     assert np.array_equal(env.advised_rates("response"), error) and not np.array_equal(error, right)
 
@@ -164,14 +168,13 @@ def test_where_the_curves_mislead_the_schedule_by_error_is_advised(
 def test_where_errors_mislead_the_schedule_by_the_outputs_alone_is_advised(
     problem: PruningProblem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rules = Rules(one_shot=True, budget=0.6, max_rate=0.9)
-    right = FilterPruningEnv.from_problem(problem, rules, recovery="lsq").advised_rates("response")
+    right = game(problem).advised_rates("response")
 
     def misled(*given: Any) -> dict[str, Any]:
         return {**(found := error_curves(*given)), "loud.0": 1e-6 * found["loud.0"]}
 
     monkeypatch.setattr("rlprune.envs.episode.transitions.error_curves", misled)
-    env = FilterPruningEnv.from_problem(problem, rules, recovery="lsq")
+    env = game(problem)
     advised = dict(zip((group.name for group in env.prunable), env.advised_rates("response"), strict=True))
     error = dict(zip(advised, env.advised_rates("error"), strict=True))
     assert advised["soft.0"] > advised["loud.0"] and error["soft.0"] < error["loud.0"]
